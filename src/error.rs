@@ -1,0 +1,188 @@
+//! The one error type of the library (floor 0).
+//!
+//! Every message is one line that names what went wrong and how to mend it.
+
+use std::path::{Path, PathBuf};
+
+/// Everything that can go wrong in kvfold.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write `path`.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder concerned.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// `path` exists but its content is not what its format promises.
+    #[error("{}: {what}; {remedy}", path.display())]
+    BadFile {
+        /// The file concerned.
+        path: PathBuf,
+        /// What is wrong, with the field or offset.
+        what: String,
+        /// What the user can do.
+        remedy: String,
+    },
+
+    /// The checkpoint's architecture is not one that kvfold implements.
+    #[error("{}: architecture \"{name}\" is not supported; supported: {supported}", path.display())]
+    UnknownArchitecture {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The name found in it.
+        name: String,
+        /// The names that are implemented.
+        supported: &'static str,
+    },
+
+    /// A tensor is stored in a number format that kvfold cannot read.
+    #[error("{}: tensor \"{tensor}\" has unsupported type {dtype}; convert the file to one of: {supported}", path.display())]
+    UnsupportedWeights {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Its type, by name or number.
+        dtype: String,
+        /// The types that can be read.
+        supported: &'static str,
+    },
+
+    /// The downloaded or local file does not have the manifest's checksum.
+    #[error("{}: SHA-256 is {found}, the manifest says {expected}; delete the file and run `kvfold fetch` again", path.display())]
+    Checksum {
+        /// The file concerned.
+        path: PathBuf,
+        /// The checksum it should have.
+        expected: String,
+        /// The checksum it has.
+        found: String,
+    },
+
+    /// Every source of a model's manifest failed.
+    #[error("could not fetch \"{model}\": {reasons}")]
+    Fetch {
+        /// The model's name.
+        model: String,
+        /// One reason per source, joined by "; ".
+        reasons: String,
+    },
+
+    /// The request holds more tokens than the model was trained for.
+    #[error(
+        "the prompt has {tokens} tokens but the model's context holds {limit}, {reserved} of which are kept for the answer; shorten the prompt or lower --max-tokens"
+    )]
+    ContextTooLong {
+        /// Tokens in the prompt.
+        tokens: usize,
+        /// The model's context in tokens.
+        limit: usize,
+        /// Tokens kept free for the answer.
+        reserved: usize,
+    },
+
+    /// The KV memory budget cannot hold what was asked for.
+    #[error(
+        "the KV budget of {budget} bytes is too small: {needed} bytes are needed ({held} held); raise --kv-budget or choose a smaller --kv format"
+    )]
+    KvBudget {
+        /// Bytes that would be held if the request were granted.
+        needed: u64,
+        /// Bytes held now.
+        held: u64,
+        /// The budget.
+        budget: u64,
+    },
+
+    /// A configuration value is out of range.
+    #[error("{field}: {what}")]
+    Config {
+        /// The option or field.
+        field: &'static str,
+        /// What is wrong with it and what is allowed.
+        what: String,
+    },
+
+    /// A combination that this build, device or codec cannot do.
+    #[error("{what} is not supported; {remedy}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What to do instead.
+        remedy: String,
+    },
+
+    /// A rewind, compaction or mask touches tokens whose 16-bit form is gone.
+    #[error("{0}")]
+    Sealed(String),
+
+    /// An identifier (sequence, block, model) that is not known, or no longer.
+    #[error("{what} does not exist (already freed, or never created)")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+    },
+
+    /// No text could be read where documents were expected.
+    #[error("{}: {what}; {remedy}", path.display())]
+    Document {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What the user can do.
+        remedy: String,
+    },
+
+    /// A chat template failed to compile or to render.
+    #[error("chat template: {0}")]
+    ChatTemplate(String),
+
+    /// The tokenizer could not be built or refused its input.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+
+    /// The dense layers' library reported an error.
+    #[error("dense layers: {0}")]
+    Dense(#[from] candle_core::Error),
+
+    /// The full-text index reported an error.
+    #[error("document index: {0}")]
+    Index(String),
+
+    /// The work was cancelled by its owner.
+    #[error("cancelled")]
+    Cancelled,
+
+    /// The engine's thread has ended; the text says why.
+    #[error("the engine has stopped: {0}")]
+    EngineStopped(String),
+}
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An I/O error with the path that it concerns.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().to_owned(), source }
+    }
+
+    /// A file whose content is wrong, with the remedy.
+    pub fn bad_file(
+        path: impl AsRef<Path>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::BadFile { path: path.as_ref().to_owned(), what: what.into(), remedy: remedy.into() }
+    }
+
+    /// A configuration value that is out of range.
+    pub fn config(field: &'static str, what: impl Into<String>) -> Self {
+        Self::Config { field, what: what.into() }
+    }
+}
