@@ -1,1 +1,219 @@
-//! To be written.
+//! Numbers to bytes and back (floor 1): one file per codec, each a scalar
+//! implementation that defines the bytes and serves as the oracle for every
+//! faster path.
+//!
+//! A codec works on a *tile*: [`TILE_TOKENS`] consecutive tokens of one head,
+//! `head_dim` channels each. Keys and values are different sides of a codec,
+//! because the axis along which a group shares its scale differs, and so does
+//! the matrix fragment that reads the bytes ([`fragment`]).
+//!
+//! | name | stored bits an element | what |
+//! |---|---|---|
+//! | `f16`, `bf16` | 16 | row-major, as given |
+//! | `fp8` | 8 | e4m3, row-major, saturating at ±448 |
+//! | `kivi4` | 5.0 | KIVI, 4 bits, groups of 32 |
+//! | `kivi2` | 3.0 | KIVI, 2 bits, groups of 32 |
+
+pub mod affine;
+pub mod float;
+pub mod fragment;
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// Tokens in one tile.
+pub const TILE_TOKENS: usize = 64;
+
+/// Which half of the cache a tile belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Keys, after RoPE.
+    Key,
+    /// Values.
+    Value,
+}
+
+/// A way to store one tile. `rows` is row-major `[TILE_TOKENS, head_dim]`.
+pub trait TileCodec: Send + Sync {
+    /// Bytes of one encoded tile.
+    fn tile_bytes(&self, head_dim: usize) -> usize;
+
+    /// Encodes a tile.
+    ///
+    /// # Panics
+    /// If `rows` is not `TILE_TOKENS * head_dim` long, or `out` is not
+    /// [`tile_bytes`](Self::tile_bytes) long.
+    fn encode(&self, side: Side, rows: &[f32], head_dim: usize, out: &mut [u8]);
+
+    /// Decodes a tile; the inverse of [`encode`](Self::encode) up to rounding.
+    ///
+    /// # Panics
+    /// As [`encode`](Self::encode).
+    fn decode(&self, side: Side, bytes: &[u8], head_dim: usize, rows: &mut [f32]);
+}
+
+/// The codecs that kvfold knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Codec {
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// 8-bit float, e4m3.
+    Fp8,
+    /// KIVI with 4 bits, groups of 32.
+    Kivi4,
+    /// KIVI with 2 bits, groups of 32.
+    Kivi2,
+}
+
+impl Codec {
+    /// Every codec, for tests, benches and help texts.
+    pub const ALL: [Codec; 5] = [Codec::F16, Codec::Bf16, Codec::Fp8, Codec::Kivi4, Codec::Kivi2];
+
+    /// The implementation that defines this codec's bytes.
+    pub fn tile(self) -> &'static dyn TileCodec {
+        match self {
+            Codec::F16 => &float::F16,
+            Codec::Bf16 => &float::Bf16,
+            Codec::Fp8 => &float::Fp8,
+            Codec::Kivi4 => &affine::KIVI4,
+            Codec::Kivi2 => &affine::KIVI2,
+        }
+    }
+
+    /// The name used on the command line and in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Codec::F16 => "f16",
+            Codec::Bf16 => "bf16",
+            Codec::Fp8 => "fp8",
+            Codec::Kivi4 => "kivi4",
+            Codec::Kivi2 => "kivi2",
+        }
+    }
+
+    /// Whether this is one of the 16-bit forms, in which pages are written.
+    pub fn is_16_bit(self) -> bool {
+        matches!(self, Codec::F16 | Codec::Bf16)
+    }
+
+    /// Stored bits an element, scales and zeros included.
+    pub fn bits(self) -> f64 {
+        const D: usize = 128;
+        (self.tile().tile_bytes(D) * 8) as f64 / (TILE_TOKENS * D) as f64
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Codec {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Codec::ALL.into_iter().find(|c| c.name() == s).ok_or_else(|| {
+            let known: Vec<_> = Codec::ALL.iter().map(|c| c.name()).collect();
+            Error::config("kv", format!("unknown format \"{s}\"; known: {}", known.join(", ")))
+        })
+    }
+}
+
+/// The codecs of one KV group: keys and values are chosen separately.
+///
+/// Written `kivi2` (both sides) or `kivi4/kivi2` (keys/values).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KvFormat {
+    /// The codec of sealed keys.
+    pub key: Codec,
+    /// The codec of sealed values.
+    pub value: Codec,
+}
+
+impl KvFormat {
+    /// The same codec on both sides.
+    pub const fn uniform(codec: Codec) -> Self {
+        KvFormat { key: codec, value: codec }
+    }
+
+    /// The 16-bit form in which pages of this format are written before they
+    /// are sealed: bf16 if either side is bf16, f16 otherwise.
+    pub fn hot(self) -> Codec {
+        if self.key == Codec::Bf16 || self.value == Codec::Bf16 { Codec::Bf16 } else { Codec::F16 }
+    }
+
+    /// Whether pages of this format are ever rewritten by a codec. Formats of
+    /// which both sides are the hot form stay as they were written.
+    pub fn seals(self) -> bool {
+        self.key != self.hot() || self.value != self.hot()
+    }
+
+    /// Bytes of one page of one head: the key tile, then the value tile.
+    pub fn page_bytes(self, head_dim: usize) -> usize {
+        self.key.tile().tile_bytes(head_dim) + self.value.tile().tile_bytes(head_dim)
+    }
+
+    /// Mean stored bits an element of keys and values.
+    pub fn bits(self) -> f64 {
+        (self.key.bits() + self.value.bits()) / 2.0
+    }
+}
+
+impl fmt::Display for KvFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key == self.value {
+            self.key.fmt(f)
+        } else {
+            write!(f, "{}/{}", self.key, self.value)
+        }
+    }
+}
+
+impl FromStr for KvFormat {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s.split_once('/') {
+            Some((k, v)) => Ok(KvFormat { key: k.parse()?, value: v.parse()? }),
+            None => Ok(KvFormat::uniform(s.parse()?)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_bits_are_exact() {
+        let bits: Vec<f64> = Codec::ALL.iter().map(|c| c.bits()).collect();
+        assert_eq!(bits, [16.0, 16.0, 8.0, 5.0, 3.0]);
+        for d in [64, 128, 256] {
+            let page = KvFormat::uniform(Codec::Kivi2).page_bytes(d);
+            assert_eq!(page * 8, 3 * 2 * TILE_TOKENS * d);
+        }
+    }
+
+    #[test]
+    fn formats_parse_and_print() {
+        for text in ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2", "f16/fp8"] {
+            let format: KvFormat = text.parse().unwrap();
+            assert_eq!(format.to_string(), text);
+        }
+        let error = "kivi3".parse::<KvFormat>().unwrap_err().to_string();
+        assert!(error.contains("kivi3") && error.contains("kivi2"), "{error}");
+    }
+
+    #[test]
+    fn only_16_bit_formats_stay_unsealed() {
+        assert!(!KvFormat::uniform(Codec::F16).seals());
+        assert!(!KvFormat::uniform(Codec::Bf16).seals());
+        assert!("f16/kivi2".parse::<KvFormat>().unwrap().seals());
+        assert_eq!("bf16/kivi2".parse::<KvFormat>().unwrap().hot(), Codec::Bf16);
+    }
+}
