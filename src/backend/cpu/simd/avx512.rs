@@ -1,0 +1,195 @@
+//! Sixteen lanes with AVX-512 F, BW, DQ and VL.
+
+use super::{Kernel, Simd};
+use core::arch::x86_64::*;
+
+/// Proof that the processor has AVX-512 F, BW, DQ and VL.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+/// Runs a kernel compiled for AVX-512.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, DQ and VL, AVX2, FMA and F16C.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx512(()))
+}
+
+// SAFETY of every block: an `Avx512` exists only inside `run`, so the processor
+// has the instructions; memory functions touch just the elements that the trait
+// names, which its callers guarantee to be valid.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    const FRAGMENT_BLOCK: usize = 2;
+    const TILE_COLUMNS: usize = 6;
+    type F = __m512;
+    type I = __m512i;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn select_le(self, a: __m512, b: __m512, t: __m512, f: __m512) -> __m512 {
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b), f, t) }
+    }
+    #[inline(always)]
+    fn scale_by_power(self, x: __m512, n: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(x, n) }
+    }
+    #[inline(always)]
+    fn round(self, x: __m512) -> __m512 {
+        unsafe { _mm512_roundscale_ps::<0>(x) }
+    }
+    #[inline(always)]
+    fn horizontal_sum(self, x: __m512) -> f32 {
+        unsafe { _mm512_reduce_add_ps(x) }
+    }
+    #[inline(always)]
+    fn horizontal_max(self, x: __m512) -> f32 {
+        unsafe { _mm512_reduce_max_ps(x) }
+    }
+    #[inline(always)]
+    fn horizontal_sum4(self, x: [__m512; 4]) -> [f32; 4] {
+        unsafe {
+            let x = sum_blocks(x);
+            let y = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+            let sum = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps::<1>(y));
+            core::mem::transmute::<__m128, [f32; 4]>(sum)
+        }
+    }
+
+    #[inline(always)]
+    fn shift_right_4(self, x: __m512i) -> __m512i {
+        unsafe { _mm512_srli_epi32::<4>(x) }
+    }
+    #[inline(always)]
+    fn code2_low(self, x: __m512i) -> __m512 {
+        // The in-lane permutation looks at two bits of its control.
+        unsafe {
+            _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_setr_ps(0., 1., 2., 3.)), x)
+        }
+    }
+    #[inline(always)]
+    fn code2_high(self, x: __m512i) -> __m512 {
+        // The full permutation looks at four: its table ignores the lower two.
+        unsafe {
+            let table = _mm512_setr_ps(
+                0., 0., 0., 0., 1., 1., 1., 1., 2., 2., 2., 2., 3., 3., 3., 3.,
+            );
+            _mm512_permutexvar_ps(x, table)
+        }
+    }
+    #[inline(always)]
+    fn code4(self, x: __m512i) -> __m512 {
+        unsafe {
+            let table = _mm512_setr_ps(
+                0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
+            );
+            _mm512_permutexvar_ps(x, table)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, x: __m512) {
+        unsafe { _mm512_storeu_ps(p, x) }
+    }
+    #[inline(always)]
+    unsafe fn load4(self, p: *const f32) -> __m512 {
+        unsafe { _mm512_broadcast_f32x4(_mm_loadu_ps(p)) }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u8) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u8) -> __m512 {
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_fp8(self, p: *const u8) -> __m512 {
+        unsafe {
+            let x = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+            let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(x, _mm512_set1_epi32(0x80)));
+            let rest = _mm512_slli_epi32::<20>(_mm512_and_si512(x, _mm512_set1_epi32(0x7f)));
+            let bits = _mm512_castsi512_ps(_mm512_or_si512(sign, rest));
+            _mm512_mul_ps(bits, _mm512_set1_ps(super::FP8_REBIAS))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16_even_odd(self, p: *const u8) -> (__m512, __m512) {
+        unsafe {
+            let x = _mm512_loadu_si512(p.cast());
+            let even = _mm512_cvtepi32_epi16(x);
+            let odd = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(x));
+            (_mm512_cvtph_ps(even), _mm512_cvtph_ps(odd))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_blocks(self, p: *mut f32, stride: usize, x: __m512) {
+        unsafe {
+            _mm_storeu_ps(p, _mm512_castps512_ps128(x));
+            _mm_storeu_ps(p.add(stride), _mm512_extractf32x4_ps::<1>(x));
+            _mm_storeu_ps(p.add(2 * stride), _mm512_extractf32x4_ps::<2>(x));
+            _mm_storeu_ps(p.add(3 * stride), _mm512_extractf32x4_ps::<3>(x));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_rows(self, acc: &[__m512; 4], _first: usize, bias: f32, out: *mut f32) {
+        unsafe {
+            // Lane 4k + j is row k of vector j: rows k, k + 8, k + 4, k + 12.
+            let sums = sum_blocks(*acc);
+            let order =
+                _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15);
+            let rows = _mm512_permutexvar_ps(order, sums);
+            _mm512_storeu_ps(out, _mm512_add_ps(rows, _mm512_set1_ps(bias)));
+        }
+    }
+}
+
+/// Lane `4k + j` of the result is the sum of block `k` of vector `j`.
+#[inline(always)]
+unsafe fn sum_blocks([a, b, c, d]: [__m512; 4]) -> __m512 {
+    // SAFETY: called with the features present only.
+    unsafe {
+        let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        _mm512_add_ps(
+            _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd),
+            _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd),
+        )
+    }
+}
