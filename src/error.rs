@@ -161,6 +161,13 @@ pub enum Error {
     /// The engine's thread has ended; the text says why.
     #[error("the engine has stopped: {0}")]
     EngineStopped(String),
+
+    /// A sequence of the KV cache has a step in flight.
+    #[error("sequence {seq} has a step in flight; commit or abort it first")]
+    Busy {
+        /// The sequence's number.
+        seq: u64,
+    },
 }
 
 /// Shorthand for results of this crate.

@@ -1,1 +1,44 @@
-//! To be written.
+//! Bookkeeping of the KV cache (floor 2): which blocks exist, who shares them,
+//! which tokens a stream keeps and in which form a query reads them.
+//!
+//! The cache owns no bytes and does no arithmetic. [`KvCache`] hands out block
+//! indices, run tables ([`StreamView`]) and operations ([`Append`], [`Seal`],
+//! [`CopyBlock`], [`Gather`]) that a backend executes. One step of a model:
+//!
+//! ```text
+//! prepare ─► copies ─► per layer: appends ─► seals ─► attend(views) ─► commit ─► free
+//!    │                                                                    │
+//!    └── all blocks of the step are reserved here, or nothing changes     └─ or abort
+//! ```
+//!
+//! A stream of kept tokens, S sinks first, then the page grid (kept index i
+//! counts from the first token *after* the sinks):
+//!
+//! ```text
+//! | sinks | page 0 | page 1 | … | page p-1 | page p | … | page being filled |
+//!  16-bit   sealed   sealed        sealed    16-bit        16-bit
+//! ```
+//!
+//! A query at i reads page p sealed if and only if p < ⌊i/64⌋ − R/64, else in
+//! 16 bits. So within one step a page may be read in both forms, by different
+//! rows; its hot copy is released at the commit.
+
+mod audit;
+mod class;
+mod compact;
+mod config;
+mod kv_cache;
+mod pool;
+mod spec;
+mod step;
+mod stream;
+mod view;
+
+pub use class::{BlockRef, ClassDesc, ClassId, ClassKind};
+pub use config::{CacheConfig, GroupSpec};
+pub use kv_cache::{KvCache, SeqId};
+pub use step::{Append, Compaction, CopyBlock, Gather, Seal, SeqStep, Step};
+pub use view::{GroupView, Run, RunKind, StreamView};
+
+/// Tokens in a page.
+pub const PAGE_TOKENS: usize = 64;

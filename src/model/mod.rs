@@ -1,1 +1,29 @@
-//! To be written.
+//! Model files and what they mean (floor 4).
+//!
+//! [`Checkpoint::open`] reads a GGUF file or a Hugging Face folder and checks
+//! all of it: after that, every tensor the model needs exists, has the shape
+//! that [`ModelConfig`] promises and lies wholly inside its file. Above this
+//! module there is one set of names (Hugging Face's) and one rotary
+//! convention (half-split, "NeoX"), whatever the file used.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `config.rs` | the numbers of a Llama-family model, rotary frequencies |
+//! | `weights.rs` | storage types of weights and their block sizes |
+//! | `checkpoint.rs` | opening, checking, tensors by name |
+//! | `gguf.rs`, `gguf_model.rs` | GGUF: the container, then its meaning |
+//! | `hf.rs`, `hf_config.rs` | safetensors folders, then `config.json` |
+//! | `tokenizer.rs`, `tokenizer_gguf.rs` | text to ids and back |
+//! | `chat.rs` | chat templates |
+
+mod chat;
+mod checkpoint;
+mod config;
+mod tokenizer;
+mod weights;
+
+pub use chat::{ChatTemplate, Message};
+pub use checkpoint::{Checkpoint, DtypeCount};
+pub use config::{Family, ModelConfig, RopeConfig, RopeScaling};
+pub use tokenizer::Tokenizer;
+pub use weights::{RawTensor, WeightType};

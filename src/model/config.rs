@@ -1,0 +1,197 @@
+//! The numbers of a Llama-family model, in one form for every file format.
+
+/// Architectures, all pre-norm decoders with RoPE, RMSNorm and SwiGLU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Family {
+    /// Llama 2/3, SmolLM2, and Mistral files whose GGUF says "llama".
+    Llama,
+    /// Mistral: Llama with a sliding window on every layer.
+    Mistral,
+    /// Qwen2 and 2.5: biases on q, k and v.
+    Qwen2,
+    /// Qwen3: RMSNorm on each query and key head.
+    Qwen3,
+}
+
+impl Family {
+    /// The name in `config.json` and in GGUF.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+}
+
+/// Canonical numbers of a Llama-family model.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ModelConfig {
+    /// The architecture.
+    pub family: Family,
+    /// Rows of the embedding (the tokenizer may know fewer).
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Query heads per layer; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// KV heads per layer.
+    pub kv_heads: usize,
+    /// Channels per head; even. Not always `hidden / heads`.
+    pub head_dim: usize,
+    /// Width of the MLP.
+    pub intermediate: usize,
+    /// Epsilon of every RMSNorm.
+    pub norm_eps: f32,
+    /// Rotary embedding.
+    pub rope: RopeConfig,
+    /// Trained context in tokens.
+    pub context: usize,
+    /// Window W of the layers marked in `sliding_layers`: the query at
+    /// position i sees keys j with i − W < j ≤ i.
+    pub sliding_window: Option<usize>,
+    /// One flag per layer; all false when `sliding_window` is `None`.
+    pub sliding_layers: Vec<bool>,
+    /// The output layer is the embedding itself.
+    pub tied: bool,
+    /// q, k and v projections have biases.
+    pub qkv_bias: bool,
+    /// Queries and keys are normalised per head before RoPE.
+    pub qk_norm: bool,
+    /// Beginning-of-sequence token, if the model has one.
+    pub bos: Option<u32>,
+    /// Tokens that end a generation, without repeats; may be empty.
+    pub eos: Vec<u32>,
+}
+
+impl ModelConfig {
+    /// Width of all query heads together: rows of `q_proj`, columns of `o_proj`.
+    pub const fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all KV heads together: rows of `k_proj` and `v_proj`.
+    pub const fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
+/// Rotary position embedding, half-split convention: channel i is rotated
+/// together with channel i + dim/2.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct RopeConfig {
+    /// Base of the geometric series of frequencies.
+    pub theta: f32,
+    /// What was done to the frequencies for longer contexts.
+    pub scaling: RopeScaling,
+    /// Channels of a head that are rotated (the head dimension).
+    pub dim: usize,
+}
+
+/// Changes to the plain rotary frequencies.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum RopeScaling {
+    /// None.
+    None,
+    /// Every frequency divided by `factor`.
+    Linear {
+        /// The divisor.
+        factor: f32,
+    },
+    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a
+    /// smooth ramp between.
+    Llama3 {
+        /// The divisor of long wavelengths.
+        factor: f32,
+        /// Wavelengths above `original_context / low_freq_factor` are long.
+        low_freq_factor: f32,
+        /// Wavelengths below `original_context / high_freq_factor` are short.
+        high_freq_factor: f32,
+        /// The context before extension.
+        original_context: usize,
+    },
+    /// One divisor per frequency (GGUF `rope_freqs.weight`), `dim / 2` long.
+    Factors(Vec<f32>),
+}
+
+impl RopeConfig {
+    /// Radians per position of each of the `dim / 2` channel pairs, as in
+    /// transformers' `modeling_rope_utils.py`.
+    pub fn inv_freq(&self) -> Vec<f64> {
+        let base = f64::from(self.theta);
+        (0..self.dim / 2)
+            .map(|i| {
+                let freq = base.powf(-((2 * i) as f64) / self.dim as f64);
+                self.scale(i, freq)
+            })
+            .collect()
+    }
+
+    fn scale(&self, i: usize, freq: f64) -> f64 {
+        match &self.scaling {
+            RopeScaling::None => freq,
+            RopeScaling::Linear { factor } => freq / f64::from(*factor),
+            RopeScaling::Factors(factors) => freq / f64::from(factors[i]),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                let (low, high) = (f64::from(*low_freq_factor), f64::from(*high_freq_factor));
+                let scaled = freq / f64::from(*factor);
+                let wavelength = std::f64::consts::TAU / freq;
+                let turns = *original_context as f64 / wavelength;
+                if turns < low {
+                    scaled
+                } else if turns > high {
+                    freq
+                } else {
+                    let smooth = (turns - low) / (high - low);
+                    (1.0 - smooth) * scaled + smooth * freq
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope(scaling: RopeScaling) -> Vec<f64> {
+        RopeConfig { theta: 500_000.0, scaling, dim: 64 }.inv_freq()
+    }
+
+    #[test]
+    fn plain_linear_and_factors() {
+        let plain = rope(RopeScaling::None);
+        assert_eq!(plain.len(), 32);
+        assert_eq!(plain[0], 1.0);
+        assert!((plain[16] - 500_000f64.powf(-0.5)).abs() < 1e-15);
+        let linear = rope(RopeScaling::Linear { factor: 4.0 });
+        let factors = rope(RopeScaling::Factors((0..32).map(|i| 1.0 + i as f32).collect()));
+        for i in 0..32 {
+            assert_eq!(linear[i], plain[i] / 4.0);
+            assert_eq!(factors[i], plain[i] / (1.0 + i as f64));
+        }
+    }
+
+    #[test]
+    fn llama3_keeps_short_and_divides_long_wavelengths() {
+        let plain = rope(RopeScaling::None);
+        let scaled = rope(RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192,
+        });
+        assert_eq!(scaled[0], plain[0]);
+        assert_eq!(scaled[31], plain[31] / 32.0);
+        let ratios: Vec<f64> = scaled.iter().zip(&plain).map(|(s, p)| p / s).collect();
+        assert!(ratios.windows(2).all(|w| w[0] <= w[1]), "the ramp rises: {ratios:?}");
+        assert!(ratios.iter().any(|&r| r > 1.001 && r < 31.9), "and has a middle: {ratios:?}");
+    }
+}
