@@ -1,1 +1,208 @@
-//! To be written.
+//! Owns the bytes and does the arithmetic (floor 3).
+//!
+//! A [`Backend`] holds the KV arenas whose blocks [`crate::cache`] hands out,
+//! the weights, and typed buffers that are allocated once and reused. Models
+//! and the engine are written against the trait; it knows neither.
+
+pub mod cpu;
+
+use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};
+use crate::codec::KvFormat;
+use crate::error::Result;
+use candle_core::quantized::GgmlDType;
+
+/// One matrix as it lies in a model file: `[rows, cols]`, row-major, each row a
+/// whole number of blocks of `dtype`.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixBytes<'a> {
+    /// Storage type.
+    pub dtype: GgmlDType,
+    /// Rows: output features.
+    pub rows: usize,
+    /// Columns: input features.
+    pub cols: usize,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+/// What to do with a weight's storage type at load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightPolicy {
+    /// Types for which the backend has no fast path become Q8_0.
+    #[default]
+    Auto,
+    /// Keep the file's types.
+    Keep,
+    /// Everything as f32: slow, for comparisons.
+    F32,
+}
+
+/// The KV geometry of one group of layers.
+#[derive(Clone, Debug)]
+pub struct KvGroup {
+    /// Layers of the group.
+    pub layers: usize,
+    /// KV heads of each layer.
+    pub kv_heads: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// How sealed pages are stored.
+    pub format: KvFormat,
+    /// S: tokens at the start that stay in 16 bits.
+    pub sinks: usize,
+    /// R: tokens that every query sees in 16 bits, a multiple of 64.
+    pub hot_window: usize,
+}
+
+/// Which layer a KV operation concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerIndex {
+    /// The KV group.
+    pub group: usize,
+    /// The layer within the group.
+    pub layer: usize,
+}
+
+/// Rotary embedding: `cos` and `sin` of `position · inv_freq`, half-split
+/// convention (channel i rotates with channel i + dim/2).
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// Radians a position of each pair, `dim / 2` long.
+    pub inv_freq: Vec<f64>,
+}
+
+/// One sequence's share of an attention call.
+#[derive(Clone, Copy, Debug)]
+pub struct AttendSeq<'a> {
+    /// First row of its queries.
+    pub first_row: usize,
+    /// Its queries: the last `q_len` tokens of the stream.
+    pub q_len: usize,
+    /// What they read.
+    pub view: &'a GroupView,
+}
+
+/// An attention call over one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Attend<'a> {
+    /// The layer.
+    pub at: LayerIndex,
+    /// Query heads; a multiple of the group's KV heads.
+    pub heads: usize,
+    /// Factor on q·k, usually `head_dim^-1/2`.
+    pub scale: f32,
+    /// Sliding window W: the query at position i sees keys j with i − W < j ≤ i.
+    pub window: Option<usize>,
+    /// Rotation of the queries for relocated runs; needed if a run has a shift.
+    pub rope: Option<&'a Rope>,
+    /// The sequences.
+    pub seqs: &'a [AttendSeq<'a>],
+}
+
+/// A device with its memory and its arithmetic.
+///
+/// Buffers are `[rows, cols]` of f32 or a 16-bit type, row-major; operations
+/// set the number of rows of what they write.
+pub trait Backend {
+    /// Activations.
+    type Buffer: Send;
+    /// A weight matrix in the backend's own form.
+    type Matrix: Send + Sync;
+    /// A norm's weight or a bias.
+    type Vector: Send + Sync;
+
+    /// The device in words.
+    fn name(&self) -> String;
+
+    /// An empty buffer with room for `rows` rows of `cols`.
+    fn buffer(&self, rows: usize, cols: usize) -> Result<Self::Buffer>;
+    /// Uploads `rows.len() / cols` rows.
+    fn write(&self, rows: &[f32], cols: usize, to: &mut Self::Buffer) -> Result<()>;
+    /// Downloads row `row` to `out`.
+    fn read_row(&self, from: &Self::Buffer, row: usize, out: &mut [f32]) -> Result<()>;
+    /// Copies the named rows, in order.
+    fn select_rows(&self, from: &Self::Buffer, rows: &[usize], to: &mut Self::Buffer) -> Result<()>;
+
+    /// Loads a matrix; several parts with equal columns are stacked by rows.
+    fn matrix(&self, parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<Self::Matrix>;
+    /// Loads a vector.
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector>;
+    /// Bytes that a matrix keeps resident.
+    fn matrix_bytes(&self, matrix: &Self::Matrix) -> u64;
+
+    /// Rows of an embedding table.
+    fn embed(&self, table: &Self::Matrix, ids: &[u32], to: &mut Self::Buffer) -> Result<()>;
+    /// `y = x · matrixᵀ`.
+    fn matmul(
+        &self,
+        matrix: &Self::Matrix,
+        x: &mut Self::Buffer,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// `x += bias` on every row.
+    fn add_bias(&self, x: &mut Self::Buffer, bias: &Self::Vector) -> Result<()>;
+    /// `x += y`.
+    fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<()>;
+    /// `y = x / rms(x) · weight`, in f32.
+    fn rms_norm(
+        &self,
+        x: &Self::Buffer,
+        weight: &Self::Vector,
+        eps: f32,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// RMS norm of `heads` consecutive heads of `head_dim` from column `first_col` on.
+    fn head_norm(
+        &self,
+        x: &mut Self::Buffer,
+        first_col: usize,
+        heads: usize,
+        weight: &Self::Vector,
+        eps: f32,
+    ) -> Result<()>;
+    /// Rotates `heads` consecutive heads from the first column on; `positions`
+    /// has one entry a row.
+    fn rope(
+        &self,
+        x: &mut Self::Buffer,
+        heads: usize,
+        rope: &Rope,
+        positions: &[usize],
+    ) -> Result<()>;
+    /// `y = silu(gate) · up` with `x = [gate | up]`.
+    fn silu_mul(&self, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<()>;
+
+    /// Prepares empty arenas for the groups and the cache's classes.
+    fn configure_kv(&mut self, groups: &[KvGroup], classes: &[ClassDesc]) -> Result<()>;
+    /// Copies whole blocks.
+    fn copy_blocks(&mut self, copies: &[CopyBlock]) -> Result<()>;
+    /// Copies rows into ragged blocks.
+    fn gather(&mut self, gathers: &[Gather]) -> Result<()>;
+    /// Releases blocks.
+    fn free_blocks(&mut self, blocks: &[crate::cache::BlockRef]);
+    /// Bytes of arena memory in use.
+    fn kv_bytes(&self) -> u64;
+
+    /// Writes the new keys and values of one layer to its 16-bit pages. `qkv`
+    /// has `[q heads | k heads | v heads]` in its columns, RoPE applied; the rows
+    /// of each sequence follow those of the one before it.
+    fn append(
+        &mut self,
+        at: LayerIndex,
+        heads: usize,
+        qkv: &Self::Buffer,
+        seqs: &[SeqStep],
+    ) -> Result<()>;
+    /// Encodes the pages of one layer that the step seals.
+    fn seal(&mut self, at: LayerIndex, seqs: &[SeqStep]) -> Result<()>;
+    /// Attention of the queries in the first columns of `q` over all runs in one
+    /// softmax. `out` takes `[rows, heads · head_dim]`; `lse`, if given,
+    /// `[rows, heads]` base-2 log-sum-exp. A row that sees nothing gives 0 and −∞.
+    fn attend(
+        &self,
+        call: &Attend<'_>,
+        q: &Self::Buffer,
+        out: &mut Self::Buffer,
+        lse: Option<&mut Self::Buffer>,
+    ) -> Result<()>;
+}

@@ -62,10 +62,10 @@ impl Simd for Avx2 {
             let n = _mm256_cvtps_epi32(n);
             let half = _mm256_srai_epi32::<1>(n);
             let bias = _mm256_set1_epi32(127);
-            let power =
-                |e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, bias)));
-            let first = _mm256_mul_ps(x, power(half));
-            _mm256_mul_ps(first, power(_mm256_sub_epi32(n, half)))
+            let rest = _mm256_sub_epi32(n, half);
+            let first = _mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias));
+            let second = _mm256_slli_epi32::<23>(_mm256_add_epi32(rest, bias));
+            _mm256_mul_ps(_mm256_mul_ps(x, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second))
         }
     }
     #[inline(always)]
@@ -170,17 +170,25 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn store_rows(self, acc: &[__m256; 4], first: usize, bias: f32, out: *mut f32) {
+    unsafe fn store_rows(
+        self,
+        acc: &[__m256; 4],
+        first: usize,
+        bias: f32,
+        even: *mut f32,
+        odd: *mut f32,
+    ) {
         unsafe {
             let pairs = _mm256_hadd_ps(acc[0], acc[1]);
             let sums = _mm256_hadd_ps(pairs, pairs);
+            // Each 128-bit half: [row, row + 8, …], the halves being even and odd.
             let sums = _mm256_add_ps(sums, _mm256_set1_ps(bias));
-            // Each 128-bit half: [low row, high row, …].
-            let low = _mm256_castps256_ps128(sums);
-            let high = _mm256_extractf128_ps::<1>(sums);
-            let rows = _mm_unpacklo_ps(low, high);
-            _mm_storel_pi(out.add(2 * first).cast(), rows);
-            _mm_storeh_pi(out.add(2 * first + 8).cast(), rows);
+            for (half, out) in
+                [(_mm256_castps256_ps128(sums), even), (_mm256_extractf128_ps::<1>(sums), odd)]
+            {
+                _mm_store_ss(out.add(first), half);
+                _mm_store_ss(out.add(first + 4), _mm_movehdup_ps(half));
+            }
         }
     }
 }

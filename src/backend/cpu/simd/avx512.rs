@@ -168,14 +168,21 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn store_rows(self, acc: &[__m512; 4], _first: usize, bias: f32, out: *mut f32) {
+    unsafe fn store_rows(
+        self,
+        acc: &[__m512; 4],
+        _first: usize,
+        bias: f32,
+        even: *mut f32,
+        odd: *mut f32,
+    ) {
         unsafe {
             // Lane 4k + j is row k of vector j: rows k, k + 8, k + 4, k + 12.
             let sums = sum_blocks(*acc);
-            let order =
-                _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15);
-            let rows = _mm512_permutexvar_ps(order, sums);
-            _mm512_storeu_ps(out, _mm512_add_ps(rows, _mm512_set1_ps(bias)));
+            let order = _mm512_setr_epi32(0, 8, 2, 10, 1, 9, 3, 11, 4, 12, 6, 14, 5, 13, 7, 15);
+            let rows = _mm512_add_ps(_mm512_permutexvar_ps(order, sums), _mm512_set1_ps(bias));
+            _mm256_storeu_ps(even, _mm512_castps512_ps256(rows));
+            _mm256_storeu_ps(odd, _mm512_extractf32x8_ps::<1>(rows));
         }
     }
 }

@@ -177,11 +177,19 @@ pub(crate) trait Simd: Copy {
     unsafe fn store_blocks(self, p: *mut f32, stride: usize, x: Self::F);
 
     /// Sums each block of four lanes of a group of fragment accumulators and
-    /// writes `bias +` the sums to their rows of the fragment.
+    /// writes `bias +` the sums of the fragment's rows: those with even index to
+    /// `even`, those with odd index to `odd` (eight each).
     ///
     /// `acc[2·v]` holds rows `LANES/4·(first + v) ..`, `acc[2·v + 1]` the rows
-    /// eight further on, for `v < FRAGMENT_BLOCK`; `out` has 16 rows.
-    unsafe fn store_rows(self, acc: &[Self::F; 4], first: usize, bias: f32, out: *mut f32);
+    /// eight further on, for `v < FRAGMENT_BLOCK`.
+    unsafe fn store_rows(
+        self,
+        acc: &[Self::F; 4],
+        first: usize,
+        bias: f32,
+        even: *mut f32,
+        odd: *mut f32,
+    );
 
     /// `2^x` to about 1 ulp; 0 below −126.
     #[inline(always)]
@@ -280,7 +288,7 @@ mod tests {
                 (0..lanes).for_each(|i| assert_eq!(rows[i / 4 * 7 + i % 4], floats[i]));
 
                 // A fragment of ones and row numbers: each row sums 4 lanes.
-                let mut sums = [0f32; 16];
+                let (mut even, mut odd) = ([0f32; 8], [0f32; 8]);
                 let per = lanes / 4;
                 for first in (0..8 / per).step_by(S::FRAGMENT_BLOCK) {
                     let acc: [S::F; 4] = std::array::from_fn(|j| {
@@ -289,9 +297,12 @@ mod tests {
                             (0..lanes).map(|l| (row0 + l / 4) as f32 + l as f32 % 4.0).collect();
                         s.load(lane.as_ptr())
                     });
-                    s.store_rows(&acc, first, 0.5, sums.as_mut_ptr());
+                    s.store_rows(&acc, first, 0.5, even.as_mut_ptr(), odd.as_mut_ptr());
                 }
-                (0..16).for_each(|r| assert_eq!(sums[r], 4.0 * r as f32 + 6.5));
+                for r in 0..16 {
+                    let sum = if r % 2 == 0 { even[r / 2] } else { odd[r / 2] };
+                    assert_eq!(sum, 4.0 * r as f32 + 6.5);
+                }
 
                 for i in -1300..1300 {
                     let x = i as f32 * 0.1 - 0.003;

@@ -158,12 +158,20 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
-    unsafe fn store_rows(self, acc: &[F; 4], first: usize, bias: f32, out: *mut f32) {
+    unsafe fn store_rows(
+        self,
+        acc: &[F; 4],
+        first: usize,
+        bias: f32,
+        even: *mut f32,
+        odd: *mut f32,
+    ) {
         for (j, rows) in acc[..2].iter().enumerate() {
-            for (b, block) in rows.as_chunks::<4>().0.iter().enumerate() {
+            let at = first + 4 * j;
+            for (block, out) in rows.as_chunks::<4>().0.iter().zip([even, odd]) {
                 let sum: f32 = block.iter().sum();
                 // SAFETY: see the note above the block.
-                unsafe { *out.add(2 * first + 8 * j + b) = bias + sum }
+                unsafe { *out.add(at) = bias + sum }
             }
         }
     }

@@ -1,0 +1,354 @@
+//! Products with a tile of affine low-bit codes, read in place.
+//!
+//! A sealed tile is a matrix of `rows × k` codes in fragments of 16 × span
+//! ([`crate::codec::fragment`]): tokens × channels for keys, channels × tokens
+//! for values. `group` consecutive rows share one vector of scales and one of
+//! zeros along k, so for a vector x
+//!
+//! ```text
+//! Σ_k (code·scale_k + zero_k)·x_k  =  Σ_k code·(scale_k·x_k)  +  Σ_k zero_k·x_k
+//!                                            folded once           bias, once
+//! ```
+//!
+//! and the inner loop is: extract a code, multiply, add. The four threads `t` of
+//! a fragment row hold elements `2t` of k at even and `2t + 1` at odd fields, so
+//! vectors along k are kept in *even-odd order*: of each 32 elements first those
+//! with even, then those with odd index.
+
+use crate::backend::cpu::simd::Simd;
+use crate::codec::affine::Affine;
+use crate::codec::fragment::{span, tile_words};
+use crate::codec::{Side, TILE_TOKENS};
+
+/// Channels of a head that the kernels can hold.
+pub(super) const MAX_HEAD_DIM: usize = 256;
+
+/// Index, in even-odd order, of element `i`.
+pub(super) const fn even_odd(i: usize) -> usize {
+    i / 32 * 32 + i % 2 * 16 + i % 32 / 2
+}
+
+/// A sealed tile as a matrix.
+#[derive(Clone, Copy)]
+pub(super) struct AffineTile<'a> {
+    bytes: &'a [u8],
+    bits: usize,
+    group: usize,
+    /// Rows: tokens of keys, channels of values.
+    rows: usize,
+    /// Elements along k: channels of keys, tokens of values.
+    k: usize,
+    side: Side,
+    scales: usize,
+    zeros: usize,
+}
+
+impl<'a> AffineTile<'a> {
+    /// Views the bytes of one encoded tile.
+    #[inline(always)]
+    pub(super) fn new(codec: &Affine, side: Side, head_dim: usize, bytes: &'a [u8]) -> Self {
+        let (scales, zeros) = codec.offsets(head_dim);
+        assert!(bytes.len() == zeros + (zeros - scales) && head_dim <= MAX_HEAD_DIM);
+        assert!(scales == 4 * tile_words(codec.bits, head_dim));
+        assert!(head_dim.is_multiple_of(codec.group.max(32)) && codec.group.is_multiple_of(32));
+        let (rows, k) = match side {
+            Side::Key => (TILE_TOKENS, head_dim),
+            Side::Value => (head_dim, TILE_TOKENS),
+        };
+        Self { bytes, bits: codec.bits, group: codec.group, rows, k, side, scales, zeros }
+    }
+
+    /// The words of the fragment at a block of 16 rows and a span along k.
+    #[inline(always)]
+    fn fragment(&self, row_block: usize, span_index: usize) -> *const u8 {
+        let index = match self.side {
+            Side::Key => row_block * (self.k / span(self.bits)) + span_index,
+            Side::Value => span_index * (self.rows / 16) + row_block,
+        };
+        debug_assert!((index + 1) * 128 <= self.scales);
+        // SAFETY: the fragments of a tile end where the scales begin.
+        unsafe { self.bytes.as_ptr().add(index * 128) }
+    }
+
+    /// Pointers to the f16 scales and zeros of a row group.
+    #[inline(always)]
+    fn parameters(&self, row_group: usize) -> (*const u8, *const u8) {
+        debug_assert!((row_group + 1) * self.k * 2 <= self.zeros - self.scales);
+        let at = row_group * self.k * 2;
+        // SAFETY: each row group has k scales and k zeros, checked in `new`.
+        unsafe {
+            let base = self.bytes.as_ptr();
+            (base.add(self.scales + at), base.add(self.zeros + at))
+        }
+    }
+
+    /// `fold = scale·x` for every head, and the biases `Σ zero·x`.
+    #[inline(always)]
+    fn fold<S: Simd, const G: usize>(
+        &self,
+        s: S,
+        row_group: usize,
+        x: [&[f32; MAX_HEAD_DIM]; G],
+        fold: &mut [[f32; MAX_HEAD_DIM]; G],
+    ) -> [f32; G] {
+        let (scales, zeros) = self.parameters(row_group);
+        let mut bias = [s.splat(0.0); G];
+        for start in (0..self.k).step_by(2 * S::LANES) {
+            // SAFETY: k is a multiple of 32 and at most MAX_HEAD_DIM, the length
+            // of x and fold; scales and zeros have k elements.
+            unsafe {
+                let (scale_even, scale_odd) = s.load_f16_even_odd(scales.add(2 * start));
+                let (zero_even, zero_odd) = s.load_f16_even_odd(zeros.add(2 * start));
+                let even = start / 32 * 32 + start % 32 / 2;
+                for g in 0..G {
+                    let (from, to) = (x[g].as_ptr(), fold[g].as_mut_ptr());
+                    let (xe, xo) = (s.load(from.add(even)), s.load(from.add(even + 16)));
+                    s.store(to.add(even), s.mul(xe, scale_even));
+                    s.store(to.add(even + 16), s.mul(xo, scale_odd));
+                    bias[g] = s.fma(xe, zero_even, s.fma(xo, zero_odd, bias[g]));
+                }
+            }
+        }
+        let mut sums = [0f32; G];
+        for g in 0..G {
+            sums[g] = s.horizontal_sum(bias[g]);
+        }
+        sums
+    }
+
+    /// Row products for each head: `out[even_odd(row)] = Σ_k x̂[row, k]·x[k]`,
+    /// `x` in even-odd order along k. Used for the scores of a key tile.
+    #[inline(always)]
+    pub(super) fn rows_product<S: Simd, const G: usize>(
+        &self,
+        s: S,
+        x: [&[f32; MAX_HEAD_DIM]; G],
+        out: &mut [[f32; TILE_TOKENS]; G],
+    ) {
+        assert!(self.rows == TILE_TOKENS);
+        let mut fold = [[0f32; MAX_HEAD_DIM]; G];
+        for row_group in 0..self.rows / self.group {
+            let bias = self.fold(s, row_group, x, &mut fold);
+            for i in 0..self.group / 16 {
+                let block = row_group * self.group / 16 + i;
+                for first in (0..32 / S::LANES).step_by(S::FRAGMENT_BLOCK) {
+                    let mut acc = [[s.splat(0.0); 4]; G];
+                    self.block_product(s, block, first, &fold, &mut acc);
+                    for g in 0..G {
+                        let at = block / 2 * 32 + block % 2 * 8;
+                        // SAFETY: eight rows each fit behind `at` and `at + 16`.
+                        unsafe {
+                            let even = out[g].as_mut_ptr().add(at);
+                            s.store_rows(&acc[g], first, bias[g], even, even.add(16));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds row products for each head to accumulators that stay in fragment
+    /// form (`4·rows` floats a head) and biases (one a row group); `x` in
+    /// even-odd order along k. Used for the output of a value tile.
+    #[inline(always)]
+    pub(super) fn accumulate_product<S: Simd, const G: usize>(
+        &self,
+        s: S,
+        x: [&[f32; MAX_HEAD_DIM]; G],
+        accumulators: &mut [[f32; 4 * MAX_HEAD_DIM]; G],
+        biases: &mut [[f32; MAX_HEAD_DIM / 32]; G],
+    ) {
+        let mut fold = [[0f32; MAX_HEAD_DIM]; G];
+        for row_group in 0..self.rows / self.group {
+            let bias = self.fold(s, row_group, x, &mut fold);
+            for g in 0..G {
+                biases[g][row_group] += bias[g];
+            }
+            for i in 0..self.group / 16 {
+                let block = row_group * self.group / 16 + i;
+                for first in (0..32 / S::LANES).step_by(S::FRAGMENT_BLOCK) {
+                    let at = block * 64 + first * 2 * S::LANES;
+                    let mut acc = [[s.splat(0.0); 4]; G];
+                    // SAFETY: a block of 16 rows has 64 accumulators.
+                    unsafe {
+                        for g in 0..G {
+                            let from = accumulators[g].as_ptr().add(at);
+                            for j in 0..2 * S::FRAGMENT_BLOCK {
+                                acc[g][j] = s.load(from.add(j * S::LANES));
+                            }
+                        }
+                        self.block_product(s, block, first, &fold, &mut acc);
+                        for g in 0..G {
+                            let to = accumulators[g].as_mut_ptr().add(at);
+                            for j in 0..2 * S::FRAGMENT_BLOCK {
+                                s.store(to.add(j * S::LANES), acc[g][j]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reduces the accumulators of [`accumulate_product`](Self::accumulate_product)
+    /// to `out[row] += Σ`, biases included.
+    #[inline(always)]
+    pub(super) fn reduce_accumulators<S: Simd>(
+        s: S,
+        group: usize,
+        accumulators: &[f32; 4 * MAX_HEAD_DIM],
+        biases: &[f32; MAX_HEAD_DIM / 32],
+        out: &mut [f32],
+    ) {
+        for (block, rows) in out.chunks_exact_mut(16).enumerate() {
+            let (mut even, mut odd) = ([0f32; 8], [0f32; 8]);
+            for first in (0..32 / S::LANES).step_by(S::FRAGMENT_BLOCK) {
+                let mut acc = [s.splat(0.0); 4];
+                // SAFETY: a block of 16 rows has 64 accumulators, and at most
+                // MAX_HEAD_DIM / 16 blocks are asked for (the slice index checks).
+                unsafe {
+                    let block = accumulators[block * 64..][..64].as_ptr();
+                    for (j, a) in acc[..2 * S::FRAGMENT_BLOCK].iter_mut().enumerate() {
+                        *a = s.load(block.add((first * 2 + j) * S::LANES));
+                    }
+                    s.store_rows(&acc, first, 0.0, even.as_mut_ptr(), odd.as_mut_ptr());
+                }
+            }
+            let bias = biases[block * 16 / group];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row += bias + if i % 2 == 0 { even[i / 2] } else { odd[i / 2] };
+            }
+        }
+    }
+
+    /// Decodes the tile to `out[row][even_odd(k)]`, row-major.
+    #[inline(always)]
+    pub(super) fn decode<S: Simd>(&self, s: S, out: &mut [f32]) {
+        assert!(out.len() >= self.rows * self.k);
+        let mut scale = [0f32; MAX_HEAD_DIM];
+        let mut zero = [0f32; MAX_HEAD_DIM];
+        for row_group in 0..self.rows / self.group {
+            let (scales, zeros) = self.parameters(row_group);
+            for start in (0..self.k).step_by(2 * S::LANES) {
+                let even = start / 32 * 32 + start % 32 / 2;
+                // SAFETY: as in `fold`.
+                unsafe {
+                    for (from, to) in [(scales, &mut scale), (zeros, &mut zero)] {
+                        let (e, o) = s.load_f16_even_odd(from.add(2 * start));
+                        s.store(to.as_mut_ptr().add(even), e);
+                        s.store(to.as_mut_ptr().add(even + 16), o);
+                    }
+                }
+            }
+            for i in 0..self.group / 16 {
+                let block = row_group * self.group / 16 + i;
+                for v in 0..32 / S::LANES {
+                    for span_index in 0..self.k / span(self.bits) {
+                        // SAFETY: the rows of this block and the elements of this
+                        // span lie within `out`, whose length was checked.
+                        unsafe {
+                            let words = self.fragment(block, span_index).add(4 * v * S::LANES);
+                            let mut w = s.load_words(words);
+                            let row = block * 16 + v * S::LANES / 4;
+                            let p = out.as_mut_ptr().add(row * self.k);
+                            for n in 0..fields(self.bits) {
+                                let at = field(self.bits, span_index, n);
+                                let (low, high);
+                                (low, high, w) = next_codes(s, self.bits, w);
+                                let factor = s.load4(scale.as_ptr().add(at));
+                                let offset = s.load4(zero.as_ptr().add(at));
+                                let x = s.fma(low, factor, offset);
+                                s.store_blocks(p.add(at), self.k, x);
+                                let x = s.fma(high, factor, offset);
+                                s.store_blocks(p.add(at + 8 * self.k), self.k, x);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The products of one block of 16 rows with each head's folded vector,
+    /// for `FRAGMENT_BLOCK` vectors of threads from `first` on.
+    #[inline(always)]
+    fn block_product<S: Simd, const G: usize>(
+        &self,
+        s: S,
+        block: usize,
+        first: usize,
+        fold: &[[f32; MAX_HEAD_DIM]; G],
+        acc: &mut [[S::F; 4]; G],
+    ) {
+        if self.bits == 2 {
+            self.block_product_of::<S, 2, G>(s, block, first, fold, acc);
+        } else {
+            self.block_product_of::<S, 4, G>(s, block, first, fold, acc);
+        }
+    }
+
+    #[inline(always)]
+    fn block_product_of<S: Simd, const BITS: usize, const G: usize>(
+        &self,
+        s: S,
+        block: usize,
+        first: usize,
+        fold: &[[f32; MAX_HEAD_DIM]; G],
+        acc: &mut [[S::F; 4]; G],
+    ) {
+        let mut sums = *acc;
+        for span_index in 0..self.k / span(BITS) {
+            let fragment = self.fragment(block, span_index);
+            // SAFETY: a fragment has 32 words; the fields of a span lie within
+            // the k elements of fold.
+            unsafe {
+                let mut w = [s.load_words(fragment.add(4 * first * S::LANES)); 2];
+                if S::FRAGMENT_BLOCK == 2 {
+                    w[1] = s.load_words(fragment.add(4 * (first + 1) * S::LANES));
+                }
+                for n in 0..fields(BITS) {
+                    let at = field(BITS, span_index, n);
+                    let mut codes = [s.splat(0.0); 4];
+                    for v in 0..S::FRAGMENT_BLOCK {
+                        (codes[2 * v], codes[2 * v + 1], w[v]) = next_codes(s, BITS, w[v]);
+                    }
+                    for g in 0..G {
+                        let f = s.load4(fold[g].as_ptr().add(at));
+                        for j in 0..2 * S::FRAGMENT_BLOCK {
+                            sums[g][j] = s.fma(codes[j], f, sums[g][j]);
+                        }
+                    }
+                }
+            }
+        }
+        *acc = sums;
+    }
+}
+
+/// Pairs of registers (rows g and g + 8) in a word.
+#[inline(always)]
+const fn fields(bits: usize) -> usize {
+    16 / bits
+}
+
+/// The even-odd index of the first of the four k elements of pair `n`, counted
+/// in the order of the bits.
+#[inline(always)]
+const fn field(bits: usize, span_index: usize, n: usize) -> usize {
+    if bits == 2 {
+        span_index * 32 + n / 4 * 16 + n % 4 * 4
+    } else {
+        span_index / 2 * 32 + n / 2 * 16 + span_index % 2 * 8 + n % 2 * 4
+    }
+}
+
+/// The codes of rows g and g + 8 in the lowest bits, and the word without them.
+#[inline(always)]
+fn next_codes<S: Simd>(s: S, bits: usize, w: S::I) -> (S::F, S::F, S::I) {
+    if bits == 2 {
+        (s.code2_low(w), s.code2_high(w), s.shift_right_4(w))
+    } else {
+        let high = s.shift_right_4(w);
+        (s.code4(w), s.code4(high), s.shift_right_4(high))
+    }
+}

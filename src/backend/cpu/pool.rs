@@ -1,0 +1,51 @@
+//! Work shared over all cores, on the pool that the dense layers use.
+//!
+//! candle's workers spin for a while after each matrix product; a second pool
+//! would compete with them for the same cores.
+
+use candle_core::utils::barrier_pool;
+
+/// Threads that share the work, the calling one included.
+pub(crate) fn threads() -> usize {
+    barrier_pool().n_workers() + 1
+}
+
+/// Calls `f` with every index below `n`, on all threads.
+pub(crate) fn parallel_for(n: usize, f: impl Fn(usize) + Sync) {
+    if n <= 1 {
+        (0..n).for_each(f);
+    } else {
+        barrier_pool().execute_chunked(n, |range| range.for_each(&f));
+    }
+}
+
+/// A pointer into a buffer whose disjoint parts are written by different threads.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(*mut T, usize);
+
+// SAFETY: only `slice` gives access, and its callers keep to disjoint ranges.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// Shares a slice.
+    pub(crate) fn new(slice: &mut [T]) -> Self {
+        Self(slice.as_mut_ptr(), slice.len())
+    }
+
+    /// The part `[start, start + len)`.
+    ///
+    /// # Safety
+    /// The slice given to `new` is still borrowed by the caller's frame, and no
+    /// other thread uses an overlapping part.
+    ///
+    /// # Panics
+    /// If the part exceeds the slice.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.1));
+        // SAFETY: in range, and exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+}
