@@ -167,6 +167,22 @@ pub enum Error {
     Busy {
         /// The sequence's number.
         seq: u64,
+    /// The folder that models are kept in cannot be used.
+    #[error("{}: cannot keep models here: {source}; make it writable or set KVFOLD_CACHE to another folder", folder.display())]
+    CacheFolder {
+        /// The folder, or the file in it that was refused.
+        folder: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// The disk (or the user's quota) is full.
+    #[error("{}: the disk is full; {needed} bytes are needed; free some space or set KVFOLD_CACHE to a folder on another disk", folder.display())]
+    DiskFull {
+        /// The folder that was written to.
+        folder: PathBuf,
+        /// Free bytes that the work needs in all.
+        needed: u64,
     },
 }
 

