@@ -161,6 +161,10 @@ pub enum Error {
     /// The engine's thread has ended; the text says why.
     #[error("the engine has stopped: {0}")]
     EngineStopped(String),
+
+    /// No token could be chosen from the model's logits.
+    #[error("sampling: {0}")]
+    Sampling(String),
 }
 
 /// Shorthand for results of this crate.
