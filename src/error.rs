@@ -184,6 +184,9 @@ pub enum Error {
         /// Free bytes that the work needs in all.
         needed: u64,
     },
+    /// No token could be chosen from the model's logits.
+    #[error("sampling: {0}")]
+    Sampling(String),
 }
 
 /// Shorthand for results of this crate.
