@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, ErrorKind, context, syntax::SyntaxConfig};
 
+use super::complaint::one_line;
 use crate::{Error, Result};
 
 /// The name under which the one template is kept; no auto-escaping.
@@ -85,7 +86,7 @@ fn turn(message: &Message) -> Value {
 /// One line: what is wrong, and in which line of the template.
 fn error(e: &minijinja::Error) -> Error {
     let what = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
-    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+    let what = one_line(&what.split_whitespace().collect::<Vec<_>>().join(" "));
     Error::ChatTemplate(match e.line() {
         Some(line) => format!("{what} (line {line} of the template)"),
         None => what,

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::gguf::REMEDY;
 use super::gguf_model::GgufModel;
 use super::hf::HfModel;
-use super::{ChatTemplate, ModelConfig, RawTensor, RopeScaling, Tokenizer, WeightType};
+use super::weights::Stored;
+use super::{ChatTemplate, ModelConfig, RawTensor, RopeScaling, Tokenizer, WeightType, complaint};
 use crate::{Error, Result};
 
 /// Bounds far above any real model: a damaged number is refused by name
@@ -161,19 +161,19 @@ impl Checkpoint {
     }
 
     /// Type, shape and bytes in the file's own row order.
-    fn find(&self, name: &str) -> Result<Option<(WeightType, &[usize], &[u8])>> {
+    fn find(&self, name: &str) -> Result<Option<Stored<'_>>> {
         match &self.source {
             Source::Gguf(model) => model.find(name),
             Source::Hf(model) => model.find(name),
         }
     }
 
-    fn bad(&self, what: impl Into<String>) -> Error {
+    fn bad(&self, what: impl AsRef<str>) -> Error {
         let file = match &self.source {
             Source::Gguf(model) => model.path(),
             Source::Hf(_) => &self.path,
         };
-        Error::bad_file(file, what, REMEDY)
+        complaint::bad_file(file, what)
     }
 
     fn check_config(&self) -> Result<()> {
@@ -267,10 +267,9 @@ impl Checkpoint {
 pub(crate) fn check_layers(path: &Path, layers: usize) -> Result<usize> {
     match layers {
         1..=MAX_LAYERS => Ok(layers),
-        n => Err(Error::bad_file(
+        n => Err(complaint::bad_file(
             path,
             format!("the number of layers is {n}, not 1 to {MAX_LAYERS}"),
-            REMEDY,
         )),
     }
 }

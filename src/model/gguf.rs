@@ -19,16 +19,16 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::weights::{SUPPORTED_TYPES, WeightType};
+use super::complaint;
+use super::weights::{SUPPORTED_TYPES, Stored, WeightType};
 use crate::{Error, Result};
-
-/// What to do about a damaged file.
-pub(crate) const REMEDY: &str = "download it again with `kvfold fetch`, or convert it again";
 
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// Arrays of arrays deeper than this occur in no known file.
 const MAX_DEPTH: usize = 4;
 const MAX_DIMS: u32 = 4;
+/// Bytes of a metadata key or a tensor's name.
+const MAX_NAME: usize = 1024;
 
 /// A metadata value. Strings and arrays stay in the file.
 #[derive(Debug, Clone)]
@@ -151,7 +151,7 @@ impl Gguf {
     }
 
     /// A tensor's type, row-major shape and bytes; `None` if it is not there.
-    pub(crate) fn tensor(&self, name: &str) -> Result<Option<(WeightType, &[usize], &[u8])>> {
+    pub(crate) fn tensor(&self, name: &str) -> Result<Option<Stored<'_>>> {
         let Some(info) = self.tensors.get(name) else { return Ok(None) };
         let dtype =
             WeightType::from_gguf(info.type_number).ok_or_else(|| Error::UnsupportedWeights {
@@ -265,8 +265,8 @@ impl Gguf {
     }
 
     /// An error about this file.
-    pub(crate) fn bad(&self, what: impl Into<String>) -> Error {
-        Error::bad_file(&self.path, what, REMEDY)
+    pub(crate) fn bad(&self, what: impl AsRef<str>) -> Error {
+        complaint::bad_file(&self.path, what)
     }
 }
 
@@ -326,8 +326,8 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn bad(&self, what: impl Into<String>) -> Error {
-        Error::bad_file(self.path, what, REMEDY)
+    fn bad(&self, what: impl AsRef<str>) -> Error {
+        complaint::bad_file(self.path, what)
     }
 
     fn take(&mut self, bytes: u64, what: &str) -> Result<&'a [u8]> {
@@ -367,12 +367,13 @@ impl<'a> Cursor<'a> {
         Ok(start..self.at)
     }
 
-    /// A short UTF-8 string: a key or a tensor's name.
+    /// A key or a tensor's name.
     fn name(&mut self, what: &str) -> Result<String> {
         let range = self.string(what)?;
-        match std::str::from_utf8(&self.data[range]) {
-            Ok(name) => Ok(name.to_owned()),
-            Err(_) => Err(self.bad(format!("{what} before byte {} is not valid UTF-8", self.at))),
+        let plain = |name: &&str| name.len() <= MAX_NAME && !name.contains(char::is_control);
+        match std::str::from_utf8(&self.data[range]).ok().filter(plain) {
+            Some(name) => Ok(name.to_owned()),
+            None => Err(self.bad(format!("{what} that ends at byte {} is no name", self.at))),
         }
     }
 

@@ -14,9 +14,9 @@ use super::chat::ChatTemplate;
 use super::config::{Family, ModelConfig, RopeConfig, RopeScaling};
 use super::gguf::Gguf;
 use super::tokenizer::Tokenizer;
-use super::weights::{RawTensor, WeightType};
-use super::{checkpoint, tokenizer_gguf};
-use crate::{Error, Result};
+use super::weights::{RawTensor, Stored, WeightType};
+use super::{checkpoint, complaint, tokenizer_gguf};
+use crate::Result;
 
 /// Tokens that end a turn under the names that models use; llama.cpp stops at
 /// them too, whatever `eos_token_id` says.
@@ -50,7 +50,7 @@ impl GgufModel {
     }
 
     /// Type, shape and bytes, in the file's row order, by Hugging Face name.
-    pub(crate) fn find(&self, name: &str) -> Result<Option<(WeightType, &[usize], &[u8])>> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Stored<'_>>> {
         match gguf_name(name) {
             Some(file_name) => self.gguf.tensor(&file_name),
             None => Ok(None),
@@ -144,19 +144,20 @@ fn read_config(gguf: &Gguf) -> Result<ModelConfig> {
         "qwen2" => Family::Qwen2,
         "qwen3" => Family::Qwen3,
         name => {
-            return Err(Error::UnknownArchitecture {
-                path: gguf.path().to_owned(),
-                name: name.to_owned(),
-                supported: "llama (also Mistral), qwen2, qwen3",
-            });
+            let supported = "llama (also Mistral), qwen2, qwen3";
+            return Err(complaint::unknown_architecture(gguf.path(), name, supported));
         }
     };
     let key = |field: &str| format!("{arch}.{field}");
     let uint = |field: &str| size(gguf, &key(field));
     let required =
         |field: &str| uint(field)?.ok_or_else(|| gguf.bad(format!("{} is missing", key(field))));
+    if size(gguf, "split.count")?.is_some_and(|n| n > 1) {
+        let what = "a GGUF file split into several (join them with llama.cpp's llama-gguf-split)";
+        return Err(complaint::unsupported(gguf.path(), what));
+    }
     if uint("expert_count")?.is_some_and(|n| n > 0) {
-        return Err(unsupported(gguf, "a mixture of experts"));
+        return Err(complaint::unsupported(gguf.path(), "a mixture of experts"));
     }
 
     let hidden = required("embedding_length")?;
@@ -167,11 +168,17 @@ fn read_config(gguf: &Gguf) -> Result<ModelConfig> {
         None => hidden.checked_div(heads).unwrap_or(0),
     };
     if uint("attention.value_length")?.is_some_and(|dim| dim != head_dim) {
-        return Err(unsupported(gguf, "a value length that differs from the key length"));
+        return Err(complaint::unsupported(
+            gguf.path(),
+            "a value length that differs from the key length",
+        ));
     }
     let rope_dim = uint("rope.dimension_count")?.unwrap_or(head_dim);
     if rope_dim != head_dim {
-        return Err(unsupported(gguf, "a partial rotary embedding (rope.dimension_count)"));
+        return Err(complaint::unsupported(
+            gguf.path(),
+            "a partial rotary embedding (rope.dimension_count)",
+        ));
     }
     let sliding_window = uint("attention.sliding_window")?.filter(|&w| w > 0);
     if sliding_window.is_some() && family == Family::Llama {
@@ -186,7 +193,7 @@ fn read_config(gguf: &Gguf) -> Result<ModelConfig> {
     })?;
     let has = |name: &str| gguf.tensor_names().any(|n| n == name);
     if has("blk.0.attn_output.bias") || has("blk.0.ffn_up.bias") {
-        return Err(unsupported(gguf, "a bias on the output or MLP projections"));
+        return Err(complaint::unsupported(gguf.path(), "a bias on the output or MLP projections"));
     }
 
     Ok(ModelConfig {
@@ -238,30 +245,31 @@ fn read_scaling(gguf: &Gguf, arch: &str, head_dim: usize) -> Result<RopeScaling>
             }
             _ => RopeScaling::None,
         }),
-        Some(other) => Err(unsupported(gguf, &format!("the RoPE scaling \"{other}\""))),
+        Some(other) => {
+            Err(complaint::unsupported(gguf.path(), format!("the RoPE scaling \"{other}\"")))
+        }
     }
 }
 
 fn read_eos(gguf: &Gguf) -> Result<Vec<u32>> {
-    let mut eos = Vec::new();
+    let mut ids = Vec::new();
     for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
-        eos.extend(token(gguf, &format!("tokenizer.ggml.{key}"))?);
+        ids.extend(token(gguf, &format!("tokenizer.ggml.{key}"))?);
     }
     if let Some(types) = gguf.ints("tokenizer.ggml.token_type")? {
         let tokens = gguf.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
         for (id, (text, &kind)) in tokens.iter().zip(&types).enumerate() {
             if kind == tokenizer_gguf::CONTROL && END_TOKENS.contains(text) {
-                eos.push(id as u32);
+                ids.push(id as u32);
             }
         }
     }
-    let mut seen = Vec::new();
-    eos.retain(|id| {
-        !seen.contains(id) && {
-            seen.push(*id);
-            true
+    let mut eos = Vec::new();
+    for id in ids {
+        if !eos.contains(&id) {
+            eos.push(id);
         }
-    });
+    }
     Ok(eos)
 }
 
@@ -282,13 +290,6 @@ fn size(gguf: &Gguf, key: &str) -> Result<Option<usize>> {
             Ok(n) => Ok(Some(n)),
             Err(_) => Err(gguf.bad(format!("{key} is {n}"))),
         },
-    }
-}
-
-fn unsupported(gguf: &Gguf, what: &str) -> Error {
-    Error::Unsupported {
-        what: format!("{}: {what}", gguf.path().display()),
-        remedy: "choose another model".into(),
     }
 }
 

@@ -9,11 +9,12 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::chat::ChatTemplate;
+use super::complaint;
 use super::config::ModelConfig;
-use super::gguf::{REMEDY, map_file};
+use super::gguf::map_file;
 use super::hf_config;
 use super::tokenizer::Tokenizer;
-use super::weights::{RawTensor, WeightType};
+use super::weights::{RawTensor, Stored, WeightType};
 use crate::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -66,7 +67,7 @@ impl HfModel {
     fn add_shard(&mut self, path: PathBuf) -> Result<()> {
         let map = map_file(&path)?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
-            Error::bad_file(&path, format!("not a whole safetensors file: {e}"), REMEDY)
+            complaint::bad_file(&path, format!("not a whole safetensors file: {e}"))
         })?;
         let data = 8 + header;
         for (name, info) in metadata.tensors() {
@@ -79,10 +80,9 @@ impl HfModel {
                 end: data.saturating_add(end),
             };
             if self.tensors.insert(name.clone(), entry).is_some() {
-                return Err(Error::bad_file(
+                return Err(complaint::bad_file(
                     &path,
                     format!("tensor \"{name}\" is in several shards"),
-                    REMEDY,
                 ));
             }
         }
@@ -95,7 +95,7 @@ impl HfModel {
     }
 
     /// Type, shape and bytes by name.
-    pub(crate) fn find(&self, name: &str) -> Result<Option<(WeightType, &[usize], &[u8])>> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Stored<'_>>> {
         let Some(info) = self.tensors.get(name) else { return Ok(None) };
         let shard = &self.shards[info.shard];
         let dtype = match info.dtype {
@@ -114,10 +114,9 @@ impl HfModel {
         let bytes = shard.map.get(info.start..info.end);
         match bytes.filter(|b| dtype.tensor_bytes(&info.shape) == Some(b.len())) {
             Some(bytes) => Ok(Some((dtype, &info.shape, bytes))),
-            None => Err(Error::bad_file(
+            None => Err(complaint::bad_file(
                 &shard.path,
                 format!("the bytes of tensor \"{name}\" do not fit its shape {:?}", info.shape),
-                REMEDY,
             )),
         }
     }
@@ -199,13 +198,13 @@ fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>> {
     let json = read_json(&index)?;
     let map = json["weight_map"]
         .as_object()
-        .ok_or_else(|| Error::bad_file(&index, "weight_map is missing", REMEDY))?;
+        .ok_or_else(|| complaint::bad_file(&index, "weight_map is missing"))?;
     let mut names = BTreeSet::new();
     for name in map.values() {
         let name = name
             .as_str()
             .filter(|name| is_plain_file_name(name))
-            .ok_or_else(|| Error::bad_file(&index, format!("{name} is no file name"), REMEDY))?;
+            .ok_or_else(|| complaint::bad_file(&index, format!("{name} is no file name")))?;
         names.insert(name);
     }
     let paths: Vec<PathBuf> = names.into_iter().map(|name| folder.join(name)).collect();
@@ -229,7 +228,7 @@ fn is_plain_file_name(name: &str) -> bool {
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     serde_json::from_slice(&bytes)
-        .map_err(|e| Error::bad_file(path, format!("not valid JSON: {e}"), REMEDY))
+        .map_err(|e| complaint::bad_file(path, format!("not valid JSON: {e}")))
 }
 
 #[cfg(test)]

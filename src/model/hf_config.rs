@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::checkpoint::check_layers;
+use super::complaint;
 use super::config::{Family, ModelConfig, RopeConfig, RopeScaling};
-use super::gguf::REMEDY;
 use crate::{Error, Result};
 
 /// Reads the numbers of a model; `generation` is `generation_config.json`.
@@ -70,11 +70,9 @@ fn read_family(fields: &Fields<'_>) -> Result<Family> {
         "mistral" => Ok(Family::Mistral),
         "qwen2" => Ok(Family::Qwen2),
         "qwen3" => Ok(Family::Qwen3),
-        _ => Err(Error::UnknownArchitecture {
-            path: fields.path.to_owned(),
-            name: name.to_owned(),
-            supported: "llama, mistral, qwen2, qwen3",
-        }),
+        _ => {
+            Err(complaint::unknown_architecture(fields.path, name, "llama, mistral, qwen2, qwen3"))
+        }
     }
 }
 
@@ -256,15 +254,12 @@ impl<'a> Fields<'a> {
         Ok(ids)
     }
 
-    fn bad(&self, what: impl Into<String>) -> Error {
-        Error::bad_file(self.path, what, REMEDY)
+    fn bad(&self, what: impl AsRef<str>) -> Error {
+        complaint::bad_file(self.path, what)
     }
 
     fn unsupported(&self, what: &str) -> Error {
-        Error::Unsupported {
-            what: format!("{}: {what}", self.path.display()),
-            remedy: "choose another model".into(),
-        }
+        complaint::unsupported(self.path, what)
     }
 }
 

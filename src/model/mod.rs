@@ -16,9 +16,11 @@
 //! | `tokenizer.rs` | text to ids and back |
 //! | `tokenizer_json.rs`, `tokenizer_gguf.rs` | checking a tokenizer's file; reading GGUF's |
 //! | `chat.rs` | chat templates |
+//! | `complaint.rs` | errors that quote a file |
 
 mod chat;
 mod checkpoint;
+mod complaint;
 mod config;
 mod gguf;
 mod gguf_model;

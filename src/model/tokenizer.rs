@@ -14,8 +14,8 @@ use tokenizers::{
     Model, Normalizer, NormalizerWrapper, OffsetType, PreTokenizedString, PreTokenizer,
 };
 
+use super::complaint::{bad_file, one_line};
 use super::config::ModelConfig;
-use super::gguf::REMEDY;
 use super::{hf, tokenizer_json};
 use crate::{Error, Result};
 
@@ -49,7 +49,7 @@ pub(crate) struct Known {
     pub(crate) vocab: Option<usize>,
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Vec<u32>,
-    /// Tokens before and after a text; `None` to ask the post-processor.
+    /// Tokens before and after a text; `None` for those of the file.
     pub(crate) affixes: Option<(Vec<u32>, Vec<u32>)>,
 }
 
@@ -81,13 +81,12 @@ impl Tokenizer {
     pub(crate) fn build(path: &Path, mut json: Value, known: Known) -> Result<Self> {
         let facts = tokenizer_json::prepare(path, &mut json)?;
         let bpe: tokenizers::Tokenizer = serde_json::from_value(json)
-            .map_err(|e| Error::bad_file(path, format!("the tokenizer: {e}"), REMEDY))?;
+            .map_err(|e| bad_file(path, format!("the tokenizer: {e}")))?;
         for token in &facts.added {
             if bpe.token_to_id(&token.text) != Some(token.id) {
-                return Err(Error::bad_file(
+                return Err(bad_file(
                     path,
                     format!("added token \"{}\" does not have its id {}", token.text, token.id),
-                    REMEDY,
                 ));
             }
         }
@@ -100,7 +99,12 @@ impl Tokenizer {
         for token in &facts.added {
             added_starts[usize::from(token.text.as_bytes()[0])] = true;
         }
-        let mut tokenizer = Self {
+        let (prefix, suffix) = known.affixes.unwrap_or(facts.affixes);
+        if let Some(id) = prefix.iter().chain(&suffix).find(|&&id| id as usize >= limit) {
+            let what = format!("the tokenizer adds token {id}, the vocabulary has {limit}");
+            return Err(bad_file(path, what));
+        }
+        Ok(Self {
             bpe,
             bytes,
             starts,
@@ -108,17 +112,12 @@ impl Tokenizer {
             unknown: facts.unknown,
             added: facts.added.into_iter().map(|t| t.text).collect(),
             added_starts,
-            prefix: Vec::new(),
-            suffix: Vec::new(),
+            prefix,
+            suffix,
             strips_leading_space: facts.strips_leading_space,
             bos: known.bos,
             eos: known.eos,
-        };
-        (tokenizer.prefix, tokenizer.suffix) = match known.affixes {
-            Some(affixes) => affixes,
-            None => tokenizer.ask_affixes()?,
-        };
-        Ok(tokenizer)
+        })
     }
 
     /// As transformers' `tokenizer(text, add_special_tokens=…)`: texts of
@@ -284,20 +283,6 @@ impl Tokenizer {
         }
         Ok(ordinary)
     }
-
-    /// What the post-processor puts before and after a text.
-    fn ask_affixes(&self) -> Result<(Vec<u32>, Vec<u32>)> {
-        let encode = |special| {
-            let encoding = self.bpe.encode_fast("a", special);
-            encoding
-                .map(|e| e.get_ids().to_vec())
-                .map_err(|e| Error::Tokenizer(one_line(&e.to_string())))
-        };
-        let (body, whole) = (encode(false)?, encode(true)?);
-        let start = whole.windows(body.len().max(1)).position(|w| w == body).unwrap_or(whole.len());
-        let end = (start + body.len()).min(whole.len());
-        Ok((whole[..start].to_vec(), whole[end..].to_vec()))
-    }
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -310,8 +295,4 @@ impl std::fmt::Debug for Tokenizer {
             .field("eos", &self.eos)
             .finish_non_exhaustive()
     }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use super::complaint::unsupported;
 use super::config::ModelConfig;
 use super::gguf::Gguf;
 use super::tokenizer::{Known, Tokenizer};
-use super::tokenizer_json::unsupported;
 use crate::Result;
 
 /// `tokenizer.ggml.token_type`: an ordinary token.
@@ -41,7 +41,7 @@ pub(crate) fn read(gguf: &Gguf, config: &ModelConfig) -> Result<Tokenizer> {
     let parts = match kind {
         "gpt2" => byte_level(gguf, &vocab)?,
         "llama" => sentence_piece(gguf, &vocab)?,
-        other => return Err(unsupported(gguf.path(), &format!("the tokenizer \"{other}\""))),
+        other => return Err(unsupported(gguf.path(), format!("the tokenizer \"{other}\""))),
     };
     let adds = |what: &str, default: bool| -> Result<bool> {
         Ok(gguf.bool(&format!("tokenizer.ggml.add_{what}_token"))?.unwrap_or(default))
@@ -155,7 +155,7 @@ fn byte_level(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts> {
         }
         other => {
             let what = format!("the pre-tokenizer \"{other}\" (tokenizer.ggml.pre)");
-            return Err(unsupported(gguf.path(), &what));
+            return Err(unsupported(gguf.path(), what));
         }
     };
     let merges = gguf

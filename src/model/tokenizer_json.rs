@@ -6,11 +6,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::gguf::REMEDY;
-use crate::{Error, Result};
+use super::complaint::{bad_file, unsupported};
+use crate::Result;
 
 /// More ids than any vocabulary has: an absurd id is refused by name.
-const MAX_IDS: u64 = 1 << 24;
+const MAX_IDS: u64 = 1 << 22;
 
 /// Steps that are known to behave on any input.
 const NORMALIZERS: &[&str] =
@@ -42,6 +42,8 @@ pub(crate) struct Facts {
     pub(crate) spelling: Spelling,
     pub(crate) strips_leading_space: bool,
     pub(crate) unknown: Option<u32>,
+    /// Tokens that the post-processor puts before and after a text.
+    pub(crate) affixes: (Vec<u32>, Vec<u32>),
     /// One more than the largest id.
     pub(crate) ids: usize,
 }
@@ -58,24 +60,30 @@ pub(crate) enum Spelling {
 /// Checks a `tokenizer.json` and makes it canonical: added tokens match the
 /// text as it is, and nothing is truncated, padded or dropped.
 pub(crate) fn prepare(path: &Path, json: &mut Value) -> Result<Facts> {
-    let bad = |what: String| Error::bad_file(path, format!("the tokenizer: {what}"), REMEDY);
+    let bad = |what: String| bad_file(path, format!("the tokenizer: {what}"));
+    if !json.is_object() {
+        return Err(bad("it is not a JSON object".into()));
+    }
     for (part, known) in [
         ("normalizer", NORMALIZERS),
         ("pre_tokenizer", PRE_TOKENIZERS),
         ("post_processor", POST_PROCESSORS),
     ] {
         if let Some(other) = unknown_step(&json[part], known) {
-            return Err(unsupported(path, &format!("the tokenizer's {part} \"{other}\"")));
+            return Err(unsupported(path, format!("the tokenizer's {part} \"{other}\"")));
         }
     }
     let (spelling, strips_leading_space) = read_decoder(path, &json["decoder"])?;
     let model = json["model"].as_object_mut().ok_or_else(|| bad("model is missing".into()))?;
     let (unknown, ids) = check_model(path, model)?;
     let (added, added_ids) = read_added(&mut json["added_tokens"]).map_err(bad)?;
+    let mut affixes = (Vec::new(), Vec::new());
+    read_affixes(&json["post_processor"], &mut affixes).map_err(bad)?;
+    json["post_processor"] = Value::Null;
     json["truncation"] = Value::Null;
     json["padding"] = Value::Null;
     json["decoder"] = Value::Null;
-    Ok(Facts { added, spelling, strips_leading_space, unknown, ids: ids.max(added_ids) })
+    Ok(Facts { added, spelling, strips_leading_space, unknown, affixes, ids: ids.max(added_ids) })
 }
 
 /// The first step of a pipeline that is not among the known ones.
@@ -111,22 +119,22 @@ fn read_decoder(path: &Path, decoder: &Value) -> Result<(Spelling, bool)> {
         return Ok((Spelling::SentencePiece, strip));
     }
     let kind = decoder["type"].as_str().unwrap_or("none");
-    Err(unsupported(path, &format!("the tokenizer's decoder \"{kind}\"")))
+    Err(unsupported(path, format!("the tokenizer's decoder \"{kind}\"")))
 }
 
 /// Checks the byte-pair model; gives the unknown token and the number of ids.
 /// The `tokenizers` crate trusts that merges join tokens of the vocabulary.
 fn check_model(path: &Path, model: &mut Map<String, Value>) -> Result<(Option<u32>, usize)> {
-    let bad = |what: String| Error::bad_file(path, format!("the tokenizer: {what}"), REMEDY);
+    let bad = |what: String| bad_file(path, format!("the tokenizer: {what}"));
     let field = |name: &str| model.get(name).unwrap_or(&Value::Null);
     // Files from before 2021 have no type.
     let kind = field("type").as_str().unwrap_or("BPE");
     if kind != "BPE" {
-        return Err(unsupported(path, &format!("the tokenizer model \"{kind}\"")));
+        return Err(unsupported(path, format!("the tokenizer model \"{kind}\"")));
     }
     for affix in ["continuing_subword_prefix", "end_of_word_suffix"] {
         if field(affix).as_str().is_some_and(|s| !s.is_empty()) {
-            return Err(unsupported(path, &format!("the tokenizer's {affix}")));
+            return Err(unsupported(path, format!("the tokenizer's {affix}")));
         }
     }
     let vocab = field("vocab").as_object().ok_or_else(|| bad("vocab is missing".into()))?;
@@ -190,6 +198,31 @@ fn read_added(list: &mut Value) -> Result<(Vec<Added>, usize), String> {
     Ok((added, ids))
 }
 
+/// What a template puts around a single text; steps wrap one another.
+fn read_affixes(step: &Value, around: &mut (Vec<u32>, Vec<u32>)) -> Result<(), String> {
+    for inner in step["processors"].as_array().into_iter().flatten() {
+        read_affixes(inner, around)?;
+    }
+    let (mut before, mut after, mut passed) = (Vec::new(), Vec::new(), false);
+    for piece in step["single"].as_array().into_iter().flatten() {
+        let Some(token) = piece.get("SpecialToken") else {
+            passed = true;
+            continue;
+        };
+        let name = token["id"].as_str().ok_or("the post-processor names no token")?;
+        let ids = step["special_tokens"][name]["ids"].as_array().map(Vec::as_slice);
+        for id in ids.unwrap_or_default() {
+            let id = id.as_u64().filter(|&id| id < MAX_IDS);
+            let id = id.ok_or_else(|| format!("the post-processor's \"{name}\" has no id"))?;
+            if passed { &mut after } else { &mut before }.push(id as u32);
+        }
+    }
+    before.append(&mut around.0);
+    around.1.append(&mut after);
+    around.0 = before;
+    Ok(())
+}
+
 impl Spelling {
     /// The bytes of ids 0 to `ids`: all in one buffer, and where each starts.
     pub(crate) fn table(
@@ -244,16 +277,10 @@ fn gpt2_bytes() -> HashMap<char, u8> {
     table
 }
 
-pub(crate) fn unsupported(path: &Path, what: &str) -> Error {
-    Error::Unsupported {
-        what: format!("{}: {what}", path.display()),
-        remedy: "choose another model".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     #[test]
     fn gpt2_alphabet_is_a_bijection() {
@@ -264,6 +291,20 @@ mod tests {
         assert_eq!(table.get(&'a'), Some(&b'a'));
         assert_eq!(byte_token("<0x0A>"), Some(10));
         assert_eq!(byte_token("<0x0>"), None);
+    }
+
+    #[test]
+    fn templates_wrap_texts() {
+        let template = |before: u32, after: u32| {
+            json!({"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "x"}}, {"Sequence": {"id": "A"}},
+                    {"SpecialToken": {"id": "y"}}],
+                "special_tokens": {"x": {"ids": [before, 9]}, "y": {"ids": [after]}}})
+        };
+        let steps = json!({"processors": [{"type": "ByteLevel"}, template(1, 2), template(3, 4)]});
+        let mut around = (Vec::new(), Vec::new());
+        read_affixes(&steps, &mut around).unwrap();
+        assert_eq!(around, (vec![3, 9, 1, 9], vec![2, 4]));
     }
 
     #[test]
