@@ -214,23 +214,21 @@ impl KvCache {
     /// free now. Other sequences that share blocks keep theirs.
     ///
     /// # Errors
-    /// [`Error::Sealed`] below [`rewindable_to`](Self::rewindable_to);
-    /// [`Error::Config`] beyond the length; [`Error::Busy`], [`Error::NotFound`].
+    /// [`Error::Sealed`] unless [`rewindable_to`](Self::rewindable_to) gives
+    /// `new_len`; [`Error::Config`] beyond the length; [`Error::Busy`],
+    /// [`Error::NotFound`].
     pub fn truncate(&mut self, seq: SeqId, new_len: usize) -> Result<Vec<BlockRef>> {
-        let floor = self.rewindable_to(seq)?;
-        let len = self.len(seq)?;
-        if new_len > len {
-            return Err(Error::config("new_len", format!("{new_len} is more than {len}")));
-        }
+        let floor = self.rewindable_to(seq, new_len)?;
+        let state = idle(&mut self.seqs, seq)?;
+        let len = state.len;
         if new_len < floor {
             return Err(Error::Sealed(format!(
-                "sequence {} of {len} tokens cannot be rewound to {new_len}: the 16-bit form of \
-                 what it would read is gone; it can be rewound to {floor} at the least; fork \
-                 before, instead",
+                "sequence {} of {len} tokens cannot be rewound to {new_len}: what it would read \
+                 in 16 bits is gone; it can be rewound to {floor} at the least; fork before, \
+                 instead",
                 seq.0
             )));
         }
-        let state = idle(&mut self.seqs, seq)?;
         state.len = new_len;
         let mut freed = Vec::new();
         for (state, group) in state.groups.iter_mut().zip(&self.groups) {
@@ -243,24 +241,35 @@ impl KvCache {
         Ok(freed)
     }
 
-    /// The smallest length that the sequence can be truncated to: no page that
-    /// the next query would read in 16 bits is sealed, and nothing that a
-    /// compaction moved is cut.
+    /// The smallest length, from `new_len` on, that the sequence can be
+    /// truncated to: no page that the next query would read in 16 bits is
+    /// sealed, none that would be filled further was freed by a clear, and
+    /// nothing that a compaction moved is cut.
     ///
     /// # Errors
-    /// [`Error::Busy`], [`Error::NotFound`].
-    pub fn rewindable_to(&self, seq: SeqId) -> Result<usize> {
+    /// [`Error::Config`] beyond the length; [`Error::Busy`], [`Error::NotFound`].
+    pub fn rewindable_to(&self, seq: SeqId, new_len: usize) -> Result<usize> {
         let seq = self.idle(seq)?;
-        let floors = seq.groups.iter().zip(&self.groups).flat_map(|(state, group)| {
-            let spec = state.spec(group);
-            let streams = state.streams.iter();
-            // A stream has dropped len - kept tokens, all of them before the last
-            // compaction: that many fewer are kept at any length since.
-            let sealed = streams.map(move |s| seq.len - s.kept + spec.kept_to_seal(s.sealed));
-            sealed.map(move |floor| floor.max(state.compacted.unwrap_or(0)))
-        });
-        // An uncompacted stream with nothing sealed gives 0: len = kept.
-        Ok(floors.max().unwrap_or(0))
+        if new_len > seq.len {
+            return Err(Error::config("new_len", format!("{new_len} is more than {}", seq.len)));
+        }
+        let compacted = seq.groups.iter().filter_map(|state| state.compacted).max();
+        let mut floor = new_len.max(compacted.unwrap_or(0));
+        // One stream's answer may be another's freed page, so until all agree.
+        loop {
+            let streams = seq.groups.iter().zip(&self.groups).flat_map(|(state, group)| {
+                state.streams.iter().map(move |stream| (stream, state.spec(group)))
+            });
+            let agreed = streams.fold(floor, |floor, (stream, spec)| {
+                // Dropped before the last compaction, so at any length since.
+                let dropped = seq.len - stream.kept;
+                dropped + stream.rewindable_to(spec, floor - dropped)
+            });
+            if agreed == floor {
+                return Ok(floor);
+            }
+            floor = agreed;
+        }
     }
 
     /// Ends a sequence and returns the blocks that are free now.

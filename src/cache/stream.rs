@@ -55,7 +55,7 @@ pub(super) struct Stream {
 enum Open {
     /// There is none, or this sequence alone holds it.
     Ready,
-    /// It has no block (yet).
+    /// It is the sink page before its first token.
     Fresh,
     /// Its block is shared.
     Shared,
@@ -114,21 +114,17 @@ impl Stream {
     pub(super) fn plan(&self, spec: &StreamSpec, pool: &Pool, n: usize) -> Growth {
         let end = self.kept + n;
         let partial = match spec.slot(self.kept) {
-            None => Some((spec.sink, &self.sink)),
+            None => Some((spec.sink, self.sink.hot)),
             Some((_, 0)) => None,
-            Some((page, _)) => Some((spec.hot, &self.pages[page])),
+            Some((page, _)) => Some((spec.hot, self.pages[page].hot)),
         };
         let open = match partial {
-            None => Open::Ready,
-            Some((class, page)) => match page.hot {
-                None => Open::Fresh,
-                Some(block) if pool.refs(class, block) > 1 => Open::Shared,
-                Some(_) => Open::Ready,
-            },
+            Some((_, None)) => Open::Fresh,
+            Some((class, Some(block))) if pool.refs(class, block) > 1 => Open::Shared,
+            _ => Open::Ready,
         };
         let seal = self.sealed..spec.sealed_below(end - 1);
-        let filled = spec.slot(self.kept).map_or(0, |(page, _)| page);
-        let has_bytes = |&p: &usize| p >= filled || self.pages[p].hot.is_some();
+        let has_bytes = |&p: &usize| self.pages.get(p).is_none_or(|page| page.hot.is_some());
         let seals = seal.clone().filter(has_bytes).count();
         Growth { open, new_pages: spec.pages(end) - self.pages.len(), seal, seals }
     }
@@ -237,6 +233,20 @@ impl Stream {
         self.trim_sealed();
     }
 
+    /// The fewest kept tokens, from `kept` on, that the stream can be cut to.
+    pub(super) fn rewindable_to(&self, spec: &StreamSpec, kept: usize) -> usize {
+        let kept = kept.max(spec.kept_to_seal(self.sealed));
+        // The rows of a freed page cannot be had back, and to fill it further
+        // around unwritten rows would seal those with the others.
+        match spec.slot(kept) {
+            None if kept > 0 && self.sink.hot.is_none() => spec.sinks,
+            Some((page, slot)) if slot > 0 && self.pages[page].hot.is_none() => {
+                kept - slot + PAGE_TOKENS
+            }
+            _ => kept,
+        }
+    }
+
     /// Forgets the tokens from `kept` on; the caller has checked that none of
     /// the pages that are needed in 16 bits has lost that form.
     pub(super) fn truncate(
@@ -287,9 +297,8 @@ impl Stream {
                 Some((page, slot)) => (spec.hot, &mut self.pages[page], slot, PAGE_TOKENS),
             };
             page.live &= !(1 << slot);
-            let first = index - slot;
-            let nothing_left = page.live.trailing_zeros() as usize >= full;
-            if nothing_left && first + full <= self.kept {
+            // Slots not yet filled count as live, so a page being filled stays.
+            if page.live.trailing_zeros() as usize >= full {
                 page.release(hot, spec.sealed, pool, freed);
             }
         }

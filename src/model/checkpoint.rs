@@ -1,8 +1,20 @@
-//! Opening a model file or folder (contract; bodies follow).
-use std::path::Path;
+//! Opening a model, whatever its file format, and checking all of it.
 
-use super::{ChatTemplate, ModelConfig, RawTensor, Tokenizer, WeightType};
+use std::path::{Path, PathBuf};
+
+use super::gguf_model::GgufModel;
+use super::hf::HfModel;
+use super::weights::Stored;
+use super::{ChatTemplate, ModelConfig, RawTensor, RopeScaling, Tokenizer, WeightType, complaint};
 use crate::{Error, Result};
+
+/// Bounds far above any real model: a damaged number is refused by name
+/// before anything is computed from it.
+const MAX_LAYERS: usize = 4096;
+const MAX_HEADS: usize = 4096;
+const MAX_HEAD_DIM: usize = 4096;
+const MAX_WIDTH: usize = 1 << 28;
+const MAX_CONTEXT: usize = 1 << 31;
 
 /// How much of a checkpoint is stored in one type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,52 +27,312 @@ pub struct DtypeCount {
     pub bytes: u64,
 }
 
-/// An opened and checked model: configuration, weights, tokenizer. `Send + Sync`.
+/// An opened and checked model: configuration, weights, tokenizer.
+///
+/// Tensors have Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`)
+/// and row order, from every format. Files are memory-mapped.
 #[derive(Debug)]
 pub struct Checkpoint {
-    config: ModelConfig,
+    path: PathBuf,
     name: String,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Gguf(Box<GgufModel>),
+    Hf(Box<HfModel>),
 }
 
 impl Checkpoint {
-    /// Opens a `.gguf` file, a Hugging Face folder, or a folder with one `.gguf`.
+    /// Opens a `.gguf` file, a folder with `config.json` and safetensors
+    /// (one file, or an index with shards), or a folder with one `.gguf`.
+    ///
+    /// Every tensor that the model needs is checked to be there, in a known
+    /// type, in the shape that the configuration demands and inside its file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::BadFile`], [`Error::UnknownArchitecture`],
+    /// [`Error::UnsupportedWeights`], [`Error::Unsupported`]; each names the
+    /// file and the field or tensor.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Err(Error::bad_file(path, "contract only", "wait"))
+        let path = path.as_ref();
+        let kind = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        let source = if !kind.is_dir() {
+            Source::Gguf(Box::new(GgufModel::open(path)?))
+        } else if path.join("config.json").exists() {
+            Source::Hf(Box::new(HfModel::open(path)?))
+        } else {
+            Source::Gguf(Box::new(GgufModel::open(&only_gguf(path)?)?))
+        };
+        let own_name = match &source {
+            Source::Gguf(model) => model.name(),
+            Source::Hf(_) => None,
+        };
+        let name = own_name.filter(|n| !n.trim().is_empty()).unwrap_or_else(|| file_name(path));
+        let checkpoint = Self { path: path.to_owned(), name, source };
+        checkpoint.check_config()?;
+        checkpoint.check_tensors()?;
+        Ok(checkpoint)
     }
+
     /// The model's numbers.
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        match &self.source {
+            Source::Gguf(model) => &model.config,
+            Source::Hf(model) => &model.config,
+        }
     }
-    /// Whether the file holds the tensor of this (Hugging Face) name.
-    pub fn has(&self, _name: &str) -> bool {
-        false
+
+    /// Whether the checkpoint holds a tensor of this (Hugging Face) name.
+    pub fn has(&self, name: &str) -> bool {
+        matches!(self.find(name), Ok(Some(_)))
     }
-    /// A tensor by its Hugging Face name, in the Hugging Face row order.
+
+    /// A tensor by its Hugging Face name, in Hugging Face's row order.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if there is no such tensor.
     pub fn tensor(&self, name: &str) -> Result<RawTensor<'_>> {
-        Err(Error::NotFound { what: name.into() })
+        let tensor = match &self.source {
+            Source::Gguf(model) => model.tensor(name)?,
+            Source::Hf(model) => model.tensor(name)?,
+        };
+        tensor.ok_or_else(|| self.bad(format!("tensor \"{name}\" is missing")))
     }
+
     /// The tokenizer that comes with the model.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if it is missing or damaged, [`Error::Unsupported`]
+    /// if it is of a kind that kvfold does not know.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Err(Error::Tokenizer("contract only".into()))
+        match &self.source {
+            Source::Gguf(model) => model.tokenizer(),
+            Source::Hf(model) => model.tokenizer(),
+        }
     }
-    /// The chat template that comes with the model, if any.
+
+    /// The chat template that comes with the model; `None` for base models.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] if it does not compile.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        Ok(None)
+        match &self.source {
+            Source::Gguf(model) => model.chat_template(),
+            Source::Hf(model) => model.chat_template(),
+        }
     }
+
     /// The model's own name, or its file's.
     pub fn name(&self) -> &str {
         &self.name
     }
+
     /// The file or folder that was opened.
     pub fn path(&self) -> &Path {
-        Path::new("")
+        &self.path
     }
+
     /// Bytes of all files of weights.
     pub fn file_bytes(&self) -> u64 {
-        0
+        match &self.source {
+            Source::Gguf(model) => model.file_bytes(),
+            Source::Hf(model) => model.file_bytes(),
+        }
     }
-    /// Storage types of all tensors, largest share first.
+
+    /// Storage types of the tensors that the model uses, most bytes first.
     pub fn dtypes(&self) -> Vec<DtypeCount> {
-        Vec::new()
+        let mut counts: Vec<DtypeCount> = Vec::new();
+        for (name, _) in needed_tensors(self.config()) {
+            let Ok(Some((dtype, _, bytes))) = self.find(&name) else { continue };
+            let bytes = bytes.len() as u64;
+            match counts.iter_mut().find(|c| c.dtype == dtype) {
+                Some(count) => {
+                    count.tensors += 1;
+                    count.bytes += bytes;
+                }
+                None => counts.push(DtypeCount { dtype, tensors: 1, bytes }),
+            }
+        }
+        counts.sort_by_key(|c| std::cmp::Reverse(c.bytes));
+        counts
     }
+
+    /// Type, shape and bytes in the file's own row order.
+    fn find(&self, name: &str) -> Result<Option<Stored<'_>>> {
+        match &self.source {
+            Source::Gguf(model) => model.find(name),
+            Source::Hf(model) => model.find(name),
+        }
+    }
+
+    fn bad(&self, what: impl AsRef<str>) -> Error {
+        let file = match &self.source {
+            Source::Gguf(model) => model.path(),
+            Source::Hf(_) => &self.path,
+        };
+        complaint::bad_file(file, what)
+    }
+
+    fn check_config(&self) -> Result<()> {
+        let c = self.config();
+        let bounds = [
+            ("hidden size", c.hidden, MAX_WIDTH),
+            ("intermediate size", c.intermediate, MAX_WIDTH),
+            ("vocabulary", c.vocab, MAX_WIDTH),
+            ("number of layers", c.layers, MAX_LAYERS),
+            ("number of heads", c.heads, MAX_HEADS),
+            ("number of KV heads", c.kv_heads, MAX_HEADS),
+            ("head dimension", c.head_dim, MAX_HEAD_DIM),
+            ("context length", c.context, MAX_CONTEXT),
+        ];
+        for (what, value, max) in bounds {
+            if value == 0 || value > max {
+                return Err(self.bad(format!("the {what} is {value}, not 1 to {max}")));
+            }
+        }
+        if !c.heads.is_multiple_of(c.kv_heads) {
+            return Err(self
+                .bad(format!("{} heads cannot be shared among {} KV heads", c.heads, c.kv_heads)));
+        }
+        if !c.head_dim.is_multiple_of(2) {
+            return Err(self.bad(format!("the head dimension {} is odd", c.head_dim)));
+        }
+        if !(c.norm_eps.is_finite() && c.norm_eps > 0.0) {
+            return Err(self.bad(format!("the norm epsilon is {}", c.norm_eps)));
+        }
+        self.check_rope()?;
+        for id in c.bos.iter().chain(&c.eos) {
+            if *id as usize >= c.vocab {
+                return Err(self.bad(format!(
+                    "the special token id {id} is outside of the vocabulary of {}",
+                    c.vocab
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_rope(&self) -> Result<()> {
+        let rope = &self.config().rope;
+        let positive = |x: f32| x.is_finite() && x > 0.0;
+        let good = positive(rope.theta)
+            && match &rope.scaling {
+                RopeScaling::None => true,
+                RopeScaling::Linear { factor } => positive(*factor),
+                RopeScaling::Factors(factors) => factors.iter().all(|&f| positive(f)),
+                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => {
+                    positive(*factor)
+                        && positive(*low_freq_factor)
+                        && positive(*high_freq_factor)
+                        && high_freq_factor > low_freq_factor
+                }
+            };
+        match good {
+            true => Ok(()),
+            false => Err(self.bad(format!(
+                "the RoPE parameters are out of range (theta {}, {:?})",
+                rope.theta, rope.scaling
+            ))),
+        }
+    }
+
+    fn check_tensors(&self) -> Result<()> {
+        for (name, shape) in needed_tensors(self.config()) {
+            let Some((dtype, found, _)) = self.find(&name)? else {
+                return Err(self.bad(format!("tensor \"{name}\" is missing")));
+            };
+            if found != shape {
+                return Err(self.bad(format!(
+                    "tensor \"{name}\" has shape {found:?}, the configuration says {shape:?}"
+                )));
+            }
+            if shape.len() == 1 && dtype.block_size() != 1 {
+                return Err(Error::UnsupportedWeights {
+                    path: self.path.clone(),
+                    tensor: name,
+                    dtype: format!("{dtype} (a vector)"),
+                    supported: "F32, F16, BF16",
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a layer count that no model has, before anything of that length is
+/// made.
+pub(crate) fn check_layers(path: &Path, layers: usize) -> Result<usize> {
+    match layers {
+        1..=MAX_LAYERS => Ok(layers),
+        n => Err(complaint::bad_file(
+            path,
+            format!("the number of layers is {n}, not 1 to {MAX_LAYERS}"),
+        )),
+    }
+}
+
+/// Names and shapes of all tensors that a model of this configuration uses.
+fn needed_tensors(c: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let (q, kv) = (c.q_width(), c.kv_width());
+    let mut needed = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![c.vocab, c.hidden]),
+        ("model.norm.weight".to_owned(), vec![c.hidden]),
+    ];
+    if !c.tied {
+        needed.push(("lm_head.weight".to_owned(), vec![c.vocab, c.hidden]));
+    }
+    for layer in 0..c.layers {
+        let mut add = |name: &str, shape: &[usize]| {
+            needed.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+        };
+        add("input_layernorm.weight", &[c.hidden]);
+        add("post_attention_layernorm.weight", &[c.hidden]);
+        add("self_attn.q_proj.weight", &[q, c.hidden]);
+        add("self_attn.k_proj.weight", &[kv, c.hidden]);
+        add("self_attn.v_proj.weight", &[kv, c.hidden]);
+        add("self_attn.o_proj.weight", &[c.hidden, q]);
+        add("mlp.gate_proj.weight", &[c.intermediate, c.hidden]);
+        add("mlp.up_proj.weight", &[c.intermediate, c.hidden]);
+        add("mlp.down_proj.weight", &[c.hidden, c.intermediate]);
+        if c.qkv_bias {
+            add("self_attn.q_proj.bias", &[q]);
+            add("self_attn.k_proj.bias", &[kv]);
+            add("self_attn.v_proj.bias", &[kv]);
+        }
+        if c.qk_norm {
+            add("self_attn.q_norm.weight", &[c.head_dim]);
+            add("self_attn.k_norm.weight", &[c.head_dim]);
+        }
+    }
+    needed
+}
+
+fn only_gguf(folder: &Path) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
+        .collect();
+    match (found.pop(), found.is_empty()) {
+        (Some(path), true) => Ok(path),
+        (Some(_), false) => Err(Error::bad_file(
+            folder,
+            "the folder holds several .gguf files",
+            "give the path of one of them",
+        )),
+        (None, _) => Err(Error::bad_file(
+            folder,
+            "the folder holds neither config.json nor a .gguf file",
+            "give a .gguf file or a Hugging Face model folder, or run `kvfold fetch`",
+        )),
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
+    name.map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
 }

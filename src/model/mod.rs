@@ -13,13 +13,22 @@
 //! | `checkpoint.rs` | opening, checking, tensors by name |
 //! | `gguf.rs`, `gguf_model.rs` | GGUF: the container, then its meaning |
 //! | `hf.rs`, `hf_config.rs` | safetensors folders, then `config.json` |
-//! | `tokenizer.rs`, `tokenizer_gguf.rs` | text to ids and back |
+//! | `tokenizer.rs` | text to ids and back |
+//! | `tokenizer_json.rs`, `tokenizer_gguf.rs` | checking a tokenizer's file; reading GGUF's |
 //! | `chat.rs` | chat templates |
+//! | `complaint.rs` | errors that quote a file |
 
 mod chat;
 mod checkpoint;
+mod complaint;
 mod config;
+mod gguf;
+mod gguf_model;
+mod hf;
+mod hf_config;
 mod tokenizer;
+mod tokenizer_gguf;
+mod tokenizer_json;
 mod weights;
 
 pub use chat::{ChatTemplate, Message};

@@ -145,6 +145,9 @@ impl std::fmt::Display for WeightType {
     }
 }
 
+/// Type, row-major shape and bytes of a tensor in a mapped file.
+pub(crate) type Stored<'a> = (WeightType, &'a [usize], &'a [u8]);
+
 /// One tensor as it lies in its file.
 #[derive(Debug, Clone)]
 pub struct RawTensor<'a> {

@@ -1,0 +1,366 @@
+//! `config.json` of transformers, in the form before version 5 (`rope_theta`,
+//! `rope_scaling`) and since (`rope_parameters`).
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::checkpoint::check_layers;
+use super::complaint;
+use super::config::{Family, ModelConfig, RopeConfig, RopeScaling};
+use crate::{Error, Result};
+
+/// Reads the numbers of a model; `generation` is `generation_config.json`.
+pub(crate) fn read(path: &Path, json: &Value, generation: Option<&Value>) -> Result<ModelConfig> {
+    let fields = Fields { path, json };
+    let family = read_family(&fields)?;
+    refuse_unknown(&fields)?;
+
+    let hidden = fields.required("hidden_size")?;
+    let heads = fields.required("num_attention_heads")?;
+    let layers = check_layers(path, fields.required("num_hidden_layers")?)?;
+    let (sliding_window, sliding_layers) = read_sliding(&fields, family, layers)?;
+    let default_head_dim = match family {
+        Family::Qwen3 => 128,
+        _ => hidden.checked_div(heads).unwrap_or(0),
+    };
+    let default_kv_heads = match family {
+        Family::Llama => heads,
+        Family::Mistral => 8,
+        Family::Qwen2 | Family::Qwen3 => 32,
+    };
+    let head_dim = fields.uint("head_dim")?.unwrap_or(default_head_dim);
+    // A null means "as many as heads"; only an absent field has the default.
+    let kv_heads = match json.get("num_key_value_heads") {
+        Some(Value::Null) => heads,
+        _ => fields.uint("num_key_value_heads")?.unwrap_or(default_kv_heads),
+    };
+    let default_context = match family {
+        Family::Llama => 2048,
+        Family::Mistral => 4096 * 32,
+        Family::Qwen2 | Family::Qwen3 => 32_768,
+    };
+
+    Ok(ModelConfig {
+        family,
+        vocab: fields.required("vocab_size")?,
+        hidden,
+        layers,
+        heads,
+        kv_heads,
+        head_dim,
+        intermediate: fields.required("intermediate_size")?,
+        norm_eps: fields.float("rms_norm_eps")?.unwrap_or(1e-6),
+        rope: read_rope(&fields, head_dim)?,
+        context: fields.uint("max_position_embeddings")?.unwrap_or(default_context),
+        sliding_window,
+        sliding_layers,
+        tied: fields.bool("tie_word_embeddings")?.unwrap_or(false),
+        qkv_bias: family == Family::Qwen2,
+        qk_norm: family == Family::Qwen3,
+        bos: fields.ids("bos_token_id")?.first().copied(),
+        eos: read_eos(&fields, generation)?,
+    })
+}
+
+fn read_family(fields: &Fields<'_>) -> Result<Family> {
+    let name = fields.str("model_type")?.ok_or_else(|| fields.bad("model_type is missing"))?;
+    match name {
+        "llama" => Ok(Family::Llama),
+        "mistral" => Ok(Family::Mistral),
+        "qwen2" => Ok(Family::Qwen2),
+        "qwen3" => Ok(Family::Qwen3),
+        _ => {
+            Err(complaint::unknown_architecture(fields.path, name, "llama, mistral, qwen2, qwen3"))
+        }
+    }
+}
+
+/// Refuses what would change the arithmetic in ways that are not implemented.
+fn refuse_unknown(fields: &Fields<'_>) -> Result<()> {
+    if let Some(act) = fields.str("hidden_act")?.filter(|&act| act != "silu" && act != "swish") {
+        return Err(fields.unsupported(&format!("the activation \"{act}\" (hidden_act)")));
+    }
+    for bias in ["attention_bias", "mlp_bias"] {
+        if fields.bool(bias)? == Some(true) {
+            return Err(fields.unsupported(&format!("{bias}: true")));
+        }
+    }
+    if fields.json.get("quantization_config").is_some_and(|q| !q.is_null()) {
+        return Err(Error::Unsupported {
+            what: format!("{}: quantization_config", fields.path.display()),
+            remedy: "use the unquantised checkpoint, or a GGUF file".into(),
+        });
+    }
+    Ok(())
+}
+
+/// The window and the layers that use it, as in transformers' configurations.
+fn read_sliding(
+    fields: &Fields<'_>,
+    family: Family,
+    layers: usize,
+) -> Result<(Option<usize>, Vec<bool>)> {
+    let (used, first) = match family {
+        Family::Llama => (false, 0),
+        Family::Mistral => (true, 0),
+        Family::Qwen2 | Family::Qwen3 => (
+            fields.bool("use_sliding_window")?.unwrap_or(false),
+            fields.uint("max_window_layers")?.unwrap_or(28),
+        ),
+    };
+    let window = match fields.json.get("sliding_window") {
+        _ if !used => None,
+        None => Some(4096),
+        Some(Value::Null) => None,
+        Some(_) => fields.uint("sliding_window")?.filter(|&w| w > 0),
+    };
+    if window.is_none() {
+        return Ok((None, vec![false; layers]));
+    }
+    let flags: Vec<bool> = match fields.json.get("layer_types").filter(|v| !v.is_null()) {
+        None => (0..layers).map(|i| i >= first).collect(),
+        Some(types) => {
+            let list = types.as_array().ok_or_else(|| fields.bad("layer_types is not a list"))?;
+            list.iter()
+                .map(|kind| match kind.as_str() {
+                    Some("sliding_attention") => Ok(true),
+                    Some("full_attention") => Ok(false),
+                    _ => Err(fields.unsupported(&format!("the layer type {kind}"))),
+                })
+                .collect::<Result<_>>()?
+        }
+    };
+    if flags.len() != layers {
+        return Err(
+            fields.bad(format!("layer_types has {} entries for {layers} layers", flags.len()))
+        );
+    }
+    Ok((window, flags))
+}
+
+fn read_rope(fields: &Fields<'_>, head_dim: usize) -> Result<RopeConfig> {
+    let object = |name: &str| fields.json.get(name).filter(|v| !v.is_null());
+    let scaling = object("rope_parameters").or_else(|| object("rope_scaling"));
+    if scaling.is_some_and(|s| !s.is_object()) {
+        return Err(fields.bad("the RoPE parameters are not an object"));
+    }
+    let empty = Value::Object(serde_json::Map::new());
+    let rope = Fields { path: fields.path, json: scaling.unwrap_or(&empty) };
+    let theta = match rope.float("rope_theta")? {
+        Some(theta) => theta,
+        None => fields.float("rope_theta")?.unwrap_or(10_000.0),
+    };
+    for place in [fields, &rope] {
+        if place.float("partial_rotary_factor")?.is_some_and(|f| f != 1.0) {
+            return Err(fields.unsupported("a partial rotary embedding"));
+        }
+    }
+    if rope.json.as_object().is_some_and(|o| o.values().any(Value::is_object)) {
+        return Err(fields.unsupported("RoPE parameters that differ between layers"));
+    }
+    let kind = rope.str("rope_type")?.or(rope.str("type")?).unwrap_or("default");
+    let number = |name: &str| {
+        rope.float(name)?.ok_or_else(|| fields.bad(format!("RoPE type \"{kind}\" lacks {name}")))
+    };
+    let scaling = match kind {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: number("factor")? },
+        "llama3" => RopeScaling::Llama3 {
+            factor: number("factor")?,
+            low_freq_factor: number("low_freq_factor")?,
+            high_freq_factor: number("high_freq_factor")?,
+            original_context: rope.required("original_max_position_embeddings")?,
+        },
+        other => return Err(fields.unsupported(&format!("the RoPE scaling \"{other}\""))),
+    };
+    Ok(RopeConfig { theta, scaling, dim: head_dim })
+}
+
+/// Generation stops at the tokens of both files.
+fn read_eos(fields: &Fields<'_>, generation: Option<&Value>) -> Result<Vec<u32>> {
+    let mut eos = Vec::new();
+    if let Some(json) = generation {
+        let path = fields.path.with_file_name("generation_config.json");
+        eos = Fields { path: &path, json }.ids("eos_token_id")?;
+    }
+    for id in fields.ids("eos_token_id")? {
+        if !eos.contains(&id) {
+            eos.push(id);
+        }
+    }
+    Ok(eos)
+}
+
+/// A JSON object with checked access; a null is an absent field.
+struct Fields<'a> {
+    path: &'a Path,
+    json: &'a Value,
+}
+
+impl<'a> Fields<'a> {
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        self.json.get(name).filter(|v| !v.is_null())
+    }
+
+    fn uint(&self, name: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+            Some(n) => Ok(Some(n)),
+            None => Err(self.bad(format!("{name} is {value}, not a natural number"))),
+        }
+    }
+
+    fn required(&self, name: &str) -> Result<usize> {
+        self.uint(name)?.ok_or_else(|| self.bad(format!("{name} is missing")))
+    }
+
+    fn float(&self, name: &str) -> Result<Option<f32>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match value.as_f64() {
+            Some(x) => Ok(Some(x as f32)),
+            None => Err(self.bad(format!("{name} is {value}, not a number"))),
+        }
+    }
+
+    fn bool(&self, name: &str) -> Result<Option<bool>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match value.as_bool() {
+            Some(b) => Ok(Some(b)),
+            None => Err(self.bad(format!("{name} is {value}, not true or false"))),
+        }
+    }
+
+    fn str(&self, name: &str) -> Result<Option<&'a str>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match value.as_str() {
+            Some(text) => Ok(Some(text)),
+            None => Err(self.bad(format!("{name} is {value}, not a string"))),
+        }
+    }
+
+    /// One token id, or a list of them; without repeats.
+    fn ids(&self, name: &str) -> Result<Vec<u32>> {
+        let Some(value) = self.get(name) else { return Ok(Vec::new()) };
+        let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let mut ids = Vec::new();
+        for id in list {
+            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+            let id = id.ok_or_else(|| self.bad(format!("{name} is {value}, not token ids")))?;
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    fn bad(&self, what: impl AsRef<str>) -> Error {
+        complaint::bad_file(self.path, what)
+    }
+
+    fn unsupported(&self, what: &str) -> Error {
+        complaint::unsupported(self.path, what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(json: &Value) -> Result<ModelConfig> {
+        read(Path::new("config.json"), json, None)
+    }
+
+    fn base(kind: &str) -> Value {
+        json!({
+            "model_type": kind, "vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128,
+            "eos_token_id": 2, "bos_token_id": 1
+        })
+    }
+
+    fn with(kind: &str, more: Value) -> Value {
+        let mut json = base(kind);
+        for (key, value) in more.as_object().unwrap() {
+            json[key] = value.clone();
+        }
+        json
+    }
+
+    #[test]
+    fn both_forms_of_rope() {
+        let old = with(
+            "llama",
+            json!({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+                "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192}}),
+        );
+        let new = with(
+            "llama",
+            json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0,
+                "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192}}),
+        );
+        let old = parse(&old).unwrap();
+        assert_eq!(old, parse(&new).unwrap());
+        assert_eq!(old.rope.theta, 5e5);
+        assert_eq!(
+            old.rope.scaling,
+            RopeScaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_context: 8192
+            }
+        );
+        let linear = with("llama", json!({"rope_scaling": {"type": "linear", "factor": 2.0}}));
+        assert_eq!(parse(&linear).unwrap().rope.scaling, RopeScaling::Linear { factor: 2.0 });
+    }
+
+    #[test]
+    fn unsupported_things_are_named() {
+        for (more, named) in [
+            (json!({"rope_scaling": {"type": "yarn", "factor": 4.0}}), "yarn"),
+            (json!({"rope_parameters": {"rope_type": "longrope"}}), "longrope"),
+            (json!({"hidden_act": "gelu"}), "gelu"),
+            (json!({"attention_bias": true}), "attention_bias"),
+            (json!({"quantization_config": {"quant_method": "gptq"}}), "quantization_config"),
+        ] {
+            let error = parse(&with("llama", more)).unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+            assert!(error.to_string().contains(named), "{error}");
+        }
+        let error = parse(&base("mixtral")).unwrap_err();
+        assert!(matches!(error, Error::UnknownArchitecture { .. }), "{error}");
+        let error = parse(&with("llama", json!({"hidden_size": "big"}))).unwrap_err().to_string();
+        assert!(error.contains("hidden_size is \"big\""), "{error}");
+    }
+
+    #[test]
+    fn windows_by_family() {
+        let mistral = parse(&base("mistral")).unwrap();
+        assert_eq!((mistral.sliding_window, mistral.sliding_layers), (Some(4096), vec![true; 4]));
+        let none = parse(&with("mistral", json!({"sliding_window": null}))).unwrap();
+        assert_eq!((none.sliding_window, none.sliding_layers), (None, vec![false; 4]));
+        let qwen =
+            json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 3});
+        let qwen = parse(&with("qwen2", qwen)).unwrap();
+        assert_eq!(qwen.sliding_layers, [false, false, false, true]);
+        assert!(qwen.qkv_bias && !qwen.qk_norm);
+        let typed = json!({"use_sliding_window": true, "sliding_window": 16, "layer_types":
+            ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]});
+        let typed = parse(&with("qwen3", typed)).unwrap();
+        assert_eq!(typed.sliding_layers, [false, true, false, true]);
+        assert_eq!((typed.head_dim, typed.qk_norm), (128, true));
+    }
+
+    #[test]
+    fn ends_of_generation_from_both_files() {
+        let generation = json!({"eos_token_id": [7, 2, 7]});
+        let config = read(Path::new("config.json"), &base("llama"), Some(&generation)).unwrap();
+        assert_eq!((config.bos, config.eos), (Some(1), vec![7, 2]));
+        assert_eq!(config.head_dim, 16);
+    }
+}

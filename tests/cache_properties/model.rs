@@ -1,0 +1,276 @@
+//! The naive model: what each stream keeps, and the bytes as rows of tokens.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kvfold::cache::{
+    Append, BlockRef, CacheConfig, ClassKind, GroupSpec, GroupView, KvCache, RunKind, SeqId, Step,
+    StreamView,
+};
+
+/// A row of a block: whose stream (`None`: all of the group) and which token.
+pub type Row = (Option<usize>, u64);
+
+/// The naive counterpart of a group's specification.
+#[derive(Clone, Copy)]
+pub struct Rule {
+    pub sinks: usize,
+    pub window: Option<usize>,
+    pub streams: usize,
+}
+
+impl Rule {
+    pub fn new(spec: &GroupSpec) -> Self {
+        let seals = spec.sealed_page_bytes.is_some();
+        Self {
+            sinks: if seals { spec.sinks } else { 0 },
+            window: seals.then_some(spec.hot_window),
+            streams: spec.layers * spec.kv_heads,
+        }
+    }
+
+    /// The first page that a query at this kept index reads in 16 bits.
+    pub fn bound(&self, index: usize) -> usize {
+        let Some(window) = self.window else { return 0 };
+        if index < self.sinks {
+            return 0;
+        }
+        ((index - self.sinks) / 64).saturating_sub(window / 64)
+    }
+
+    /// The kept indices of every page of a stream, the sinks first (possibly none).
+    pub fn pages(&self, kept: usize) -> Vec<std::ops::Range<usize>> {
+        let grid = (self.sinks..kept).step_by(64).map(|at| at..(at + 64).min(kept));
+        std::iter::once(0..self.sinks.min(kept)).chain(grid).collect()
+    }
+}
+
+/// What the model knows of one stream.
+#[derive(Clone, Default)]
+pub struct MStream {
+    /// Token and whether it is live, by kept index.
+    pub tokens: Vec<(u64, bool)>,
+    /// Pages that have only their sealed form left.
+    pub sealed: BTreeSet<usize>,
+}
+
+impl MStream {
+    /// Whether nothing of a page that is full is left.
+    pub fn is_dead(&self, page: &std::ops::Range<usize>, full: usize) -> bool {
+        page.len() == full && self.tokens[page.clone()].iter().all(|token| !token.1)
+    }
+}
+
+#[derive(Clone)]
+pub struct MGroup {
+    pub compacted: Option<usize>,
+    pub streams: Vec<MStream>,
+}
+
+#[derive(Clone)]
+pub struct MSeq {
+    pub len: usize,
+    pub busy: bool,
+    pub groups: Vec<MGroup>,
+}
+
+/// A step in flight and the identities of its new tokens.
+pub struct Flight {
+    pub step: Step,
+    pub tokens: Vec<Vec<u64>>,
+}
+
+pub struct World {
+    pub cache: KvCache,
+    pub rules: Vec<Rule>,
+    pub memory: BTreeMap<BlockRef, Vec<Option<Row>>>,
+    pub seqs: BTreeMap<SeqId, MSeq>,
+    pub flights: Vec<Flight>,
+    pub next_token: u64,
+    pub forked: bool,
+}
+
+/// What happened in a run, so that a test can tell that it tested something.
+#[derive(Default, Debug)]
+pub struct Seen {
+    pub seals: usize,
+    pub copies: usize,
+    pub gathers: usize,
+    pub refused: usize,
+}
+
+impl World {
+    pub fn new(groups: Vec<GroupSpec>, budget_bytes: u64) -> Self {
+        let rules = groups.iter().map(Rule::new).collect();
+        let cache = KvCache::new(CacheConfig { groups, budget_bytes }).unwrap();
+        Self {
+            cache,
+            rules,
+            memory: BTreeMap::new(),
+            seqs: BTreeMap::new(),
+            flights: Vec::new(),
+            next_token: 0,
+            forked: false,
+        }
+    }
+
+    pub fn kind(&self, block: BlockRef) -> ClassKind {
+        self.cache.classes()[usize::from(block.class.0)].kind
+    }
+
+    pub fn rows_of(&self, block: BlockRef) -> usize {
+        self.cache.classes()[usize::from(block.class.0)].page_tokens
+    }
+
+    pub fn make(&mut self, block: BlockRef, rows: Vec<Option<Row>>) {
+        assert_eq!(rows.len(), self.rows_of(block));
+        assert!(self.memory.insert(block, rows).is_none(), "{block:?} is in use");
+    }
+
+    pub fn release(&mut self, freed: Vec<BlockRef>) {
+        for block in freed {
+            assert!(self.memory.remove(&block).is_some(), "{block:?} is freed twice");
+        }
+    }
+
+    pub fn read(&self, block: BlockRef, slot: usize, group: usize, stream: usize) -> u64 {
+        let rows = self.memory.get(&block).unwrap_or_else(|| panic!("{block:?} is not held"));
+        let (owner, token) = rows[slot].unwrap_or_else(|| panic!("{block:?} {slot} is unwritten"));
+        assert_eq!(self.cache.classes()[usize::from(block.class.0)].group, group);
+        assert!(owner.is_none_or(|owner| owner == stream), "{block:?} is another stream's");
+        token
+    }
+
+    pub fn append(&mut self, append: &Append, tokens: &[u64]) {
+        use ClassKind::{Hot, RaggedHot, RaggedSink, Sink};
+        let uniform = matches!(self.kind(append.block), Hot | Sink);
+        assert!(uniform || matches!(self.kind(append.block), RaggedHot | RaggedSink));
+        assert_eq!(uniform, append.stream.is_none());
+        let empty = vec![None; self.rows_of(append.block)];
+        let rows = self.memory.entry(append.block).or_insert(empty);
+        for k in 0..append.n {
+            rows[append.slot + k] = Some((append.stream, tokens[append.token + k]));
+        }
+    }
+
+    pub fn execute(&mut self, step: &Step, tokens: &[Vec<u64>], seen: &mut Seen) {
+        for copy in &step.copies {
+            assert_eq!(copy.from.class, copy.to.class);
+            self.make(copy.to, self.memory[&copy.from].clone());
+            seen.copies += 1;
+        }
+        for (share, tokens) in step.seqs.iter().zip(tokens) {
+            for append in &share.appends {
+                self.append(append, tokens);
+            }
+            for seal in &share.seals {
+                let rows = self.memory[&seal.from].clone();
+                assert!(rows.iter().all(Option::is_some), "an unfinished page is sealed");
+                let kinds = (self.kind(seal.from), self.kind(seal.to));
+                assert!(match seal.stream {
+                    None => kinds == (ClassKind::Hot, ClassKind::Sealed),
+                    Some(_) => kinds == (ClassKind::RaggedHot, ClassKind::RaggedSealed),
+                });
+                self.make(seal.to, rows);
+                seen.seals += 1;
+            }
+        }
+    }
+
+    pub fn check_step(&self, step: &Step, tokens: &[Vec<u64>]) {
+        for (share, new) in step.seqs.iter().zip(tokens) {
+            let seq = &self.seqs[&share.seq];
+            assert_eq!((share.position, share.new_tokens), (seq.len, new.len()));
+            for (g, (view, group)) in share.views.iter().zip(&seq.groups).enumerate() {
+                for s in 0..self.rules[g].streams {
+                    let (view, stream) = match view {
+                        GroupView::Uniform(view) => (view, &group.streams[0]),
+                        GroupView::Ragged(views) => (&views[s], &group.streams[s]),
+                    };
+                    let mut expected = stream.tokens.clone();
+                    expected.extend(new.iter().map(|&token| (token, true)));
+                    self.check_view(view, (g, s), group.compacted.is_some(), &expected, new.len());
+                }
+            }
+        }
+    }
+
+    pub fn check_view(
+        &self,
+        view: &StreamView,
+        (g, s): (usize, usize),
+        ragged: bool,
+        expected: &[(u64, bool)],
+        new: usize,
+    ) {
+        let rule = self.rules[g];
+        assert_eq!((view.kept as usize, view.sealed_bound), (expected.len(), 0));
+        let first_query = expected.len() - new;
+        // (kept index, page, sealed?, token) of every live row.
+        let mut rows: Vec<(usize, Option<usize>, bool, u64)> = Vec::new();
+        let (mut entries, mut words) = (0, 0);
+        for run in &view.runs {
+            assert!(run.n_tokens > 0 && run.shift == 0);
+            assert_eq!((run.first as usize, run.start % 64), (entries, 0));
+            let kind = match (run.kind, ragged) {
+                (RunKind::Sink, false) => ClassKind::Sink,
+                (RunKind::Hot, false) => ClassKind::Hot,
+                (RunKind::Sealed, false) => ClassKind::Sealed,
+                (RunKind::Sink, true) => ClassKind::RaggedSink,
+                (RunKind::Hot, true) => ClassKind::RaggedHot,
+                (RunKind::Sealed, true) => ClassKind::RaggedSealed,
+            };
+            let pages = (run.n_tokens as usize).div_ceil(64);
+            for p in 0..pages {
+                let block = BlockRef { class: run.class, index: view.table[entries + p] };
+                assert_eq!(self.kind(block), kind);
+                let mask = run.live.map_or(u64::MAX, |first| view.masks[first as usize + p]);
+                let filled = (run.n_tokens as usize - p * 64).min(64);
+                let (page, base) = match run.kind {
+                    RunKind::Sink => (None, 0),
+                    _ => (
+                        Some(run.start as usize / 64 + p),
+                        rule.sinks + run.start as usize + p * 64,
+                    ),
+                };
+                let sealed = run.kind == RunKind::Sealed;
+                if let Some(page) = page {
+                    let wanted = if sealed {
+                        page < rule.bound(expected.len() - 1)
+                    } else {
+                        page >= rule.bound(first_query)
+                    };
+                    assert!(wanted, "page {page} is listed for no query");
+                }
+                for slot in (0..filled).filter(|slot| mask & (1 << slot) != 0) {
+                    rows.push((base + slot, page, sealed, self.read(block, slot, g, s)));
+                }
+            }
+            if let Some(first) = run.live {
+                assert_eq!(first as usize, words);
+                words += pages;
+            }
+            entries += pages;
+        }
+        assert_eq!((view.table.len(), view.masks.len()), (entries, words));
+
+        // Queries next to a page boundary, and the first and the last.
+        let near = |q: &usize| {
+            [0, 1, 63].contains(&((q + 64 - rule.sinks) % 64))
+                || *q == first_query
+                || q + 1 == expected.len()
+        };
+        for query in (first_query..expected.len()).filter(near) {
+            let bound = rule.bound(query);
+            let mut read: Vec<(usize, u64)> = rows
+                .iter()
+                .filter(|row| row.0 <= query && row.1.is_none_or(|p| (p < bound) == row.2))
+                .map(|row| (row.0, row.3))
+                .collect();
+            read.sort_unstable();
+            let visible = expected[..=query].iter().enumerate().filter(|(_, token)| token.1);
+            let visible: Vec<(usize, u64)> =
+                visible.map(|(index, token)| (index, token.0)).collect();
+            assert_eq!(read, visible, "group {g} stream {s} query {query}");
+        }
+    }
+}
