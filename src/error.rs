@@ -167,6 +167,8 @@ pub enum Error {
     Busy {
         /// The sequence's number.
         seq: u64,
+    },
+
     /// The folder that models are kept in cannot be used.
     #[error("{}: cannot keep models here: {source}; make it writable or set KVFOLD_CACHE to another folder", folder.display())]
     CacheFolder {
@@ -184,6 +186,7 @@ pub enum Error {
         /// Free bytes that the work needs in all.
         needed: u64,
     },
+
     /// No token could be chosen from the model's logits.
     #[error("sampling: {0}")]
     Sampling(String),

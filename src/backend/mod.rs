@@ -121,7 +121,8 @@ pub trait Backend {
     /// Downloads row `row` to `out`.
     fn read_row(&self, from: &Self::Buffer, row: usize, out: &mut [f32]) -> Result<()>;
     /// Copies the named rows, in order.
-    fn select_rows(&self, from: &Self::Buffer, rows: &[usize], to: &mut Self::Buffer) -> Result<()>;
+    fn select_rows(&self, from: &Self::Buffer, rows: &[usize], to: &mut Self::Buffer)
+    -> Result<()>;
 
     /// Loads a matrix; several parts with equal columns are stacked by rows.
     fn matrix(&self, parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<Self::Matrix>;

@@ -40,8 +40,7 @@ impl ClassLayout {
             ClassKind::RaggedSink | ClassKind::RaggedHot | ClassKind::RaggedSealed
         );
         let hot = group.format.hot();
-        let (key, value) =
-            if sealed { (group.format.key, group.format.value) } else { (hot, hot) };
+        let (key, value) = if sealed { (group.format.key, group.format.value) } else { (hot, hot) };
         let rows = |codec: Codec| {
             codec.tile().tile_bytes(group.head_dim) * class.page_tokens / TILE_TOKENS
         };
@@ -140,7 +139,7 @@ impl Arenas {
         let bytes = &mut self.bytes;
         let lines = blocks[index].get_or_insert_with(|| {
             *bytes += size as u64;
-            bytemuck::zeroed_slice_box(size.div_ceil(size_of::<Line>()))
+            vec![Line([0; 64]); size.div_ceil(size_of::<Line>())].into_boxed_slice()
         });
         &mut bytemuck::cast_slice_mut(lines)[..size]
     }

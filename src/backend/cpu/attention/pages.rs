@@ -117,8 +117,12 @@ impl<'a> Stream<'a> {
             let entries = (run.n_tokens as usize).div_ceil(layout.page_tokens);
             let wanted = match run.kind {
                 RunKind::Sink => 0..if grid.start == 0 { entries } else { 0 },
-                RunKind::Sealed => overlap(start_page, entries, grid.start, grid.end.min(sealed_below)),
-                RunKind::Hot => overlap(start_page, entries, grid.start.max(sealed_below), grid.end),
+                RunKind::Sealed => {
+                    overlap(start_page, entries, grid.start, grid.end.min(sealed_below))
+                }
+                RunKind::Hot => {
+                    overlap(start_page, entries, grid.start.max(sealed_below), grid.end)
+                }
             };
             for entry in wanted {
                 let index = self.view.table[run.first as usize + entry];

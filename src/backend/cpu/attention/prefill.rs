@@ -266,14 +266,7 @@ impl Block {
 
 /// Gives tokens that a column does not see a score of −∞.
 #[inline(always)]
-fn mask<S: Simd>(
-    s: S,
-    page: &Page<'_>,
-    low: &[f32],
-    high: &[f32],
-    p: &mut [f32],
-    columns: usize,
-) {
+fn mask<S: Simd>(s: S, page: &Page<'_>, low: &[f32], high: &[f32], p: &mut [f32], columns: usize) {
     let never = s.splat(f32::NEG_INFINITY);
     for (token, row) in p[..page.tokens * columns].chunks_exact_mut(columns).enumerate() {
         if page.live >> token & 1 == 0 {

@@ -44,6 +44,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_mul_ps(a, b) }
     }
     #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_max_ps(a, b) }
     }
@@ -88,17 +92,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn code2_low(self, x: __m512i) -> __m512 {
         // The in-lane permutation looks at two bits of its control.
-        unsafe {
-            _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_setr_ps(0., 1., 2., 3.)), x)
-        }
+        unsafe { _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_setr_ps(0., 1., 2., 3.)), x) }
     }
     #[inline(always)]
     fn code2_high(self, x: __m512i) -> __m512 {
         // The full permutation looks at four: its table ignores the lower two.
         unsafe {
-            let table = _mm512_setr_ps(
-                0., 0., 0., 0., 1., 1., 1., 1., 2., 2., 2., 2., 3., 3., 3., 3.,
-            );
+            let table =
+                _mm512_setr_ps(0., 0., 0., 0., 1., 1., 1., 1., 2., 2., 2., 2., 3., 3., 3., 3.);
             _mm512_permutexvar_ps(x, table)
         }
     }

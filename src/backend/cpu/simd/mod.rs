@@ -134,6 +134,7 @@ pub(crate) trait Simd: Copy {
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a·b + c`, fused where the hardware does.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
@@ -261,10 +262,12 @@ mod tests {
                     (s.code2_low(w), 0, 3),
                 ] {
                     s.store(out.as_mut_ptr(), v);
-                    (0..lanes).for_each(|i| assert_eq!(out[i], ((words[i] >> shift) & mask) as f32));
+                    (0..lanes)
+                        .for_each(|i| assert_eq!(out[i], ((words[i] >> shift) & mask) as f32));
                 }
 
-                let halves: Vec<f16> = (0..64).map(|i| f16::from_f32(i as f32 * 0.3 - 7.0)).collect();
+                let halves: Vec<f16> =
+                    (0..64).map(|i| f16::from_f32(i as f32 * 0.3 - 7.0)).collect();
                 s.store(out.as_mut_ptr(), s.load_f16(halves.as_ptr().cast()));
                 (0..lanes).for_each(|i| assert_eq!(out[i], halves[i].to_f32()));
                 let (even, odd) = s.load_f16_even_odd(halves.as_ptr().cast());
@@ -272,7 +275,8 @@ mod tests {
                 (0..lanes).for_each(|i| assert_eq!(out[i], halves[2 * i].to_f32()));
                 s.store(out.as_mut_ptr(), odd);
                 (0..lanes).for_each(|i| assert_eq!(out[i], halves[2 * i + 1].to_f32()));
-                let brains: Vec<bf16> = (0..64).map(|i| bf16::from_f32(i as f32 * 0.3 - 7.0)).collect();
+                let brains: Vec<bf16> =
+                    (0..64).map(|i| bf16::from_f32(i as f32 * 0.3 - 7.0)).collect();
                 s.store(out.as_mut_ptr(), s.load_bf16(brains.as_ptr().cast()));
                 (0..lanes).for_each(|i| assert_eq!(out[i], brains[i].to_f32()));
                 for first in (0..256).step_by(lanes) {

@@ -52,6 +52,10 @@ impl Simd for Portable {
         each(|i| a[i] * b[i])
     }
     #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        each(|i| a[i] / b[i])
+    }
+    #[inline(always)]
     fn max(self, a: F, b: F) -> F {
         each(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }

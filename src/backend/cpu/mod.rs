@@ -1,0 +1,300 @@
+//! The CPU backend: the embedded default.
+//!
+//! Attention reads compressed pages in place with the widest instruction set
+//! that the processor has; dense layers run on candle's quantised products.
+
+mod arena;
+mod attention;
+mod dense;
+mod ops;
+mod pool;
+mod simd;
+mod tensor;
+
+use super::{Attend, Backend, KvGroup, LayerIndex, MatrixBytes, Rope, WeightPolicy};
+use crate::cache::{BlockRef, ClassDesc, CopyBlock, Gather, SeqStep};
+use crate::codec::{Codec, Side, TILE_TOKENS};
+use crate::error::{Error, Result};
+use arena::Arenas;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use pool::{Shared, parallel_for};
+
+pub use dense::Matrix;
+pub use simd::Level;
+pub use tensor::Buffer;
+
+/// Threads that the CPU backend uses, the calling one included.
+pub fn threads() -> usize {
+    pool::threads()
+}
+
+/// Arenas, instruction set and layouts.
+pub struct CpuBackend {
+    level: Level,
+    groups: Vec<KvGroup>,
+    arenas: Arenas,
+}
+
+impl CpuBackend {
+    /// A backend at the processor's best level.
+    pub fn new() -> Self {
+        Self::with_level(Level::best())
+    }
+
+    /// A backend at a given level; one that the processor lacks runs portably.
+    pub fn with_level(level: Level) -> Self {
+        Self { level, groups: Vec::new(), arenas: Arenas::default() }
+    }
+
+    fn group(&self, at: LayerIndex) -> Result<&KvGroup> {
+        match self.groups.get(at.group) {
+            Some(group) if at.layer < group.layers => Ok(group),
+            _ => Err(Error::NotFound {
+                what: format!("KV layer {} of group {}", at.layer, at.group),
+            }),
+        }
+    }
+}
+
+impl Default for CpuBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Backend for CpuBackend {
+    type Buffer = Buffer;
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+
+    fn name(&self) -> String {
+        format!("cpu, {} threads, {}", threads(), self.level.name())
+    }
+
+    fn buffer(&self, rows: usize, cols: usize) -> Result<Buffer> {
+        Ok(Buffer::with_capacity(rows, cols))
+    }
+
+    fn write(&self, rows: &[f32], cols: usize, to: &mut Buffer) -> Result<()> {
+        if cols == 0 || !rows.len().is_multiple_of(cols) {
+            return Err(Error::config("rows", format!("{} floats, {cols} a row", rows.len())));
+        }
+        to.resize(rows.len() / cols, cols);
+        for (i, row) in rows.chunks_exact(cols).enumerate() {
+            to.row_mut(i).copy_from_slice(row);
+        }
+        Ok(())
+    }
+
+    fn read_row(&self, from: &Buffer, row: usize, out: &mut [f32]) -> Result<()> {
+        if row >= from.rows() || out.len() != from.cols() {
+            return Err(Error::config("row", format!("{row} of {} floats", out.len())));
+        }
+        out.copy_from_slice(from.row(row));
+        Ok(())
+    }
+
+    fn select_rows(&self, from: &Buffer, rows: &[usize], to: &mut Buffer) -> Result<()> {
+        to.resize(rows.len(), from.cols());
+        for (i, &row) in rows.iter().enumerate() {
+            if row >= from.rows() {
+                return Err(Error::config("rows", format!("{row} is not below {}", from.rows())));
+            }
+            to.row_mut(i).copy_from_slice(from.row(row));
+        }
+        Ok(())
+    }
+
+    fn matrix(&self, parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<Matrix> {
+        Matrix::new(parts, policy)
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Vec<f32>> {
+        Ok(values.to_vec())
+    }
+
+    fn matrix_bytes(&self, matrix: &Matrix) -> u64 {
+        matrix.bytes()
+    }
+
+    fn embed(&self, table: &Matrix, ids: &[u32], to: &mut Buffer) -> Result<()> {
+        table.embed(ids, to)
+    }
+
+    fn matmul(&self, matrix: &Matrix, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
+        matrix.matmul(x, y)
+    }
+
+    fn add_bias(&self, x: &mut Buffer, bias: &Vec<f32>) -> Result<()> {
+        ops::add_bias(x, bias);
+        Ok(())
+    }
+
+    fn add(&self, x: &mut Buffer, y: &Buffer) -> Result<()> {
+        ops::add(x, y);
+        Ok(())
+    }
+
+    fn rms_norm(&self, x: &Buffer, weight: &Vec<f32>, eps: f32, y: &mut Buffer) -> Result<()> {
+        ops::rms_norm(x, weight, eps, y);
+        Ok(())
+    }
+
+    fn head_norm(
+        &self,
+        x: &mut Buffer,
+        first_col: usize,
+        heads: usize,
+        weight: &Vec<f32>,
+        eps: f32,
+    ) -> Result<()> {
+        ops::head_norm(x, first_col, heads, weight, eps);
+        Ok(())
+    }
+
+    fn rope(&self, x: &mut Buffer, heads: usize, rope: &Rope, positions: &[usize]) -> Result<()> {
+        ops::rope(x, heads, rope, positions);
+        Ok(())
+    }
+
+    fn silu_mul(&self, x: &Buffer, y: &mut Buffer) -> Result<()> {
+        ops::silu_mul(self.level, x, y);
+        Ok(())
+    }
+
+    fn configure_kv(&mut self, groups: &[KvGroup], classes: &[ClassDesc]) -> Result<()> {
+        groups.iter().try_for_each(|g| attention::check_head_dim(g.head_dim))?;
+        self.arenas = Arenas::new(groups, classes)?;
+        self.groups = groups.to_vec();
+        Ok(())
+    }
+
+    fn copy_blocks(&mut self, copies: &[CopyBlock]) -> Result<()> {
+        copies.iter().try_for_each(|copy| self.arenas.copy(copy))
+    }
+
+    fn gather(&mut self, gathers: &[Gather]) -> Result<()> {
+        for gather in gathers {
+            let layout = *self.arenas.layout(gather.to.class);
+            let row = layout.key_row_bytes();
+            for (i, &(from, slot)) in gather.rows.iter().enumerate() {
+                let (key, value) = self.arenas.page(from, gather.stream)?;
+                let at = usize::from(slot) * row;
+                let (key, value) = (key[at..at + row].to_vec(), value[at..at + row].to_vec());
+                let (to_key, to_value) = self.arenas.page_mut(gather.to, gather.stream);
+                to_key[i * row..][..row].copy_from_slice(&key);
+                to_value[i * row..][..row].copy_from_slice(&value);
+            }
+        }
+        Ok(())
+    }
+
+    fn free_blocks(&mut self, blocks: &[BlockRef]) {
+        blocks.iter().for_each(|&block| self.arenas.free(block));
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        self.arenas.bytes()
+    }
+
+    fn append(
+        &mut self,
+        at: LayerIndex,
+        heads: usize,
+        qkv: &Buffer,
+        seqs: &[SeqStep],
+    ) -> Result<()> {
+        let group = self.group(at)?.clone();
+        let (d, n) = (group.head_dim, group.kv_heads);
+        let streams = at.layer * n..(at.layer + 1) * n;
+        let mut first_row = 0;
+        for seq in seqs {
+            for a in seq.appends.iter().filter(|a| a.group == at.group) {
+                let layout = *self.arenas.layout(a.block.class);
+                let row_bytes = layout.key_row_bytes();
+                let all = a.stream.map_or(streams.clone(), |s| s..s + 1);
+                for stream in all.filter(|s| streams.contains(s)) {
+                    let head = stream - streams.start;
+                    let (key, value) = self.arenas.page_mut(a.block, stream);
+                    for i in 0..a.n {
+                        let row = qkv.row(first_row + a.token + i);
+                        let (k, v) = row[heads * d..].split_at(n * d);
+                        let at = (a.slot + i) * row_bytes;
+                        for (from, to) in [(k, &mut *key), (v, &mut *value)] {
+                            narrow(layout.key, &from[head * d..][..d], &mut to[at..][..row_bytes]);
+                        }
+                    }
+                }
+            }
+            first_row += seq.new_tokens;
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self, at: LayerIndex, seqs: &[SeqStep]) -> Result<()> {
+        let group = self.group(at)?.clone();
+        let (d, n) = (group.head_dim, group.kv_heads);
+        let streams = at.layer * n..(at.layer + 1) * n;
+        let mut pages = Vec::new();
+        for seal in seqs.iter().flat_map(|s| &s.seals).filter(|s| s.group == at.group) {
+            let all = seal.stream.map_or(streams.clone(), |s| s..s + 1);
+            for stream in all.filter(|s| streams.contains(s)) {
+                // Allocates the block, so that the threads only fill it.
+                self.arenas.page_mut(seal.to, stream);
+                pages.push((seal, stream));
+            }
+        }
+        let mut outputs = Vec::with_capacity(pages.len());
+        for (seal, stream) in &pages {
+            let (key, value) = self.arenas.page_mut(seal.to, *stream);
+            outputs.push((Shared::new(key), key.len(), Shared::new(value), value.len()));
+        }
+        let arenas = &self.arenas;
+        let hot = group.format.hot();
+        let missing = std::sync::Mutex::new(None);
+        parallel_for(2 * pages.len(), |i| {
+            let (seal, stream) = pages[i / 2];
+            let (key, key_len, value, value_len) = &outputs[i / 2];
+            let (side, codec, out, len) = match i % 2 {
+                0 => (Side::Key, group.format.key, key, *key_len),
+                _ => (Side::Value, group.format.value, value, *value_len),
+            };
+            match arenas.page(seal.from, stream) {
+                Ok((k, v)) => {
+                    let from = if side == Side::Key { k } else { v };
+                    let mut rows = vec![0f32; TILE_TOKENS * d];
+                    hot.tile().decode(side, from, d, &mut rows);
+                    // SAFETY: each half of each sealed page is written by one
+                    // iteration; sealed and hot pages are different blocks.
+                    codec.tile().encode(side, &rows, d, unsafe { out.slice(0, len) });
+                }
+                Err(error) => {
+                    missing.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+                }
+            }
+        });
+        missing.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+    }
+
+    fn attend(
+        &self,
+        call: &Attend<'_>,
+        q: &Buffer,
+        out: &mut Buffer,
+        lse: Option<&mut Buffer>,
+    ) -> Result<()> {
+        let group = self.group(call.at)?;
+        attention::attend(self.level, &self.arenas, group, call, q, out, lse)
+    }
+}
+
+/// Rounds floats to a 16-bit type.
+fn narrow(codec: Codec, from: &[f32], to: &mut [u8]) {
+    // Pages are aligned and their rows have an even number of bytes.
+    if codec == Codec::Bf16 {
+        bytemuck::cast_slice_mut::<u8, bf16>(to).convert_from_f32_slice(from);
+    } else {
+        bytemuck::cast_slice_mut::<u8, f16>(to).convert_from_f32_slice(from);
+    }
+}

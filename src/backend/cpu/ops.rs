@@ -1,0 +1,122 @@
+//! Norms, rotations and activations, row by row over all threads.
+
+use super::pool::{Shared, parallel_for};
+use super::simd::{Kernel, Level, Simd, dispatch};
+use super::tensor::Buffer;
+use crate::backend::Rope;
+
+/// Rows that one thread takes at a time.
+const STRIPE: usize = 4;
+
+/// Calls `f` with each row index and that row of `to`.
+fn for_rows(to: &mut Buffer, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let (rows, cols, stride) = (to.rows(), to.cols(), to.stride());
+    let shared = Shared::new(to.as_mut_slice());
+    parallel_for(rows.div_ceil(STRIPE), |stripe| {
+        for row in stripe * STRIPE..((stripe + 1) * STRIPE).min(rows) {
+            // SAFETY: rows do not overlap.
+            f(row, unsafe { shared.slice(row * stride, cols) });
+        }
+    });
+}
+
+/// `x / rms(x) · weight` of one row, in f32.
+fn norm_row(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    let squares: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let factor = 1.0 / ((squares / x.len() as f64) as f32 + eps).sqrt();
+    for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+        *y = x * factor * w;
+    }
+}
+
+/// RMS norm of every row.
+pub(super) fn rms_norm(x: &Buffer, weight: &[f32], eps: f32, y: &mut Buffer) {
+    y.resize(x.rows(), x.cols());
+    for_rows(y, |i, y| norm_row(x.row(i), weight, eps, y));
+}
+
+/// RMS norm of each head from column `first_col` on.
+pub(super) fn head_norm(x: &mut Buffer, first_col: usize, heads: usize, weight: &[f32], eps: f32) {
+    let d = weight.len();
+    for_rows(x, |_, row| {
+        for head in row[first_col..][..heads * d].chunks_exact_mut(d) {
+            let old: Vec<f32> = head.to_vec();
+            norm_row(&old, weight, eps, head);
+        }
+    });
+}
+
+/// `x += bias` on every row.
+pub(super) fn add_bias(x: &mut Buffer, bias: &[f32]) {
+    for_rows(x, |_, row| row.iter_mut().zip(bias).for_each(|(x, b)| *x += b));
+}
+
+/// `x += y`.
+pub(super) fn add(x: &mut Buffer, y: &Buffer) {
+    for_rows(x, |i, row| row.iter_mut().zip(y.row(i)).for_each(|(x, y)| *x += y));
+}
+
+/// Rotates one head by `position` (half-split convention).
+pub(super) fn rotate(head: &mut [f32], rope: &Rope, position: f64) {
+    let (low, high) = head.split_at_mut(rope.inv_freq.len());
+    for ((a, b), freq) in low.iter_mut().zip(high).zip(&rope.inv_freq) {
+        let (sin, cos) = (position * freq).sin_cos();
+        let (sin, cos) = (sin as f32, cos as f32);
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+}
+
+/// Rotates the first `heads` heads of every row.
+pub(super) fn rope(x: &mut Buffer, heads: usize, rope: &Rope, positions: &[usize]) {
+    let half = rope.inv_freq.len();
+    for_rows(x, |i, row| {
+        let angles = rope.inv_freq.iter().map(|freq| (positions[i] as f64 * freq).sin_cos());
+        let angles: Vec<(f32, f32)> = angles.map(|(s, c)| (s as f32, c as f32)).collect();
+        for head in row[..heads * 2 * half].chunks_exact_mut(2 * half) {
+            let (low, high) = head.split_at_mut(half);
+            for ((a, b), (sin, cos)) in low.iter_mut().zip(high).zip(&angles) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    });
+}
+
+/// `y = silu(gate) · up` with `x = [gate | up]`.
+pub(super) fn silu_mul(level: Level, x: &Buffer, y: &mut Buffer) {
+    let n = x.cols() / 2;
+    y.resize(x.rows(), n);
+    for_rows(y, |i, y| {
+        let (gate, up) = x.row(i).split_at(n);
+        dispatch(level, SiluMul { gate, up, y });
+    });
+}
+
+struct SiluMul<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for SiluMul<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let n = self.y.len() / S::LANES * S::LANES;
+        let minus_log2e = s.splat(-std::f32::consts::LOG2_E);
+        let one = s.splat(1.0);
+        for i in (0..n).step_by(S::LANES) {
+            // SAFETY: the three slices have the same length, checked by `zip` below
+            // for the rest and by construction here.
+            unsafe {
+                let g = s.load(self.gate.as_ptr().add(i));
+                let e = s.add(one, s.exp2(s.mul(g, minus_log2e)));
+                let gu = s.mul(g, s.load(self.up.as_ptr().add(i)));
+                s.store(self.y.as_mut_ptr().add(i), s.div(gu, e));
+            }
+        }
+        for ((y, g), u) in self.y.iter_mut().zip(self.gate).zip(self.up).skip(n) {
+            *y = g / (1.0 + (-g).exp()) * u;
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! Append, seal, compaction and attention of every backend against float64:
+//! head dims, groups, unequal lengths, page boundaries, chunk plans, mixed
+//! formats, windows, relocated runs, live masks, ragged streams.
+
+mod common;
+
+use common::oracle::Stream;
+use kvfold::backend::cpu::{CpuBackend, Level};
+use kvfold::backend::{Attend, AttendSeq, Backend, KvGroup, LayerIndex, Rope};
+use kvfold::cache::{CacheConfig, GroupSpec, GroupView, KvCache, RunKind, SeqId};
+use kvfold::codec::{Codec, KvFormat};
+
+/// A small deterministic generator: the cases must not depend on a crate.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    /// Roughly normal.
+    fn float(&mut self) -> f32 {
+        (0..4).map(|_| (self.next() >> 40) as f32 / (1 << 24) as f32 - 0.5).sum::<f32>() * 1.7
+    }
+}
+
+/// One backend, one cache, and the oracle's copy of everything.
+struct Bench {
+    backend: CpuBackend,
+    cache: KvCache,
+    group: KvGroup,
+    heads: usize,
+    window: Option<usize>,
+    shift: i32,
+    rope: Rope,
+    random: Random,
+    /// Per sequence, per layer · kv_heads + head.
+    streams: Vec<(SeqId, Vec<Stream>)>,
+    worst: f64,
+}
+
+impl Bench {
+    fn new(level: Level, group: KvGroup, heads: usize, sequences: usize, seed: u64) -> Self {
+        let hot = KvFormat::uniform(group.format.hot()).page_bytes(group.head_dim);
+        let sealed = group.format.page_bytes(group.head_dim);
+        let mut cache = KvCache::new(CacheConfig {
+            groups: vec![GroupSpec {
+                layers: group.layers,
+                kv_heads: group.kv_heads,
+                hot_page_bytes: hot as u64,
+                sealed_page_bytes: group.format.seals().then_some(sealed as u64),
+                sinks: group.sinks,
+                hot_window: group.hot_window,
+            }],
+            budget_bytes: 1 << 32,
+        })
+        .unwrap();
+        let mut backend = CpuBackend::with_level(level);
+        backend.configure_kv(std::slice::from_ref(&group), cache.classes()).unwrap();
+        let empty = vec![Stream::default(); group.layers * group.kv_heads];
+        let streams = (0..sequences).map(|_| (cache.create(), empty.clone())).collect();
+        let half = group.head_dim / 2;
+        let inv_freq = (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect();
+        let random = Random(seed * 2 + 1);
+        let (rope, window) = (Rope { inv_freq }, None);
+        Self { backend, cache, group, heads, window, shift: 0, rope, random, streams, worst: 0.0 }
+    }
+
+    /// Appends `new[i]` tokens to sequence i and checks every query of theirs.
+    fn step(&mut self, new: &[usize]) {
+        let asked: Vec<_> = (self.streams.iter().zip(new).filter(|(_, n)| **n > 0))
+            .map(|((seq, _), n)| (*seq, *n))
+            .collect();
+        let mut step = self.cache.prepare(&asked).unwrap();
+        self.backend.copy_blocks(&step.copies).unwrap();
+        for seq in &mut step.seqs {
+            relocate(&mut seq.views[0], self.shift);
+        }
+        let (d, n) = (self.group.head_dim, self.group.kv_heads);
+        let rows: usize = asked.iter().map(|a| a.1).sum();
+        let cols = (self.heads + 2 * n) * d;
+        for layer in 0..self.group.layers {
+            let at = LayerIndex { group: 0, layer };
+            let flat: Vec<f32> = (0..rows * cols).map(|_| self.random.float()).collect();
+            let mut qkv = self.backend.buffer(rows, cols).unwrap();
+            self.backend.write(&flat, cols, &mut qkv).unwrap();
+            self.backend.append(at, self.heads, &qkv, &step.seqs).unwrap();
+            self.backend.seal(at, &step.seqs).unwrap();
+            self.remember(layer, &asked, &flat, cols);
+
+            let mut row = 0;
+            let seqs: Vec<_> = (step.seqs.iter())
+                .map(|s| {
+                    row += s.new_tokens;
+                    AttendSeq {
+                        first_row: row - s.new_tokens,
+                        q_len: s.new_tokens,
+                        view: &s.views[0],
+                    }
+                })
+                .collect();
+            let scale = (d as f32).powf(-0.5);
+            let (rope, window) = (Some(&self.rope), self.window);
+            let call = Attend { at, heads: self.heads, scale, window, rope, seqs: &seqs };
+            let mut out = self.backend.buffer(rows, self.heads * d).unwrap();
+            let mut lse = self.backend.buffer(rows, self.heads).unwrap();
+            self.backend.attend(&call, &qkv, &mut out, Some(&mut lse)).unwrap();
+            for (seq, share) in asked.iter().zip(&seqs) {
+                self.check(layer, seq.0, share, &flat, cols, &out, &lse);
+            }
+        }
+        let accepted: Vec<_> = asked.iter().map(|a| a.1).collect();
+        let free = self.cache.commit(step, &accepted).unwrap();
+        self.backend.free_blocks(&free);
+        assert_eq!(self.backend.kv_bytes(), self.cache.held_bytes());
+    }
+
+    fn remember(&mut self, layer: usize, asked: &[(SeqId, usize)], flat: &[f32], cols: usize) {
+        let (d, n) = (self.group.head_dim, self.group.kv_heads);
+        let hot = self.group.format.hot();
+        let round = |x: &f32| match hot {
+            Codec::Bf16 => half::bf16::from_f32(*x).to_f32(),
+            _ => half::f16::from_f32(*x).to_f32(),
+        };
+        let mut rows = flat.chunks_exact(cols);
+        for (seq, new) in asked {
+            let (_, streams) = self.streams.iter_mut().find(|s| s.0 == *seq).unwrap();
+            for row in rows.by_ref().take(*new) {
+                for head in 0..n {
+                    let stream = &mut streams[layer * n + head];
+                    let k = &row[(self.heads + head) * d..][..d];
+                    let v = &row[(self.heads + n + head) * d..][..d];
+                    stream.keys.push(k.iter().map(round).collect());
+                    stream.values.push(v.iter().map(round).collect());
+                }
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn check(
+        &mut self,
+        layer: usize,
+        seq: SeqId,
+        share: &AttendSeq<'_>,
+        flat: &[f32],
+        cols: usize,
+        out: &<CpuBackend as Backend>::Buffer,
+        lse: &<CpuBackend as Backend>::Buffer,
+    ) {
+        let d = self.group.head_dim;
+        let streams = &self.streams.iter().find(|s| s.0 == seq).unwrap().1;
+        let (mut error, mut size) = (0f64, 0f64);
+        // Every query near the ends and page boundaries, and a sample between.
+        for i in 0..share.q_len {
+            if i > 1 && i + 2 < share.q_len && self.random.below(24) != 0 {
+                continue;
+            }
+            for head in 0..self.heads {
+                let kv_head = head / (self.heads / self.group.kv_heads);
+                let stream = &streams[layer * self.group.kv_heads + kv_head];
+                let query = stream.keys.len() - share.q_len + i;
+                let row = share.first_row + i;
+                let q = &flat[row * cols + head * d..][..d];
+                let scale = (d as f32).powf(-0.5);
+                let (want, want_lse) = stream.attend(
+                    &self.group,
+                    q,
+                    query,
+                    scale,
+                    self.window,
+                    self.shift,
+                    &self.rope,
+                );
+                for (w, got) in want.iter().zip(&out.row(row)[head * d..][..d]) {
+                    assert!(got.is_finite(), "row {row} head {head}");
+                    error += (f64::from(*got) - w).powi(2);
+                    size += w * w;
+                }
+                let got = f64::from(lse.row(row)[head]);
+                assert!((got - want_lse).abs() < 1e-4, "lse {got}, want {want_lse}");
+            }
+        }
+        let relative = (error / size).sqrt();
+        self.worst = self.worst.max(relative);
+        assert!(relative <= 1e-5, "relative rms {relative:e} in layer {layer}");
+    }
+}
+
+fn relocate(view: &mut GroupView, shift: i32) {
+    let views = match view {
+        GroupView::Uniform(view) => std::slice::from_mut(view),
+        GroupView::Ragged(views) => views.as_mut_slice(),
+    };
+    for run in views.iter_mut().flat_map(|v| &mut v.runs) {
+        if run.kind == RunKind::Sealed {
+            run.shift = shift;
+        }
+    }
+}
+
+fn group(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {
+    let format = format.parse().unwrap();
+    KvGroup { layers: 2, kv_heads, head_dim, format, sinks: 4, hot_window: 128 }
+}
+
+fn levels() -> impl Iterator<Item = Level> {
+    Level::ALL.into_iter().filter(|l| l.available())
+}
+
+const FORMATS: [&str; 9] =
+    ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2", "f16/kivi2", "kivi2/f16", "bf16/kivi4"];
+
+/// Chunks across page and seal boundaries, then single tokens, two sequences of
+/// unequal length in one batch.
+#[test]
+fn every_format_agrees_with_float64() {
+    for level in levels() {
+        for (i, format) in FORMATS.into_iter().enumerate() {
+            let mut bench = Bench::new(level, group(format, 64, 2), 6, 2, i as u64 + 1);
+            for new in [[70, 130], [1, 1], [0, 64], [200, 7], [1, 1], [50, 0], [1, 1], [1, 1]] {
+                bench.step(&new);
+            }
+        }
+    }
+}
+
+#[test]
+fn shapes_agree_with_float64() {
+    // head_dim, query heads, KV heads.
+    let shapes = [(32, 2, 1), (64, 1, 1), (64, 16, 1), (128, 8, 2), (256, 4, 4), (96, 10, 2)];
+    for level in levels() {
+        for (i, (d, heads, kv_heads)) in shapes.into_iter().enumerate() {
+            for format in ["kivi2", "f16", "kivi4"] {
+                let mut bench =
+                    Bench::new(level, group(format, d, kv_heads), heads, 1, 77 + i as u64);
+                for new in [[197], [64], [1], [3]] {
+                    bench.step(&new);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn random_plans_agree_with_float64() {
+    let mut random = Random(4242);
+    for level in levels() {
+        for seed in 0..6 {
+            let mut group = group(random.pick(&FORMATS), 64, random.pick(&[1, 3]));
+            group.sinks = random.pick(&[0, 1, 4, 64]);
+            group.hot_window = random.pick(&[0, 64, 128, 192]);
+            group.layers = 1;
+            let heads = group.kv_heads * random.pick(&[1, 2, 3, 5]);
+            let mut bench = Bench::new(level, group, heads, 3, 1000 + seed);
+            bench.window = random.pick(&[None, Some(1), Some(40), Some(150)]);
+            bench.shift = random.pick(&[0, 0, 37, -500]);
+            for _ in 0..8 {
+                let new: [usize; 3] = std::array::from_fn(|_| match random.below(3) {
+                    0 => 1,
+                    1 => random.below(20),
+                    _ => random.below(150),
+                });
+                if new.iter().any(|&n| n > 0) {
+                    bench.step(&new);
+                }
+            }
+        }
+    }
+}
+
+/// More pages than one decode item holds, so partial results must merge.
+#[test]
+fn long_streams_merge_their_splits() {
+    for level in levels() {
+        let mut group = group("kivi2", 64, 1);
+        group.layers = 1;
+        let mut bench = Bench::new(level, group, 3, 2, 5);
+        bench.step(&[1100, 900]);
+        bench.step(&[500, 0]);
+        for _ in 0..3 {
+            bench.step(&[1, 1]);
+        }
+    }
+}
+
+/// What a query sees does not depend on how its tokens arrived.
+#[test]
+fn chunking_changes_only_rounding_and_batching_nothing() {
+    let run = |plan: &[usize], others: usize| {
+        let mut bench = Bench::new(Level::best(), group("kivi2", 64, 1), 3, 1 + others, 9);
+        // The batch mates draw from the same generator, so give the sequence
+        // under test its numbers first: it is checked against the oracle anyway.
+        for &n in plan {
+            let mut new = vec![0; 1 + others];
+            new[0] = n;
+            bench.step(&new);
+        }
+        bench.worst
+    };
+    assert!(run(&[300, 1], 0) <= 1e-5);
+    assert!(run(&[100, 150, 50, 1], 0) <= 1e-5);
+}
+
+#[test]
+fn evicted_tokens_are_not_seen() {
+    for level in levels() {
+        let mut bench = Bench::new(level, group("kivi2", 64, 1), 4, 2, 31);
+        bench.step(&[350, 100]);
+        let seq = bench.streams[0].0;
+        // Single tokens of sealed and hot pages, and one whole sealed page.
+        let mut gone: Vec<u32> = vec![9, 70, 71, 230, 340];
+        gone.extend(4 + 64..4 + 128);
+        gone.sort_unstable();
+        gone.dedup();
+        let free = bench.cache.clear(seq, 0, None, &gone).unwrap();
+        bench.backend.free_blocks(&free);
+        for stream in &mut bench.streams[0].1 {
+            stream.dead = gone.iter().map(|&t| t as usize).collect();
+        }
+        bench.step(&[1, 1]);
+        bench.step(&[90, 3]);
+        bench.step(&[1, 1]);
+    }
+}
+
+#[test]
+fn compacted_streams_keep_their_rows() {
+    for level in levels() {
+        let mut bench = Bench::new(level, group("kivi2", 64, 2), 6, 2, 63);
+        bench.step(&[180, 60]);
+        let (seq, streams) = &mut bench.streams[0];
+        let mut random = Random(8);
+        let keep: Vec<Vec<u32>> = (0..streams.len())
+            .map(|_| (0..180).filter(|_| random.below(3) > 0).collect())
+            .collect();
+        for (stream, keep) in streams.iter_mut().zip(&keep) {
+            let pick =
+                |rows: &Vec<Vec<f32>>| keep.iter().map(|&t| rows[t as usize].clone()).collect();
+            (stream.keys, stream.values) = (pick(&stream.keys), pick(&stream.values));
+        }
+        let done = bench.cache.compact(*seq, 0, &keep).unwrap();
+        bench.backend.gather(&done.gathers).unwrap();
+        bench.backend.free_blocks(&done.free);
+        assert_eq!(bench.backend.kv_bytes(), bench.cache.held_bytes());
+        for new in [[1, 1], [100, 2], [1, 1], [130, 70], [1, 1]] {
+            bench.step(&new);
+        }
+    }
+}
+
+#[test]
+fn forks_write_to_their_own_copy() {
+    let mut bench = Bench::new(Level::best(), group("kivi2", 64, 1), 2, 1, 17);
+    bench.step(&[230]);
+    let child = bench.cache.fork(bench.streams[0].0).unwrap();
+    let copy = bench.streams[0].1.clone();
+    bench.streams.push((child, copy));
+    for new in [[1, 1], [30, 5], [1, 90]] {
+        bench.step(&new);
+    }
+}
+
+#[test]
+fn head_dims_that_the_kernels_lack_are_named() {
+    for d in [48, 512] {
+        let mut backend = CpuBackend::new();
+        let error = backend.configure_kv(&[group("f16", d, 1)], &[]).unwrap_err().to_string();
+        assert!(error.contains(&d.to_string()), "{error}");
+    }
+}
