@@ -16,6 +16,7 @@
 //! | `tokenizer.rs` | text to ids and back |
 //! | `tokenizer_json.rs`, `tokenizer_gguf.rs` | checking a tokenizer's file; reading GGUF's |
 //! | `chat.rs` | chat templates |
+//! | `llama.rs` | the forward pass, on any backend |
 //! | `complaint.rs` | errors that quote a file |
 
 mod chat;
@@ -26,6 +27,7 @@ mod gguf;
 mod gguf_model;
 mod hf;
 mod hf_config;
+mod llama;
 mod tokenizer;
 mod tokenizer_gguf;
 mod tokenizer_json;
@@ -34,5 +36,6 @@ mod weights;
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, DtypeCount};
 pub use config::{Family, ModelConfig, RopeConfig, RopeScaling};
+pub use llama::{KvOptions, Llama, Workspace, cache_config};
 pub use tokenizer::Tokenizer;
 pub use weights::{RawTensor, WeightType};

@@ -1,0 +1,321 @@
+//! The Llama family: pre-norm decoder blocks with RoPE, grouped-query attention
+//! and SwiGLU (Touvron et al. 2023), with Mistral's sliding window, Qwen2's
+//! biases and Qwen3's query and key norms.
+
+use super::{Checkpoint, ModelConfig, RawTensor};
+use crate::backend::{
+    Attend, AttendSeq, Backend, KvGroup, LayerIndex, MatrixBytes, Rope, WeightPolicy,
+};
+use crate::cache::{CacheConfig, GroupSpec, SeqStep, Step};
+use crate::codec::KvFormat;
+use crate::error::{Error, Result};
+use std::ops::Range;
+
+struct Layer<B: Backend> {
+    input_norm: B::Vector,
+    /// q, k and v stacked by rows.
+    qkv: B::Matrix,
+    qkv_bias: Option<B::Vector>,
+    q_norm: Option<B::Vector>,
+    k_norm: Option<B::Vector>,
+    output: B::Matrix,
+    post_norm: B::Vector,
+    /// gate and up stacked by rows.
+    gate_up: B::Matrix,
+    down: B::Matrix,
+    kv: LayerIndex,
+    window: Option<usize>,
+}
+
+/// A model whose weights are on a backend.
+pub struct Llama<B: Backend> {
+    config: ModelConfig,
+    embedding: B::Matrix,
+    layers: Vec<Layer<B>>,
+    norm: B::Vector,
+    /// `None`: the embedding serves as the output layer.
+    head: Option<B::Matrix>,
+    rope: Rope,
+}
+
+/// How the KV cache of a model is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct KvOptions {
+    /// Format of sealed pages, for every layer.
+    pub format: KvFormat,
+    /// S: tokens at the start that stay in 16 bits.
+    pub sinks: usize,
+    /// R: tokens that every query sees in 16 bits, a multiple of 64.
+    pub hot_window: usize,
+}
+
+impl KvOptions {
+    /// S = 4, R = 128.
+    pub fn new(format: KvFormat) -> Self {
+        Self { format, sinks: 4, hot_window: GroupSpec::DEFAULT_HOT_WINDOW }
+    }
+}
+
+/// Activations of a forward pass, allocated once and reused.
+pub struct Workspace<B: Backend> {
+    x: B::Buffer,
+    normed: B::Buffer,
+    qkv: B::Buffer,
+    attended: B::Buffer,
+    delta: B::Buffer,
+    gate_up: B::Buffer,
+    activated: B::Buffer,
+    logits: B::Buffer,
+}
+
+impl<B: Backend> Workspace<B> {
+    /// Empty buffers; they grow with the first pass.
+    pub fn new(backend: &B) -> Result<Self> {
+        let empty = || backend.buffer(0, 0);
+        Ok(Self {
+            x: empty()?,
+            normed: empty()?,
+            qkv: empty()?,
+            attended: empty()?,
+            delta: empty()?,
+            gate_up: empty()?,
+            activated: empty()?,
+            logits: empty()?,
+        })
+    }
+}
+
+/// Reads one tensor as f32.
+fn floats(checkpoint: &Checkpoint, name: &str) -> Result<Vec<f32>> {
+    let RawTensor { dtype, bytes, .. } = checkpoint.tensor(name)?;
+    let elements = bytes.len() / dtype.block_bytes() * dtype.block_size();
+    // candle reads aligned blocks; the bytes of a mapped file need not be.
+    let mut aligned = vec![0u64; bytes.len().div_ceil(8)];
+    let aligned = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..bytes.len()];
+    aligned.copy_from_slice(&bytes);
+    let tensor = dtype.to_ggml().from_data(aligned[..].into());
+    match tensor.dequantize(elements)? {
+        candle_core::CpuStorage::F32(floats) => Ok(floats),
+        _ => Err(Error::bad_file(
+            checkpoint.path(),
+            format!("{name} is not numeric"),
+            "convert it again",
+        )),
+    }
+}
+
+impl<B: Backend> Llama<B> {
+    /// Loads the weights of a checkpoint.
+    pub fn load(checkpoint: &Checkpoint, backend: &B, policy: WeightPolicy) -> Result<Self> {
+        let config = checkpoint.config().clone();
+        let matrix = |names: &[String]| -> Result<B::Matrix> {
+            let tensors = names.iter().map(|n| checkpoint.tensor(n)).collect::<Result<Vec<_>>>()?;
+            let parts: Vec<_> = (tensors.iter())
+                .map(|t| MatrixBytes {
+                    dtype: t.dtype.to_ggml(),
+                    rows: t.shape[0],
+                    cols: t.shape[1],
+                    bytes: &t.bytes,
+                })
+                .collect();
+            backend.matrix(&parts, policy)
+        };
+        let vector = |name: &str| backend.vector(&floats(checkpoint, name)?);
+
+        let mut kv_layers = [0, 0];
+        let mixed = config.sliding_layers.iter().any(|&s| s != config.sliding_layers[0]);
+        let mut layers = Vec::with_capacity(config.layers);
+        for i in 0..config.layers {
+            let name = |part: &str| format!("model.layers.{i}.{part}");
+            let names = |parts: &[&str]| -> Vec<String> { parts.iter().map(|p| name(p)).collect() };
+            let qkv_bias = match config.qkv_bias {
+                false => None,
+                true => {
+                    let mut all = Vec::new();
+                    for part in ["q_proj", "k_proj", "v_proj"] {
+                        all.extend(floats(checkpoint, &name(&format!("self_attn.{part}.bias")))?);
+                    }
+                    Some(backend.vector(&all)?)
+                }
+            };
+            let head_norm = |part: &str| match config.qk_norm {
+                true => vector(&name(&format!("self_attn.{part}.weight"))).map(Some),
+                false => Ok(None),
+            };
+            let slides = config.sliding_layers[i];
+            let group = usize::from(mixed && slides);
+            let kv = LayerIndex { group, layer: kv_layers[group] };
+            kv_layers[group] += 1;
+            layers.push(Layer {
+                input_norm: vector(&name("input_layernorm.weight"))?,
+                qkv: matrix(&names(&[
+                    "self_attn.q_proj.weight",
+                    "self_attn.k_proj.weight",
+                    "self_attn.v_proj.weight",
+                ]))?,
+                qkv_bias,
+                q_norm: head_norm("q_norm")?,
+                k_norm: head_norm("k_norm")?,
+                output: matrix(&names(&["self_attn.o_proj.weight"]))?,
+                post_norm: vector(&name("post_attention_layernorm.weight"))?,
+                gate_up: matrix(&names(&["mlp.gate_proj.weight", "mlp.up_proj.weight"]))?,
+                down: matrix(&names(&["mlp.down_proj.weight"]))?,
+                kv,
+                window: config.sliding_window.filter(|_| slides),
+            });
+        }
+        let head = match config.tied {
+            true => None,
+            false => Some(matrix(&["lm_head.weight".into()])?),
+        };
+        Ok(Self {
+            embedding: matrix(&["model.embed_tokens.weight".into()])?,
+            layers,
+            norm: vector("model.norm.weight")?,
+            head,
+            rope: Rope { inv_freq: config.rope.inv_freq() },
+            config,
+        })
+    }
+
+    /// The model's numbers.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Bytes that the weight matrices keep resident.
+    pub fn weight_bytes(&self, backend: &B) -> u64 {
+        let layers = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.gate_up, &l.down]);
+        (layers.chain([&self.embedding]).chain(&self.head)).map(|m| backend.matrix_bytes(m)).sum()
+    }
+
+    /// The KV groups: full and sliding layers apart where a model has both.
+    pub fn kv_groups(&self, options: &KvOptions) -> Vec<KvGroup> {
+        let groups = self.layers.iter().map(|l| l.kv.group).max().unwrap_or(0) + 1;
+        (0..groups)
+            .map(|group| KvGroup {
+                layers: self.layers.iter().filter(|l| l.kv.group == group).count(),
+                kv_heads: self.config.kv_heads,
+                head_dim: self.config.head_dim,
+                format: options.format,
+                sinks: options.sinks,
+                hot_window: options.hot_window,
+            })
+            .collect()
+    }
+
+    /// The next-token logits' inputs of a step: appends the new tokens' keys and
+    /// values, seals pages, and leaves the final hidden states of `rows` (indices
+    /// into `ids`) in the workspace, for [`logits`](Self::logits).
+    ///
+    /// `ids` holds the new tokens of the step's sequences one after the other.
+    pub fn forward(
+        &self,
+        backend: &mut B,
+        ws: &mut Workspace<B>,
+        step: &Step,
+        ids: &[u32],
+        rows: &[usize],
+    ) -> Result<()> {
+        let positions: Vec<usize> =
+            step.seqs.iter().flat_map(|s| s.position..s.position + s.new_tokens).collect();
+        if positions.len() != ids.len() {
+            return Err(Error::config(
+                "ids",
+                format!("{} tokens for a step of {}", ids.len(), positions.len()),
+            ));
+        }
+        backend.copy_blocks(&step.copies)?;
+        backend.embed(&self.embedding, ids, &mut ws.x)?;
+        for layer in &self.layers {
+            self.attention(layer, backend, ws, &step.seqs, &positions)?;
+            backend.add(&mut ws.x, &ws.delta)?;
+            backend.rms_norm(&ws.x, &layer.post_norm, self.config.norm_eps, &mut ws.normed)?;
+            backend.matmul(&layer.gate_up, &mut ws.normed, &mut ws.gate_up)?;
+            backend.silu_mul(&ws.gate_up, &mut ws.activated)?;
+            backend.matmul(&layer.down, &mut ws.activated, &mut ws.delta)?;
+            backend.add(&mut ws.x, &ws.delta)?;
+        }
+        backend.select_rows(&ws.x, rows, &mut ws.delta)?;
+        backend.rms_norm(&ws.delta, &self.norm, self.config.norm_eps, &mut ws.normed)
+    }
+
+    /// Leaves the attention block's contribution in `ws.delta`.
+    fn attention(
+        &self,
+        layer: &Layer<B>,
+        backend: &mut B,
+        ws: &mut Workspace<B>,
+        seqs: &[SeqStep],
+        positions: &[usize],
+    ) -> Result<()> {
+        let ModelConfig { heads, kv_heads, head_dim, norm_eps: eps, .. } = self.config;
+        backend.rms_norm(&ws.x, &layer.input_norm, eps, &mut ws.normed)?;
+        backend.matmul(&layer.qkv, &mut ws.normed, &mut ws.qkv)?;
+        if let Some(bias) = &layer.qkv_bias {
+            backend.add_bias(&mut ws.qkv, bias)?;
+        }
+        if let (Some(q), Some(k)) = (&layer.q_norm, &layer.k_norm) {
+            backend.head_norm(&mut ws.qkv, 0, heads, q, eps)?;
+            backend.head_norm(&mut ws.qkv, heads * head_dim, kv_heads, k, eps)?;
+        }
+        // Keys follow queries in the columns, so both rotate at once.
+        backend.rope(&mut ws.qkv, heads + kv_heads, &self.rope, positions)?;
+        backend.append(layer.kv, heads, &ws.qkv, seqs)?;
+        backend.seal(layer.kv, seqs)?;
+
+        let mut next = 0;
+        let shares: Vec<_> = (seqs.iter())
+            .map(|seq| {
+                next += seq.new_tokens;
+                let first_row = next - seq.new_tokens;
+                AttendSeq { first_row, q_len: seq.new_tokens, view: &seq.views[layer.kv.group] }
+            })
+            .collect();
+        let call = Attend {
+            at: layer.kv,
+            heads,
+            scale: (head_dim as f32).powf(-0.5),
+            window: layer.window,
+            rope: Some(&self.rope),
+            seqs: &shares,
+        };
+        backend.attend(&call, &ws.qkv, &mut ws.attended, None)?;
+        backend.matmul(&layer.output, &mut ws.attended, &mut ws.delta)
+    }
+
+    /// Logits of the hidden states that [`forward`](Self::forward) left, rows
+    /// `range` of them: calls `f(row, logits)` with `vocab` logits each.
+    pub fn logits(
+        &self,
+        backend: &B,
+        ws: &mut Workspace<B>,
+        range: Range<usize>,
+        mut f: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let rows: Vec<usize> = range.collect();
+        backend.select_rows(&ws.normed, &rows, &mut ws.delta)?;
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        backend.matmul(head, &mut ws.delta, &mut ws.logits)?;
+        let mut row_logits = vec![0f32; self.config.vocab];
+        for (i, row) in rows.into_iter().enumerate() {
+            backend.read_row(&ws.logits, i, &mut row_logits)?;
+            f(row, &row_logits)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the cache must know about the groups.
+pub fn cache_config(groups: &[KvGroup], budget_bytes: u64) -> CacheConfig {
+    let spec = |group: &KvGroup| GroupSpec {
+        layers: group.layers,
+        kv_heads: group.kv_heads,
+        hot_page_bytes: KvFormat::uniform(group.format.hot()).page_bytes(group.head_dim) as u64,
+        sealed_page_bytes: (group.format.seals())
+            .then(|| group.format.page_bytes(group.head_dim) as u64),
+        sinks: group.sinks,
+        hot_window: group.hot_window,
+    };
+    CacheConfig { groups: groups.iter().map(spec).collect(), budget_bytes }
+}
