@@ -1,0 +1,90 @@
+//! How an engine stores and computes.
+
+use crate::codec::{Codec, KvFormat};
+use crate::error::{Error, Result};
+use crate::model::KvOptions;
+use serde::{Deserialize, Serialize};
+
+/// Options of an [`Engine`](super::Engine).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct EngineConfig {
+    /// KV format: `f16`, `bf16`, `fp8`, `kivi4`, `kivi2`, or `keys/values`.
+    pub kv: String,
+    /// S: tokens at the start that stay in 16 bits, at most 64.
+    pub sinks: usize,
+    /// R: tokens that every query sees in 16 bits, a multiple of 64.
+    pub hot_window: usize,
+    /// Tokens of a prompt that are computed at once.
+    pub prefill_chunk: usize,
+    /// Bytes that the KV cache may hold; `None`: as many as the model's whole
+    /// context needs in this format.
+    pub kv_budget: Option<u64>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        let KvOptions { format, sinks, hot_window } =
+            KvOptions::new(KvFormat::uniform(Codec::Kivi2));
+        Self { kv: format.to_string(), sinks, hot_window, prefill_chunk: 512, kv_budget: None }
+    }
+}
+
+impl EngineConfig {
+    /// Sets the KV format.
+    pub fn with_kv(mut self, kv: impl Into<String>) -> Self {
+        self.kv = kv.into();
+        self
+    }
+
+    /// Sets S.
+    pub fn with_sinks(mut self, sinks: usize) -> Self {
+        self.sinks = sinks;
+        self
+    }
+
+    /// Sets R.
+    pub fn with_hot_window(mut self, tokens: usize) -> Self {
+        self.hot_window = tokens;
+        self
+    }
+
+    /// Sets the chunk of a prompt.
+    pub fn with_prefill_chunk(mut self, tokens: usize) -> Self {
+        self.prefill_chunk = tokens;
+        self
+    }
+
+    /// Sets the KV budget.
+    pub fn with_kv_budget(mut self, bytes: Option<u64>) -> Self {
+        self.kv_budget = bytes;
+        self
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field.
+    pub fn validate(&self) -> Result<()> {
+        self.kv_options()?;
+        if self.sinks > 64 {
+            return Err(Error::config("sinks", format!("{} is more than 64", self.sinks)));
+        }
+        if !self.hot_window.is_multiple_of(64) {
+            let what = format!("{} is not a multiple of 64", self.hot_window);
+            return Err(Error::config("hot_window", what));
+        }
+        if !(1..=1 << 16).contains(&self.prefill_chunk) {
+            let what = format!("{} is not between 1 and 65536", self.prefill_chunk);
+            return Err(Error::config("prefill_chunk", what));
+        }
+        Ok(())
+    }
+
+    /// The KV part, parsed.
+    pub(super) fn kv_options(&self) -> Result<KvOptions> {
+        let format = self.kv.parse()?;
+        Ok(KvOptions { format, sinks: self.sinks, hot_window: self.hot_window })
+    }
+}
