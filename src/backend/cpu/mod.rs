@@ -21,6 +21,7 @@ use half::{bf16, f16};
 use pool::{Shared, parallel_for};
 
 pub use dense::Matrix;
+pub use pool::set_threads;
 pub use simd::Level;
 pub use tensor::Buffer;
 

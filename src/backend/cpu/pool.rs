@@ -10,6 +10,16 @@ pub(crate) fn threads() -> usize {
     barrier_pool().n_workers() + 1
 }
 
+/// Sets the number of threads. It has no effect once work has been shared.
+///
+/// # Safety
+/// No other thread is running: the number travels in the process environment,
+/// from which candle reads it.
+pub unsafe fn set_threads(threads: u16) {
+    // SAFETY: the caller's promise.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", threads.to_string()) }
+}
+
 /// Calls `f` with every index below `n`, on all threads.
 pub(crate) fn parallel_for(n: usize, f: impl Fn(usize) + Sync) {
     if n <= 1 {

@@ -1,2 +1,80 @@
-//! The `kvfold` command line.
-fn main() {}
+//! The `kvfold` command line: a file per subcommand.
+
+mod fetch;
+mod info;
+mod model_args;
+mod prompt;
+mod run;
+mod size;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Fold a long context into a small KV cache.
+#[derive(Parser)]
+#[command(name = "kvfold", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(Box<run::RunArgs>),
+    Fetch(fetch::FetchArgs),
+    Info(info::InfoArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let threads = match &cli.command {
+        Command::Run(args) => args.model.threads,
+        Command::Info(args) => args.model.threads,
+        Command::Fetch(_) => None,
+    };
+    if let Some(threads) = threads {
+        // SAFETY: nothing has started a thread yet.
+        unsafe { kvfold::backend::cpu::set_threads(threads) };
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("KVFOLD_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+
+    let cancel = Arc::new(AtomicBool::new(false));
+    let outcome = watch_interrupts(cancel.clone()).and_then(|()| match cli.command {
+        Command::Run(args) => run::run(&args, &cancel),
+        Command::Fetch(args) => fetch::run(&args, cancel.clone()),
+        Command::Info(args) => info::run(&args, &cancel),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if cancel.load(Ordering::Relaxed) => {
+            eprintln!("interrupted");
+            ExitCode::from(130)
+        }
+        // A reader that has seen enough (`| head`) is no error.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The first Ctrl-C asks the work to stop, the second one ends the process.
+fn watch_interrupts(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
+    ctrlc::set_handler(move || {
+        if cancel.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
+    Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    (error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()))
+        .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,100 @@
+//! `kvfold info`: the machine, the formats, and a model if one is given.
+
+use crate::model_args::ModelArgs;
+use crate::size;
+use anyhow::Result;
+use clap::Args;
+use kvfold::backend::cpu::{Level, threads};
+use kvfold::codec::{Codec, KvFormat};
+use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, cache_dir, find};
+use kvfold::model::{Checkpoint, ModelConfig};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Show the machine, the KV formats and a model.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// The model to describe; the default one only if it is already here
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &InfoArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "kvfold {}", env!("CARGO_PKG_VERSION"))?;
+    let levels: Vec<_> =
+        Level::ALL.into_iter().filter(|l| l.available()).map(Level::name).collect();
+    writeln!(
+        out,
+        "cpu     {} threads; {} (of {})",
+        threads(),
+        Level::best().name(),
+        levels.join(", ")
+    )?;
+    writeln!(out, "cuda    not built in: this version runs on the CPU")?;
+    writeln!(out, "models  {}", cache_dir()?.display())?;
+
+    let absent = args.model.model == DEFAULT_MODEL && !default_is_here()?;
+    let checkpoint = match absent {
+        true => None,
+        false => Some(Checkpoint::open(args.model.path(cancel)?)?),
+    };
+    match &checkpoint {
+        None => writeln!(out, "\n{DEFAULT_MODEL} is not here yet; `kvfold fetch` gets it")?,
+        Some(checkpoint) => describe(&mut out, checkpoint)?,
+    }
+    formats(&mut out, checkpoint.as_ref().map(Checkpoint::config))
+}
+
+fn default_is_here() -> Result<bool> {
+    let options = FetchOptions::from_env()?;
+    Ok(find(DEFAULT_MODEL).is_some_and(|m| options.model_path(m).is_file()))
+}
+
+fn describe(out: &mut impl Write, checkpoint: &Checkpoint) -> Result<()> {
+    let c = checkpoint.config();
+    writeln!(out, "\n{} ({})", checkpoint.name(), checkpoint.path().display())?;
+    writeln!(
+        out,
+        "  {}: {} layers, width {}, {} query and {} KV heads of {}, MLP {}, vocabulary {}",
+        c.family.name(),
+        c.layers,
+        c.hidden,
+        c.heads,
+        c.kv_heads,
+        c.head_dim,
+        c.intermediate,
+        c.vocab
+    )?;
+    writeln!(out, "  context {} tokens, rope theta {}", c.context, c.rope.theta)?;
+    if let Some(window) = c.sliding_window {
+        let layers = c.sliding_layers.iter().filter(|s| **s).count();
+        writeln!(out, "  sliding window {window} on {layers} of {} layers", c.layers)?;
+    }
+    let types: Vec<_> = (checkpoint.dtypes().iter())
+        .map(|t| format!("{} {} ({})", t.tensors, t.dtype, size::show(t.bytes)))
+        .collect();
+    writeln!(out, "  {}; tensors: {}", size::show(checkpoint.file_bytes()), types.join(", "))?;
+    Ok(())
+}
+
+fn formats(out: &mut impl Write, config: Option<&ModelConfig>) -> Result<()> {
+    writeln!(
+        out,
+        "\nKV format  bits an element{}",
+        if config.is_some() { "  whole context" } else { "" }
+    )?;
+    for codec in Codec::ALL {
+        let format = KvFormat::uniform(codec);
+        write!(out, "{format:<9}  {:>15.1}", format.bits())?;
+        if let Some(c) = config {
+            let elements = 2 * c.context * c.layers * c.kv_width();
+            let bytes = elements as f64 * format.bits() / 8.0;
+            write!(out, "  {:>13}", size::show(bytes as u64))?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! From a question and its documents to the tokens of one prompt.
+
+use super::run::RunArgs;
+use anyhow::{Result, bail};
+use kvfold::engine::LoadedModel;
+use kvfold::model::Message;
+use kvfold::rag::{Packed, fill, load, read_document};
+
+/// A prompt and what was put into it.
+pub struct Prompt {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// The context's text; empty without documents.
+    pub context: String,
+    /// What the user should know about the documents.
+    pub notices: Vec<String>,
+}
+
+/// Builds the prompt that the arguments describe.
+pub fn build(args: &RunArgs, model: &LoadedModel) -> Result<Prompt> {
+    let mut notices = Vec::new();
+    let mut context = String::new();
+    for path in &args.file {
+        let document = read_document(path)?;
+        context += &format!("[{}]\n{}\n\n", document.source(), document.text().trim_end());
+    }
+    let bare = encode(args, model, &context)?;
+    if !args.docs.is_empty() {
+        let loaded = load(&args.docs)?;
+        notices.extend(loaded.notice());
+        let limit = model.context();
+        // A few tokens may join differently once the text stands in its place.
+        let room = limit.saturating_sub(bare.len() + args.max_tokens + 16);
+        let budget = args.context_budget.min(room);
+        let count =
+            |text: &str| model.tokenizer.encode_plain(text).map_or(usize::MAX, |ids| ids.len());
+        let packed = fill(&loaded.documents, &args.question, budget, &count)?;
+        check(&packed, budget, &mut notices)?;
+        context += &packed.render();
+    }
+    let ids = if context.is_empty() { bare } else { encode(args, model, &context)? };
+    Ok(Prompt { ids, context, notices })
+}
+
+fn check(packed: &Packed, budget: usize, notices: &mut Vec<String>) -> Result<()> {
+    if packed.pieces.is_empty() {
+        bail!(
+            "no passage of the documents fits into {budget} tokens; raise --context-budget or lower --max-tokens"
+        );
+    }
+    if packed.fallback {
+        notices.push(
+            "no passage shares a word with the question: using the beginning of the documents"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+fn encode(args: &RunArgs, model: &LoadedModel, context: &str) -> Result<Vec<u32>> {
+    let tokenizer = &model.tokenizer;
+    let text = if context.is_empty() {
+        args.question.clone()
+    } else {
+        format!("Text:\n{}\n\nQuestion: {}", context.trim_end(), args.question)
+    };
+    let Some(template) = model.template.as_ref().filter(|_| !args.raw) else {
+        let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
+        ids.extend(tokenizer.encode_plain(&text)?);
+        return Ok(ids);
+    };
+    let system = args.system.as_deref().unwrap_or(match context.is_empty() {
+        true => "You are a helpful assistant.",
+        false => "Answer the question from the text. Be brief and exact.",
+    });
+    let messages = [
+        Message::new("system", tokenizer.guard(system)),
+        Message::new("user", tokenizer.guard(&text)),
+    ];
+    // Some templates know no system role; its text then leads the user's.
+    let rendered = template.render(&messages, true).or_else(|_| {
+        let text = tokenizer.guard(&format!("{system}\n\n{text}"));
+        template.render(&[Message::new("user", text)], true)
+    })?;
+    Ok(tokenizer.encode_chat(&rendered)?)
+}
