@@ -10,6 +10,8 @@ mod ops;
 mod pool;
 mod simd;
 mod tensor;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use super::{Attend, Backend, KvGroup, LayerIndex, MatrixBytes, Rope, WeightPolicy};
 use crate::cache::{BlockRef, ClassDesc, CopyBlock, Gather, SeqStep};

@@ -1,0 +1,328 @@
+//! Matrix products in the file's own 4- and 8-bit blocks, with AVX-512 VNNI.
+//!
+//! Decoding reads every weight once a token, so its speed is the bytes that the
+//! weights take. candle's packed product takes 8.5 bits a weight for every type
+//! that it must repack to Q8_0, pads the inner dimension to a multiple of 256 (a
+//! third more for a width of 576) and keeps both copies; here Q4_0, Q4_1 and
+//! Q8_0 stay at their 5, 5 and 8.5 bits and nothing is kept twice. What each
+//! choice measured is in `benches/README.md`.
+//!
+//! Sixteen rows are interleaved, one a vector lane. For each block of 32 columns:
+//!
+//! ```text
+//! codes   4 bits: 4 × 64 bytes; byte (row, j) of chunk c = column 8c + j (low), 8c + 4 + j (high)
+//!         8 bits: 8 × 64 bytes; byte (row, j) of chunk c = column 4c + j, plus 128
+//! scales  f16 × 16 rows; then, for 4 bits, minima f16 × 16 rows
+//! ```
+//!
+//! Activations are rounded to 8 bits in blocks of 32, as llama.cpp does (Q8_1):
+//! `Σ w·x = d·dx·Σ code·xq + m·dx·Σ xq`. Each output depends on its own row of x
+//! alone, so results do not depend on the batch.
+
+use super::pool::{Shared, parallel_for};
+use super::tensor::Buffer;
+use candle_core::quantized::GgmlDType;
+use core::arch::x86_64::*;
+use half::f16;
+
+/// Rows of the weights that one tile interleaves.
+const ROWS: usize = 16;
+/// Columns of a block.
+const BLOCK: usize = 32;
+/// Rows of x that one register block holds.
+const X_ROWS: usize = 8;
+
+/// Whether this processor and type have this product.
+pub(super) fn supports(dtype: GgmlDType) -> bool {
+    matches!(dtype, GgmlDType::Q4_0 | GgmlDType::Q4_1 | GgmlDType::Q8_0)
+        && super::Level::Avx512.available()
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+/// A weight matrix `[rows, cols]`, interleaved.
+pub(super) struct Packed {
+    rows: usize,
+    blocks: usize,
+    four_bits: bool,
+    /// Row group by row group: the codes of all blocks, then their parameters.
+    bytes: Vec<Line>,
+}
+
+/// A cache line: whole chunks of codes never straddle two.
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Packed {
+    /// Interleaves blocks of a [supported](supports) type.
+    pub(super) fn new(dtype: GgmlDType, rows: usize, cols: usize, blocks: &[u8]) -> Self {
+        let four_bits = dtype != GgmlDType::Q8_0;
+        let n = cols / BLOCK;
+        let mut packed = Self { rows, blocks: n, four_bits, bytes: Vec::new() };
+        let groups = rows.div_ceil(ROWS);
+        packed.bytes = vec![Line([0; 64]); groups * packed.group_bytes() / 64];
+        let (size, stride) = (dtype.type_size(), packed.group_bytes());
+        let (code_bytes, parameter_bytes) = (packed.code_bytes(), packed.parameter_bytes());
+        let shared = Shared::new(bytemuck::cast_slice_mut::<Line, u8>(&mut packed.bytes));
+        parallel_for(groups, |group| {
+            // SAFETY: groups do not overlap.
+            let to = unsafe { shared.slice(group * stride, stride) };
+            let (codes, parameters) = to.split_at_mut(n * code_bytes);
+            for row in 0..ROWS.min(rows - group * ROWS) {
+                let from = &blocks[(group * ROWS + row) * n * size..][..n * size];
+                for (b, block) in from.chunks_exact(size).enumerate() {
+                    let codes = &mut codes[b * code_bytes..][..code_bytes];
+                    let parameters = &mut parameters[b * parameter_bytes..][..parameter_bytes];
+                    pack_block(dtype, block, row, codes, parameters);
+                }
+            }
+        });
+        packed
+    }
+
+    /// Bytes kept resident.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.bytes.len() * 64) as u64
+    }
+
+    fn code_bytes(&self) -> usize {
+        if self.four_bits { 256 } else { 512 }
+    }
+
+    fn parameter_bytes(&self) -> usize {
+        if self.four_bits { 64 } else { 32 }
+    }
+
+    fn group_bytes(&self) -> usize {
+        (self.blocks * (self.code_bytes() + self.parameter_bytes())).next_multiple_of(64)
+    }
+
+    /// Codes and parameters of a group of rows.
+    fn group(&self, group: usize) -> (&[u8], &[u8]) {
+        let size = self.group_bytes();
+        let bytes = &bytemuck::cast_slice::<Line, u8>(&self.bytes)[group * size..][..size];
+        bytes.split_at(self.blocks * self.code_bytes())
+    }
+
+    /// One row as f32.
+    pub(super) fn row(&self, row: usize, out: &mut [f32]) {
+        let (codes, parameters) = self.group(row / ROWS);
+        let lane = row % ROWS;
+        for (column, x) in out.iter_mut().enumerate() {
+            let (b, k) = (column / BLOCK, column % BLOCK);
+            let half = |at: usize| {
+                let at = b * self.parameter_bytes() + 2 * at;
+                f16::from_le_bytes([parameters[at], parameters[at + 1]]).to_f32()
+            };
+            let codes = &codes[b * self.code_bytes()..];
+            *x = if self.four_bits {
+                let byte = codes[k / 8 * 64 + lane * 4 + k % 4];
+                let code = if k % 8 < 4 { byte & 15 } else { byte >> 4 };
+                f32::from(code) * half(lane) + half(ROWS + lane)
+            } else {
+                let byte = codes[k / 4 * 64 + lane * 4 + k % 4];
+                (f32::from(byte) - 128.0) * half(lane)
+            };
+        }
+    }
+
+    /// `y = x · selfᵀ`; the first `blocks · 32` floats of each row of x are read.
+    pub(super) fn matmul(&self, x: &Buffer, y: &mut Buffer) {
+        let m = x.rows();
+        let groups = self.rows.div_ceil(ROWS);
+        let stride = groups * ROWS;
+        let quantized = Quantized::new(x, self.blocks);
+        let mut out = y.take();
+        out.resize(m * stride, 0.0);
+        let shared = Shared::new(&mut out);
+        // A few row groups at a time, and x in stripes that stay in a core's cache.
+        const STRIPE: usize = 32 * X_ROWS;
+        let stripes = m.div_ceil(STRIPE);
+        parallel_for(groups * stripes, |item| {
+            let (stripe, group) = (item / groups, item % groups);
+            let end = ((stripe + 1) * STRIPE).min(m);
+            let (codes, parameters) = self.group(group);
+            for first in (stripe * STRIPE..end).step_by(X_ROWS) {
+                let n = X_ROWS.min(end - first);
+                let tile = Tile { codes, parameters, x: &quantized, first, blocks: self.blocks };
+                let mut sums = [[0f32; ROWS]; X_ROWS];
+                // SAFETY: a `Packed` exists only where `supports` said so.
+                unsafe {
+                    match (self.four_bits, n) {
+                        (true, X_ROWS) => tile.product::<true, X_ROWS>(&mut sums),
+                        (false, X_ROWS) => tile.product::<false, X_ROWS>(&mut sums),
+                        (true, _) => tile.rest::<true>(n, &mut sums),
+                        (false, _) => tile.rest::<false>(n, &mut sums),
+                    }
+                    for (i, sums) in sums[..n].iter().enumerate() {
+                        let at = (first + i) * stride + group * ROWS;
+                        shared.slice(at, ROWS).copy_from_slice(sums);
+                    }
+                }
+            }
+        });
+        y.replace(out, m, self.rows, stride);
+    }
+}
+
+/// Spreads one block over its lane.
+fn pack_block(dtype: GgmlDType, block: &[u8], row: usize, codes: &mut [u8], parameters: &mut [u8]) {
+    let scale = [block[0], block[1]];
+    parameters[2 * row..][..2].copy_from_slice(&scale);
+    if dtype == GgmlDType::Q8_0 {
+        for (k, &byte) in block[2..].iter().enumerate() {
+            codes[k / 4 * 64 + row * 4 + k % 4] = byte.wrapping_add(128);
+        }
+        return;
+    }
+    // Q4_0 is d·(code − 8): the minimum −8d is exact in f16.
+    let (min, nibbles) = match dtype {
+        GgmlDType::Q4_1 => ([block[2], block[3]], &block[4..]),
+        _ => (f16::from_f32(f16::from_le_bytes(scale).to_f32() * -8.0).to_le_bytes(), &block[2..]),
+    };
+    parameters[2 * (ROWS + row)..][..2].copy_from_slice(&min);
+    for k in 0..BLOCK {
+        // ggml keeps columns 0–15 in the low and 16–31 in the high halves.
+        let code = if k < 16 { nibbles[k] & 15 } else { nibbles[k - 16] >> 4 };
+        let shift = if k % 8 < 4 { 0 } else { 4 };
+        codes[k / 8 * 64 + row * 4 + k % 4] |= code << shift;
+    }
+}
+
+/// Rows of x in 8 bits.
+struct Quantized {
+    /// `[rows][blocks][32]`.
+    codes: Vec<i8>,
+    /// Scale, and scale times the sum of the codes, of each block.
+    scales: Vec<[f32; 2]>,
+}
+
+impl Quantized {
+    fn new(x: &Buffer, blocks: usize) -> Self {
+        let rows = x.rows();
+        let mut codes = vec![0i8; rows * blocks * BLOCK];
+        let mut scales = vec![[0f32; 2]; rows * blocks];
+        let shared = (Shared::new(&mut codes), Shared::new(&mut scales));
+        parallel_for(rows.div_ceil(X_ROWS), |part| {
+            for row in part * X_ROWS..((part + 1) * X_ROWS).min(rows) {
+                // SAFETY: rows do not overlap; AVX-512 is there, see `matmul`.
+                unsafe {
+                    let codes = shared.0.slice(row * blocks * BLOCK, blocks * BLOCK);
+                    let scales = shared.1.slice(row * blocks, blocks);
+                    quantize(&x.as_slice()[row * x.stride()..][..blocks * BLOCK], codes, scales);
+                }
+            }
+        });
+        Self { codes, scales }
+    }
+}
+
+/// Rounds one row to 8 bits in blocks of 32: scale = max|x| / 127.
+///
+/// # Safety
+/// The processor has AVX-512 F and BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [[f32; 2]]) {
+    let blocks = x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK)).zip(scales);
+    for ((x, codes), scale) in blocks {
+        // SAFETY: a chunk has two vectors of floats, two of sixteen bytes.
+        unsafe {
+            let (a, b) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16)));
+            let max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+            let inverse = _mm512_set1_ps(if max > 0.0 { 127.0 / max } else { 0.0 });
+            let qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));
+            let qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
+            _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(qa));
+            _mm_storeu_si128(codes.as_mut_ptr().add(16).cast(), _mm512_cvtsepi32_epi8(qb));
+            let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(qa, qb)) as f32;
+            *scale = [max / 127.0, max / 127.0 * sum];
+        }
+    }
+}
+
+/// Sixteen rows of weights against some rows of x.
+struct Tile<'a> {
+    codes: &'a [u8],
+    parameters: &'a [u8],
+    x: &'a Quantized,
+    /// First row of x.
+    first: usize,
+    blocks: usize,
+}
+
+impl Tile<'_> {
+    /// Fewer than `X_ROWS` rows, one at a time.
+    ///
+    /// # Safety
+    /// As [`product`](Self::product).
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c,fma")]
+    unsafe fn rest<const FOUR: bool>(&self, n: usize, sums: &mut [[f32; ROWS]; X_ROWS]) {
+        for (i, sums) in sums[..n].iter_mut().enumerate() {
+            let tile = Tile { first: self.first + i, ..*self };
+            let mut one = [[0f32; ROWS]; X_ROWS];
+            // SAFETY: the caller's promise.
+            unsafe { tile.product::<FOUR, 1>(&mut one) };
+            *sums = one[0];
+        }
+    }
+
+    /// The products of `M` rows of x.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, BW, VL and VNNI, F16C and FMA; x has `M`
+    /// rows from `first` on.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c,fma")]
+    unsafe fn product<const FOUR: bool, const M: usize>(&self, sums: &mut [[f32; ROWS]; X_ROWS]) {
+        let (code_bytes, parameter_bytes) = if FOUR { (256, 64) } else { (512, 32) };
+        let row = self.blocks * BLOCK;
+        assert!(self.codes.len() >= self.blocks * code_bytes);
+        assert!(self.parameters.len() >= self.blocks * parameter_bytes);
+        assert!(self.x.codes.len() >= (self.first + M) * row);
+        assert!(self.x.scales.len() >= (self.first + M) * self.blocks);
+        // SAFETY: the blocks lie within the slices whose lengths were checked.
+        unsafe {
+            let x = self.x.codes.as_ptr().add(self.first * row);
+            let scales = self.x.scales.as_ptr().add(self.first * self.blocks);
+            let nibble = _mm512_set1_epi8(15);
+            let mut acc = [_mm512_setzero_ps(); M];
+            for b in 0..self.blocks {
+                let codes = self.codes.as_ptr().add(b * code_bytes);
+                let parameters = self.parameters.as_ptr().add(b * parameter_bytes);
+                let d = _mm512_cvtph_ps(_mm256_loadu_si256(parameters.cast()));
+                // What a block adds for each unit of dx·Σ xq.
+                let offset = if FOUR {
+                    _mm512_cvtph_ps(_mm256_loadu_si256(parameters.add(32).cast()))
+                } else {
+                    _mm512_mul_ps(d, _mm512_set1_ps(-128.0))
+                };
+                let mut w = [_mm512_setzero_si512(); 8];
+                if FOUR {
+                    for c in 0..4 {
+                        let both = _mm512_loadu_si512(codes.add(64 * c).cast());
+                        w[2 * c] = _mm512_and_si512(both, nibble);
+                        w[2 * c + 1] = _mm512_and_si512(_mm512_srli_epi16::<4>(both), nibble);
+                    }
+                } else {
+                    for (c, w) in w.iter_mut().enumerate() {
+                        *w = _mm512_loadu_si512(codes.add(64 * c).cast());
+                    }
+                }
+                for i in 0..M {
+                    let xq = x.add(i * row + b * BLOCK).cast::<i32>();
+                    let mut sum = _mm512_setzero_si512();
+                    for (j, w) in w.iter().enumerate() {
+                        let four = _mm512_set1_epi32(xq.add(j).read_unaligned());
+                        sum = _mm512_dpbusd_epi32(sum, *w, four);
+                    }
+                    let [dx, dx_sum] = *scales.add(i * self.blocks + b);
+                    let scale = _mm512_mul_ps(d, _mm512_set1_ps(dx));
+                    acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, acc[i]);
+                    acc[i] = _mm512_fmadd_ps(offset, _mm512_set1_ps(dx_sum), acc[i]);
+                }
+            }
+            for i in 0..M {
+                _mm512_storeu_ps(sums[i].as_mut_ptr(), acc[i]);
+            }
+        }
+    }
+}
