@@ -74,7 +74,7 @@ impl Matrix {
         #[cfg(target_arch = "x86_64")]
         if own(dtype) && cols.is_multiple_of(dtype.block_size()) {
             let bytes = stack(parts, dtype, rows, cols)?;
-            let form = Form::Vnni(vnni::Packed::new(dtype, rows, cols, &bytes));
+            let form = Form::Vnni(vnni::Packed::new(dtype, rows, cols, &bytes)?);
             return Ok(Self { rows, cols, form });
         }
         let pads = packs(dtype);

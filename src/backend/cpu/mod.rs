@@ -21,6 +21,7 @@ use arena::Arenas;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pool::{Shared, parallel_for};
+use std::sync::Mutex;
 
 pub use dense::Matrix;
 pub use pool::set_threads;
@@ -37,6 +38,7 @@ pub struct CpuBackend {
     level: Level,
     groups: Vec<KvGroup>,
     arenas: Arenas,
+    angles: Mutex<ops::Angles>,
 }
 
 impl CpuBackend {
@@ -47,7 +49,7 @@ impl CpuBackend {
 
     /// A backend at a given level; one that the processor lacks runs portably.
     pub fn with_level(level: Level) -> Self {
-        Self { level, groups: Vec::new(), arenas: Arenas::default() }
+        Self { level, groups: Vec::new(), arenas: Arenas::default(), angles: Mutex::default() }
     }
 
     fn group(&self, at: LayerIndex) -> Result<&KvGroup> {
@@ -157,7 +159,8 @@ impl Backend for CpuBackend {
     }
 
     fn rope(&self, x: &mut Buffer, heads: usize, rope: &Rope, positions: &[usize]) -> Result<()> {
-        ops::rope(x, heads, rope, positions);
+        let mut angles = self.angles.lock().unwrap_or_else(|e| e.into_inner());
+        ops::rope(x, heads, rope, positions, &mut angles);
         Ok(())
     }
 
@@ -255,7 +258,7 @@ impl Backend for CpuBackend {
         }
         let arenas = &self.arenas;
         let hot = group.format.hot();
-        let missing = std::sync::Mutex::new(None);
+        let missing = Mutex::new(None);
         parallel_for(2 * pages.len(), |i| {
             let (seal, stream) = pages[i / 2];
             let (key, key_len, value, value_len) = &outputs[i / 2];

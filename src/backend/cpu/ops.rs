@@ -66,15 +66,45 @@ pub(super) fn rotate(head: &mut [f32], rope: &Rope, position: f64) {
     }
 }
 
+/// Sines and cosines of the last positions asked for: every layer of a step asks
+/// for the same ones.
+#[derive(Default)]
+pub(super) struct Angles {
+    positions: Vec<usize>,
+    inv_freq: Vec<f64>,
+    table: Vec<(f32, f32)>,
+}
+
+impl Angles {
+    fn update(&mut self, rope: &Rope, positions: &[usize]) {
+        if self.positions == positions && self.inv_freq == rope.inv_freq {
+            return;
+        }
+        self.positions = positions.to_vec();
+        self.inv_freq.clone_from(&rope.inv_freq);
+        self.table.clear();
+        for &position in positions {
+            let angles = rope.inv_freq.iter().map(|freq| (position as f64 * freq).sin_cos());
+            self.table.extend(angles.map(|(sin, cos)| (sin as f32, cos as f32)));
+        }
+    }
+}
+
 /// Rotates the first `heads` heads of every row.
-pub(super) fn rope(x: &mut Buffer, heads: usize, rope: &Rope, positions: &[usize]) {
+pub(super) fn rope(
+    x: &mut Buffer,
+    heads: usize,
+    rope: &Rope,
+    positions: &[usize],
+    angles: &mut Angles,
+) {
+    angles.update(rope, positions);
     let half = rope.inv_freq.len();
     for_rows(x, |i, row| {
-        let angles = rope.inv_freq.iter().map(|freq| (positions[i] as f64 * freq).sin_cos());
-        let angles: Vec<(f32, f32)> = angles.map(|(s, c)| (s as f32, c as f32)).collect();
+        let angles = &angles.table[i * half..][..half];
         for head in row[..heads * 2 * half].chunks_exact_mut(2 * half) {
             let (low, high) = head.split_at_mut(half);
-            for ((a, b), (sin, cos)) in low.iter_mut().zip(high).zip(&angles) {
+            for ((a, b), (sin, cos)) in low.iter_mut().zip(high).zip(angles) {
                 (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
         }
