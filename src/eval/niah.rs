@@ -204,9 +204,8 @@ impl Maker<'_> {
     /// Where the needle goes: the last sentence end at or before `depth` percent
     /// of the tokens, or the beginning.
     fn place(&self, hay: &str, depth: usize) -> Result<usize> {
-        let tokens = |end: usize| -> Result<usize> {
-            Ok(self.tokenizer.encode_plain(&hay[..end])?.len())
-        };
+        let tokens =
+            |end: usize| -> Result<usize> { Ok(self.tokenizer.encode_plain(&hay[..end])?.len()) };
         let limit = tokens(hay.len())? * depth;
         let ends: Vec<usize> = [0].into_iter().chain(sentence_ends(hay)).collect();
         let (mut before, mut beyond) = (0, ends.len());
