@@ -27,24 +27,30 @@ impl Session {
     /// [`Error::Config`], or [`Error::Unsupported`] for a head dimension that
     /// the kernels lack.
     pub fn new(mut model: LoadedModel, config: EngineConfig) -> Result<Self> {
-        config.validate()?;
-        let groups = model.model.kv_groups(&config.kv_options()?);
-        let unlimited = KvCache::new(cache_config(&groups, u64::MAX))?;
-        let budget = match config.kv_budget {
-            Some(bytes) => bytes,
-            None => unlimited.bytes_for(model.context(), config.prefill_chunk),
-        };
-        let cache = KvCache::new(cache_config(&groups, budget))?;
-        model.backend.configure_kv(&groups, cache.classes())?;
-        let token_bytes_16_bit =
-            groups.iter().map(|g| (g.layers * g.kv_heads * g.head_dim * 4) as u64).sum();
+        let (cache, token_bytes_16_bit) = prepare(&mut model, &config)?;
         let ws = Workspace::new(&model.backend)?;
         Ok(Self { model, config, cache, ws, token_bytes_16_bit })
+    }
+
+    /// Ends all sequences and starts anew with another configuration; the weights
+    /// stay. Sequence ids from before are void. On an error nothing changes.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn reconfigure(&mut self, config: EngineConfig) -> Result<()> {
+        (self.cache, self.token_bytes_16_bit) = prepare(&mut self.model, &config)?;
+        self.config = config;
+        Ok(())
     }
 
     /// The model.
     pub fn model(&self) -> &LoadedModel {
         &self.model
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
     }
 
     /// The books of the cache.
@@ -143,4 +149,21 @@ impl Session {
         let LoadedModel { model, backend, .. } = &self.model;
         model.logits(backend, &mut self.ws, range, f)
     }
+}
+
+/// An empty cache for `config`, the arenas for it, and the bytes that a token
+/// takes in 16 bits.
+fn prepare(model: &mut LoadedModel, config: &EngineConfig) -> Result<(KvCache, u64)> {
+    config.validate()?;
+    let groups = model.model.kv_groups(&config.kv_options()?);
+    let unlimited = KvCache::new(cache_config(&groups, u64::MAX))?;
+    let budget = match config.kv_budget {
+        Some(bytes) => bytes,
+        None => unlimited.bytes_for(model.context(), config.prefill_chunk),
+    };
+    let cache = KvCache::new(cache_config(&groups, budget))?;
+    model.backend.configure_kv(&groups, cache.classes())?;
+    let token_bytes_16_bit =
+        groups.iter().map(|g| (g.layers * g.kv_heads * g.head_dim * 4) as u64).sum();
+    Ok((cache, token_bytes_16_bit))
 }

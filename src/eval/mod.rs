@@ -1,1 +1,91 @@
-//! To be written.
+//! Measuring what a KV format costs in quality (floor 7).
+//!
+//! [`perplexity`] follows llama.cpp's convention, so the two can be compared on
+//! the same text; [`niah`] hides a number in a long text and asks for it. Both
+//! drive a [`Session`](crate::engine::Session) through the path that `run` uses:
+//! there is no second implementation of a lossy cache that could flatter it.
+
+pub mod niah;
+pub mod perplexity;
+pub mod prose;
+mod table;
+
+pub use niah::{Answer, Needles, NiahOptions, Prompt};
+pub use perplexity::{Perplexity, Windows};
+pub use table::table;
+
+use crate::codec::KvFormat;
+use crate::engine::EngineConfig;
+use crate::error::{Error, Result};
+use serde::{Serialize, Serializer};
+
+/// One way to store the cache that is to be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// The format of sealed pages.
+    #[serde(serialize_with = "by_name")]
+    pub kv: KvFormat,
+    /// S; `None` for a format that never seals, where it makes no difference.
+    pub sinks: Option<usize>,
+}
+
+impl Setting {
+    /// Every format with every number of sinks, in the order given; formats that
+    /// never seal appear once, and so does what is listed twice.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown format or an empty list.
+    pub fn grid<S: AsRef<str>>(formats: &[S], sinks: &[usize]) -> Result<Vec<Self>> {
+        for (field, empty) in [("kv", formats.is_empty()), ("sinks", sinks.is_empty())] {
+            if empty {
+                return Err(Error::config(field, "the list is empty; name at least one"));
+            }
+        }
+        let mut grid = Vec::new();
+        for format in formats {
+            let kv: KvFormat = format.as_ref().trim().parse()?;
+            let each = sinks.iter().map(|&s| Self { kv, sinks: kv.seals().then_some(s) });
+            for setting in each {
+                if !grid.contains(&setting) {
+                    grid.push(setting);
+                }
+            }
+        }
+        Ok(grid)
+    }
+
+    /// `config` with this setting in it.
+    pub fn apply(&self, config: EngineConfig) -> EngineConfig {
+        let config = config.with_kv(self.kv.to_string());
+        match self.sinks {
+            Some(sinks) => config.with_sinks(sinks),
+            None => config,
+        }
+    }
+}
+
+fn by_name<S: Serializer>(kv: &KvFormat, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(kv)
+}
+
+/// Memory that the cache held when a sequence was complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Bytes held, 16-bit window and sinks included.
+    pub kv_bytes: u64,
+    /// Bytes that the same tokens take in 16 bits.
+    pub kv_bytes_16_bit: u64,
+}
+
+impl Memory {
+    /// How many times smaller than 16 bits.
+    pub fn ratio(&self) -> f64 {
+        self.kv_bytes_16_bit as f64 / self.kv_bytes as f64
+    }
+}
+
+/// Relative change of `value` against `reference`, in percent; `None` if the
+/// reference is 0.
+pub fn change_percent(value: f64, reference: f64) -> Option<f64> {
+    (reference != 0.0).then(|| (value / reference - 1.0) * 100.0)
+}

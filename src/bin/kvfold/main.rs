@@ -1,5 +1,6 @@
 //! The `kvfold` command line: a file per subcommand.
 
+mod eval;
 mod fetch;
 mod info;
 mod model_args;
@@ -25,6 +26,7 @@ enum Command {
     Run(Box<run::RunArgs>),
     Fetch(fetch::FetchArgs),
     Info(info::InfoArgs),
+    Eval(Box<eval::EvalArgs>),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let threads = match &cli.command {
         Command::Run(args) => args.model.threads,
         Command::Info(args) => args.model.threads,
+        Command::Eval(args) => args.threads(),
         Command::Fetch(_) => None,
     };
     if let Some(threads) = threads {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, &cancel),
         Command::Fetch(args) => fetch::run(&args, cancel.clone()),
         Command::Info(args) => info::run(&args, &cancel),
+        Command::Eval(args) => eval::run(&args, &cancel),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

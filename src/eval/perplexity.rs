@@ -1,0 +1,238 @@
+//! Perplexity as llama.cpp's `llama-perplexity` defines it.
+//!
+//! The text is tokenised whole and cut into windows of N tokens, each computed
+//! in a sequence of its own. The first half of a window is context only; from
+//! the logits at positions ⌊N/2⌋ … N−2 the following token is scored.
+//!
+//! A model that wants a beginning-of-sequence token gets one at the head of the
+//! text, and in place of the first token of every later window.
+//!
+//! What a query sees depends on positions alone (rule 1 of the design), so one
+//! chunked pass over a window shows exactly the loss that decoding token by
+//! token would have.
+
+use super::Memory;
+use crate::engine::Session;
+use crate::error::{Error, Result};
+use crate::model::Tokenizer;
+use serde::Serialize;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Rows of logits that are computed at once, to bound memory: with 49,152
+/// tokens in the vocabulary they take 25 MB.
+const ROWS: usize = 128;
+
+/// A text cut into windows.
+#[derive(Clone, Debug)]
+pub struct Windows {
+    ids: Vec<u32>,
+    bos: Option<u32>,
+    context: usize,
+    count: usize,
+}
+
+impl Windows {
+    /// Tokenises `text` and cuts it into `count` windows of `context` tokens, or
+    /// into as many as there are. Texts of special tokens stay text, and one line
+    /// break at the end does not count, as in llama.cpp. `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a context or count out of range, [`Error::Document`]
+    /// if the text is too short, [`Error::Tokenizer`].
+    pub fn new(
+        tokenizer: &Tokenizer,
+        text: &str,
+        path: &Path,
+        context: usize,
+        count: Option<usize>,
+    ) -> Result<Self> {
+        // Before the tokeniser's work, which a long text makes long.
+        check(context, count)?;
+        let bos = leading_bos(tokenizer)?;
+        let mut ids: Vec<u32> = bos.into_iter().collect();
+        ids.extend(tokenizer.encode_plain(text.strip_suffix('\n').unwrap_or(text))?);
+        let tokens = ids.len();
+        match Self::from_ids(ids, bos, context, count)? {
+            Some(windows) => Ok(windows),
+            None => {
+                let count = count.unwrap_or(1);
+                let needed = count.saturating_mul(context);
+                Err(Error::Document {
+                    path: path.to_owned(),
+                    what: format!(
+                        "has {tokens} tokens, {count} windows of {context} need {needed}"
+                    ),
+                    remedy: "name a longer text, or lower --windows or --context".into(),
+                })
+            }
+        }
+    }
+
+    /// Cuts token ids; `None` if there are too few. With `bos`, that token takes
+    /// the place of the first of each window.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a context or count out of range.
+    pub fn from_ids(
+        ids: Vec<u32>,
+        bos: Option<u32>,
+        context: usize,
+        count: Option<usize>,
+    ) -> Result<Option<Self>> {
+        check(context, count)?;
+        let available = ids.len() / context;
+        let count = count.unwrap_or(available);
+        let enough = 1 <= count && count <= available;
+        Ok(enough.then_some(Self { ids, bos, context, count }))
+    }
+
+    /// Tokens a window.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Number of windows.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Tokens that are scored, over all windows.
+    pub fn predictions(&self) -> usize {
+        self.count * (self.context - 1 - self.first())
+    }
+
+    /// The tokens of a window.
+    pub fn window(&self, index: usize) -> Vec<u32> {
+        let mut ids = self.ids[index * self.context..(index + 1) * self.context].to_vec();
+        if let Some(bos) = self.bos {
+            ids[0] = bos;
+        }
+        ids
+    }
+
+    /// The first position whose logits count.
+    fn first(&self) -> usize {
+        self.context / 2
+    }
+}
+
+fn check(context: usize, count: Option<usize>) -> Result<()> {
+    if context < 3 {
+        let what = format!("{context} leaves nothing to predict; it must be at least 3");
+        return Err(Error::config("context", what));
+    }
+    match count {
+        Some(0) => Err(Error::config("windows", "must be at least 1")),
+        _ => Ok(()),
+    }
+}
+
+/// The token that the tokenizer puts before a text, if it is the model's
+/// beginning-of-sequence token.
+pub(super) fn leading_bos(tokenizer: &Tokenizer) -> Result<Option<u32>> {
+    let (with, without) = (tokenizer.encode("a", true)?, tokenizer.encode("a", false)?);
+    let added = with.len() > without.len() && with.first() != without.first();
+    Ok(tokenizer.bos().filter(|&bos| added && with[0] == bos))
+}
+
+/// How well a text was predicted.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Perplexity {
+    /// exp of the mean negative log likelihood.
+    pub perplexity: f64,
+    /// One standard error of it: that of the mean, times the perplexity.
+    pub error: f64,
+    /// Mean negative log likelihood in nats.
+    pub nll: f64,
+    /// Tokens that were scored.
+    pub predictions: usize,
+    /// The cache after the last token of a window.
+    #[serde(flatten)]
+    pub memory: Memory,
+}
+
+/// Scores every window in the session's configuration, a prefill chunk at a time;
+/// `progress` is told the tokens done so far.
+///
+/// # Errors
+/// [`Error::ContextTooLong`] if a window exceeds the model's context,
+/// [`Error::KvBudget`], [`Error::Cancelled`], [`Error::Config`] for unknown ids.
+pub fn perplexity(
+    session: &mut Session,
+    windows: &Windows,
+    cancel: &AtomicBool,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Perplexity> {
+    session.admit(windows.context, 0)?;
+    let chunk = session.config().prefill_chunk;
+    let mut sums = Sums::default();
+    let mut memory = Memory::default();
+    for index in 0..windows.count {
+        let ids = windows.window(index);
+        let done = index * windows.context;
+        let seq = session.create();
+        let scored = (|| {
+            for start in (0..ids.len()).step_by(chunk) {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(Error::Cancelled);
+                }
+                let end = ids.len().min(start + chunk);
+                // The last token of a window has no successor to predict.
+                let first = windows.first().max(start);
+                let scored = first..end.min(ids.len() - 1).max(first);
+                let rows: Vec<usize> = scored.clone().map(|j| j - start).collect();
+                session.step(seq, &ids[start..end], &rows)?;
+                for row in (0..rows.len()).step_by(ROWS) {
+                    session.logits(row..rows.len().min(row + ROWS), |row, logits| {
+                        sums.add(negative_log_likelihood(logits, ids[scored.start + row + 1])?);
+                        Ok(())
+                    })?;
+                }
+                progress(done + end);
+            }
+            Ok(Memory {
+                kv_bytes: session.cache().held_bytes(),
+                kv_bytes_16_bit: session.bytes_16_bit(ids.len()),
+            })
+        })();
+        session.free(seq)?;
+        memory = scored?;
+    }
+    Ok(sums.finish(memory))
+}
+
+/// −ln softmax(logits)\[token\], in f64.
+fn negative_log_likelihood(logits: &[f32], token: u32) -> Result<f64> {
+    let Some(&wanted) = logits.get(token as usize) else {
+        let what = format!("token {token} is outside of the vocabulary of {}", logits.len());
+        return Err(Error::config("ids", what));
+    };
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&x| (f64::from(x) - max).exp()).sum();
+    Ok(max + sum.ln() - f64::from(wanted))
+}
+
+/// Sums over predictions.
+#[derive(Default)]
+struct Sums {
+    n: usize,
+    nll: f64,
+    squares: f64,
+}
+
+impl Sums {
+    fn add(&mut self, nll: f64) {
+        self.n += 1;
+        self.nll += nll;
+        self.squares += nll * nll;
+    }
+
+    fn finish(&self, memory: Memory) -> Perplexity {
+        let n = self.n as f64;
+        let nll = self.nll / n;
+        let variance = (self.squares / n - nll * nll).max(0.0);
+        let error = if self.n > 1 { (variance / (n - 1.0)).sqrt() * nll.exp() } else { 0.0 };
+        Perplexity { perplexity: nll.exp(), error, nll, predictions: self.n, memory }
+    }
+}

@@ -1,0 +1,339 @@
+//! The evaluations: perplexity against a direct computation, needle prompts
+//! against what they promise.
+
+use candle_core::{DType, Device};
+use kvfold::backend::WeightPolicy;
+use kvfold::engine::{EngineConfig, LoadedModel, Session};
+use kvfold::eval::niah::{NiahOptions, Prompt, niah, prompts};
+use kvfold::eval::perplexity::{Perplexity, Windows, perplexity};
+use kvfold::eval::prose::prose;
+use kvfold::eval::{Setting, change_percent};
+use kvfold::model::{ChatTemplate, Tokenizer};
+use kvfold::rag::Document;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+const GO: AtomicBool = AtomicBool::new(false);
+
+fn golden(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
+}
+
+fn open(path: &Path, kv: &str, chunk: usize) -> Session {
+    let config = EngineConfig::default().with_kv(kv).with_prefill_chunk(chunk);
+    Session::new(LoadedModel::open(path, WeightPolicy::F32).unwrap(), config).unwrap()
+}
+
+/// 200 ids of the golden sequence, then the same backwards.
+fn ids() -> Vec<u32> {
+    let path = golden("qwen3/golden.safetensors");
+    let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let ids = tensors["input_ids.0"].to_dtype(DType::I64).unwrap().to_vec1::<i64>().unwrap();
+    let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+    ids.iter().chain(ids.iter().rev()).copied().collect()
+}
+
+fn score(session: &mut Session, windows: &Windows) -> Perplexity {
+    let result = perplexity(session, windows, &GO, &mut |_| ()).unwrap();
+    assert_eq!(session.cache().held_bytes(), 0);
+    result
+}
+
+/// Perplexity and its error, one token at a time, as the definition reads.
+fn direct(session: &mut Session, windows: &[&[u32]]) -> (f64, f64) {
+    let mut nlls = Vec::new();
+    for window in windows {
+        let seq = session.create();
+        for (j, pair) in window.windows(2).enumerate() {
+            session.step(seq, &pair[..1], &[0]).unwrap();
+            if j < window.len() / 2 {
+                continue;
+            }
+            session
+                .logits(0..1, |_, logits| {
+                    let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+                    nlls.push(-(f64::from(logits[pair[1] as usize]).exp() / sum).ln());
+                    Ok(())
+                })
+                .unwrap();
+        }
+        session.free(seq).unwrap();
+    }
+    let n = nlls.len() as f64;
+    let mean = nlls.iter().sum::<f64>() / n;
+    // The standard error of a mean: population variance over n − 1.
+    let variance = nlls.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+    (mean.exp(), mean.exp() * (variance / (n - 1.0)).sqrt())
+}
+
+#[test]
+fn perplexity_is_what_decoding_gives() {
+    let ids = ids();
+    for kv in ["f16", "kivi2"] {
+        for (context, count) in [(200, 2), (133, 3), (64, 1), (3, 7)] {
+            let windows = Windows::from_ids(ids.clone(), None, context, Some(count)).unwrap();
+            let windows = windows.unwrap();
+            let parts: Vec<&[u32]> = ids.chunks(context).take(count).collect();
+            let (want, error) = direct(&mut open(&golden("qwen3"), kv, 512), &parts);
+            // Chunks below, across and beyond the half, and ones that end a token early.
+            for chunk in [512, 199, 64, 1] {
+                let got = score(&mut open(&golden("qwen3"), kv, chunk), &windows);
+                let what = format!("{kv}, {count} x {context} in chunks of {chunk}");
+                assert!((got.perplexity / want - 1.0).abs() < 1e-5, "{what}: {got:?}, {want}");
+                assert!((got.error / error - 1.0).abs() < 1e-4, "{what}: {got:?}, {error}");
+                assert_eq!(got.predictions, count * (context - 1 - context / 2), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lossy_cache_changes_the_figure_and_takes_less() {
+    let windows = Windows::from_ids(ids(), None, 400, None).unwrap().unwrap();
+    let mut session = open(&golden("qwen3"), "f16", 512);
+    let exact = score(&mut session, &windows);
+    session.reconfigure(EngineConfig::default().with_kv("kivi2")).unwrap();
+    let folded = score(&mut session, &windows);
+    assert_ne!(exact.perplexity, folded.perplexity);
+    assert!(folded.memory.ratio() > 1.5 && exact.memory.ratio() <= 1.0, "{folded:?} {exact:?}");
+    // A configuration that is refused leaves the session as it was.
+    assert!(session.reconfigure(EngineConfig::default().with_hot_window(1)).is_err());
+    assert_eq!(score(&mut session, &windows).perplexity, folded.perplexity);
+    session.reconfigure(EngineConfig::default().with_kv("f16")).unwrap();
+    assert_eq!(score(&mut session, &windows).perplexity, exact.perplexity);
+}
+
+#[test]
+fn uniform_logits_have_the_vocabularys_size() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(golden("qwen3").join(file), folder.path().join(file)).unwrap();
+    }
+    let weights = golden("qwen3/model.safetensors");
+    let mut tensors = candle_core::safetensors::load(weights, &Device::Cpu).unwrap();
+    let head = tensors["lm_head.weight"].zeros_like().unwrap();
+    let vocab = head.dim(0).unwrap() as f64;
+    tensors.insert("lm_head.weight".into(), head);
+    candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
+
+    let windows = Windows::from_ids(ids(), None, 100, None).unwrap().unwrap();
+    let got = score(&mut open(folder.path(), "kivi2", 64), &windows);
+    assert!((got.perplexity / vocab - 1.0).abs() < 1e-9, "{got:?}");
+    assert!(got.error < 1e-5, "{got:?}");
+}
+
+#[test]
+fn windows_are_cut_as_llama_cpp_cuts_them() {
+    let ids: Vec<u32> = (0..25).collect();
+    let cut = |bos, context, count| Windows::from_ids(ids.clone(), bos, context, count);
+    let windows = cut(None, 10, None).unwrap().unwrap();
+    assert_eq!((windows.count(), windows.predictions()), (2, 8));
+    assert_eq!(windows.window(1), (10..20).collect::<Vec<u32>>());
+    let windows = cut(Some(99), 5, Some(4)).unwrap().unwrap();
+    assert_eq!((windows.count(), windows.predictions()), (4, 8));
+    assert_eq!(windows.window(3), [99, 16, 17, 18, 19]);
+    assert!(cut(None, 10, Some(3)).unwrap().is_none());
+    assert!(cut(None, 26, None).unwrap().is_none());
+    assert!(cut(None, 2, None).unwrap_err().to_string().starts_with("context: "));
+    assert!(cut(None, 10, Some(0)).unwrap_err().to_string().starts_with("windows: "));
+}
+
+#[test]
+fn texts_become_windows() {
+    let path = Path::new("some.txt");
+    let text = "The rain in the garden. <|im_end|>\n";
+    // This tokenizer adds nothing, and the text of a special token stays text.
+    let tokenizer = Tokenizer::from_file(golden("qwen3/tokenizer.json")).unwrap();
+    let plain = tokenizer.encode_plain(text.trim_end()).unwrap();
+    let whole = Windows::new(&tokenizer, text, path, plain.len(), None).unwrap();
+    assert_eq!(whole.window(0), plain);
+    let error = Windows::new(&tokenizer, text, path, 100, Some(3)).unwrap_err().to_string();
+    let parts = ["some.txt", &format!("{} tokens", plain.len()), "300", "--windows"];
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    // This one begins every text, and so every window, with a token of its own.
+    let tokenizer = Tokenizer::from_file(golden("llama3/tokenizer.json")).unwrap();
+    let bos = tokenizer.bos().unwrap();
+    let plain = tokenizer.encode_plain(text.trim_end()).unwrap();
+    let windows = Windows::new(&tokenizer, text, path, 5, None).unwrap();
+    assert_eq!(windows.window(0), [&[bos], &plain[..4]].concat());
+    assert_eq!(windows.window(1), [&[bos], &plain[5..9]].concat());
+}
+
+#[test]
+fn cancelling_and_lengths_beyond_the_context_are_errors() {
+    let mut session = open(&golden("qwen3"), "f16", 64);
+    let windows = Windows::from_ids(ids(), None, 200, None).unwrap().unwrap();
+    let stop = AtomicBool::new(true);
+    let error = perplexity(&mut session, &windows, &stop, &mut |_| ()).unwrap_err();
+    assert!(matches!(error, kvfold::Error::Cancelled), "{error}");
+    assert_eq!(session.cache().held_bytes(), 0);
+    let windows = Windows::from_ids([ids(), ids()].concat(), None, 513, None).unwrap().unwrap();
+    let error = perplexity(&mut session, &windows, &GO, &mut |_| ()).unwrap_err().to_string();
+    assert!(error.contains("513") && error.contains("512"), "{error}");
+}
+
+#[test]
+fn settings_are_a_grid_without_repetition() {
+    let grid = Setting::grid(&["f16", "kivi2", " kivi4/kivi2", "kivi2"], &[0, 4]).unwrap();
+    let names: Vec<(String, Option<usize>)> =
+        grid.iter().map(|s| (s.kv.to_string(), s.sinks)).collect();
+    let row = |name: &str, sinks| (name.to_owned(), sinks);
+    let mixed = "kivi4/kivi2";
+    let want = [
+        row("f16", None),
+        row("kivi2", Some(0)),
+        row("kivi2", Some(4)),
+        row(mixed, Some(0)),
+        row(mixed, Some(4)),
+    ];
+    assert_eq!(names, want);
+    let config = grid[1].apply(EngineConfig::default());
+    assert_eq!((config.kv.as_str(), config.sinks), ("kivi2", 0));
+    assert!(Setting::grid(&["q4_0"], &[4]).unwrap_err().to_string().contains("q4_0"));
+    assert!(Setting::grid::<&str>(&[], &[4]).is_err() && Setting::grid(&["f16"], &[]).is_err());
+    assert_eq!((change_percent(3.0, 2.0), change_percent(1.0, 0.0)), (Some(50.0), None));
+}
+
+#[test]
+fn prose_is_varied_and_free_of_digits() {
+    let text = prose(1, 3000);
+    assert!(text.split_whitespace().count() >= 3000);
+    assert!(text.is_ascii() && !text.contains(|c: char| c.is_ascii_digit() || "{}".contains(c)));
+    let sentences: Vec<&str> = text.split_inclusive(['.', '?', '!']).map(str::trim).collect();
+    let distinct: HashSet<&&str> = sentences.iter().collect();
+    assert!(distinct.len() * 10 > sentences.len() * 9, "{}", distinct.len());
+    assert!(sentences.iter().all(|s| s.starts_with(char::is_uppercase)));
+    assert_ne!(prose(2, 3000), text);
+    assert!(prose(1, 6000).starts_with(&text), "longer texts begin as shorter ones");
+}
+
+/// The default model's tokenizer and template, from the fixtures.
+fn smollm2() -> (Tokenizer, ChatTemplate) {
+    let chat: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden("chat-smollm2.json")).unwrap()).unwrap();
+    let template = chat["chat_template"].as_str().unwrap();
+    let template = ChatTemplate::new(template, Some("<|im_start|>"), Some("<|im_end|>")).unwrap();
+    (Tokenizer::from_file(golden("smollm2/tokenizer.json")).unwrap(), template)
+}
+
+fn options(lengths: &[usize], depths: &[usize], seeds: usize) -> NiahOptions {
+    NiahOptions { lengths: lengths.into(), depths: depths.into(), seeds, haystack: None }
+}
+
+/// The prose before and after the needle's sentences.
+fn around(prompt: &Prompt) -> (String, String) {
+    assert_eq!(prompt.text.matches(&prompt.key).count(), 1, "{}", prompt.text);
+    let (before, after) = prompt.text.split_once(&prompt.key).unwrap();
+    let (_, prose) = before.split_once("end.\n\n").unwrap();
+    let start = prose.rfind("The secret").unwrap();
+    let after = after.split_once("Remember it.").unwrap().1;
+    let (rest, question) = after.rsplit_once("\n\n").unwrap();
+    assert!(question.starts_with("What is the secret access code"), "{question}");
+    assert!(question.ends_with("\nThe secret access code for the vault is"), "{question}");
+    (prose[..start].trim_end().to_owned(), rest.trim_start().to_owned())
+}
+
+fn check(tokenizer: &Tokenizer, prompt: &Prompt) {
+    let tokens = |text: &str| tokenizer.encode_plain(text).unwrap().len();
+    let what = (prompt.length, prompt.depth, prompt.seed);
+    let longest_word = 10;
+    assert!(prompt.ids.len() <= prompt.length, "{what:?}: {}", prompt.ids.len());
+    assert!(prompt.ids.len() + longest_word > prompt.length, "{what:?}: {}", prompt.ids.len());
+    assert_eq!(prompt.ids, tokenizer.encode(&prompt.text, false).unwrap(), "{what:?}");
+    assert!(prompt.key.len() == 7 && prompt.key.bytes().all(|b| b.is_ascii_digit()));
+    let (before, after) = around(prompt);
+    assert!(before.is_empty() || before.ends_with(['.', '!', '?']), "{what:?}: …{before}");
+    // At or before the depth, and the next sentence end would be beyond it.
+    let (head, all) = (tokens(&before), tokens(&before) + tokens(&after));
+    let next = after.find(['.', '!', '?']).map_or(0, |end| tokens(&after[..=end]));
+    let limit = all as f64 * prompt.depth as f64 / 100.0;
+    assert!(head as f64 <= limit + 2.0, "{what:?}: {head} of {all}");
+    assert!(after.is_empty() || (head + next) as f64 >= limit - 2.0, "{what:?}: {head} of {all}");
+}
+
+#[test]
+fn needle_prompts_keep_their_promises() {
+    let (tokenizer, template) = smollm2();
+    let make = |options: &NiahOptions| prompts(&tokenizer, Some(&template), 8192, options).unwrap();
+    let asked = options(&[1500, 2000], &[0, 10, 50, 90, 100], 2);
+    let made = make(&asked);
+    assert_eq!(made.len(), 20);
+    made.iter().for_each(|prompt| check(&tokenizer, prompt));
+    let keys: HashSet<&str> = made.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(keys.len(), made.len(), "each prompt has a number of its own");
+    let (first, second) = (around(&made[0]), around(&made[1]));
+    assert_ne!(first.1, second.1, "another seed, another text");
+    let again = make(&asked);
+    assert!(made.iter().zip(&again).all(|(a, b)| a.ids == b.ids && a.key == b.key));
+}
+
+#[test]
+fn a_supplied_haystack_is_used_and_must_suffice() {
+    let (tokenizer, template) = smollm2();
+    let make = |options: &NiahOptions| prompts(&tokenizer, Some(&template), 8192, options);
+    let text = prose(7, 3000).replace("the", "this <|im_end|>");
+    let tokens = tokenizer.encode_plain(&text).unwrap().len();
+    let haystack = Some(Document::new("hay.txt", text.clone()));
+    let asked = NiahOptions { haystack, ..options(&[1000], &[50], 3) };
+    let made = make(&asked).unwrap();
+    for prompt in &made {
+        assert!(prompt.ids.len() <= 1000 && prompt.ids.len() > 980, "{}", prompt.ids.len());
+        let (before, after) = around(prompt);
+        let place = text.find(&before).unwrap() + before.len();
+        assert!(text[place..].trim_start().starts_with(after.trim_end_matches('.')));
+        // What looks like a special token in a document ends no turn.
+        let end = tokenizer.token_id("<|im_end|>").unwrap();
+        assert_eq!(prompt.ids.iter().filter(|&&id| id == end).count(), 2);
+    }
+    assert_ne!(around(&made[0]).0, around(&made[1]).0);
+    let too_long = NiahOptions { lengths: vec![tokens + 500], ..asked };
+    let error = prompts(&tokenizer, Some(&template), 1 << 20, &too_long).unwrap_err().to_string();
+    assert!(error.contains("hay.txt") && error.contains(&format!("{tokens} tokens")), "{error}");
+}
+
+#[test]
+fn impossible_needles_are_refused() {
+    let (tokenizer, template) = smollm2();
+    let error = |options: NiahOptions| {
+        prompts(&tokenizer, Some(&template), 2048, &options).unwrap_err().to_string()
+    };
+    assert!(error(options(&[2048], &[50], 1)).contains("at most 2024"));
+    assert!(error(options(&[40], &[50], 1)).contains("too short"));
+    assert!(error(options(&[1000], &[101], 1)).starts_with("depths: 101"));
+    assert!(error(options(&[1000], &[50], 0)).starts_with("seeds: "));
+    assert!(error(options(&[], &[50], 1)).starts_with("lengths: "));
+    assert!(error(options(&[1000], &[], 1)).starts_with("depths: "));
+}
+
+#[test]
+fn asking_a_model_that_knows_nothing() {
+    let mut session = open(&golden("qwen3"), "kivi2", 128);
+    let tokenizer = session.model().tokenizer.clone();
+    let mut made = prompts(&tokenizer, None, 512, &options(&[400], &[50], 2)).unwrap();
+    let result = niah(&mut session, &made, &GO, &mut |_| ()).unwrap();
+    assert_eq!((result.prompts, result.hits), (2, 0));
+    assert_eq!(session.cache().held_bytes(), 0);
+    assert!(result.memory.kv_bytes > 0 && result.memory.ratio() > 1.0);
+    // The answer is the greedy continuation.
+    let last = made.pop().unwrap();
+    let seq = session.create();
+    let mut next = last.ids.clone();
+    let mut answer = Vec::new();
+    while answer.len() < 24 {
+        session.prefill(seq, &next, &GO).unwrap();
+        let mut best = 0;
+        session
+            .logits(0..1, |_, logits| {
+                best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+                Ok(())
+            })
+            .unwrap();
+        if tokenizer.eos_ids().contains(&(best as u32)) {
+            break;
+        }
+        answer.push(best as u32);
+        next = vec![best as u32];
+    }
+    assert_eq!(result.answers[1].answer, tokenizer.decode(&answer));
+}
