@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 const PROMPTS: [usize; 3] = [128, 512, 2048];
-const CONTEXTS: [usize; 3] = [128, 1024, 4096];
+const CONTEXTS: [usize; 4] = [128, 1024, 4096, 7680];
 const FORMATS: [&str; 2] = ["f16", "kivi2"];
 
 fn model_file() -> Option<PathBuf> {
@@ -95,7 +95,7 @@ fn engine(c: &mut Criterion) {
     };
     for format in FORMATS {
         let model = LoadedModel::open(&path, WeightPolicy::Auto).unwrap();
-        let ids = random_ids(CONTEXTS[2], model.tokenizer.vocab_size());
+        let ids = random_ids(CONTEXTS[3], model.tokenizer.vocab_size());
         let config = EngineConfig::default().with_kv(format);
         let mut session = Session::new(model, config).unwrap();
 
