@@ -219,7 +219,7 @@ fn random_ids(n: usize, vocab: usize) -> Vec<u32> {
     let mut state = 0x2545_f491u32;
     let draw = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (u64::from(state) * vocab as u64 >> 32) as u32
+        ((u64::from(state) * vocab as u64) >> 32) as u32
     };
     (0..n).map(draw).collect()
 }
