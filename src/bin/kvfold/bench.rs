@@ -1,0 +1,330 @@
+//! `kvfold bench`: tokens a second of prefill and decode, and memory, in one
+//! process; random tokens, nothing sampled.
+
+use crate::model_args::ModelArgs;
+use crate::size;
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use kvfold::Error;
+use kvfold::backend::cpu::{Level, threads};
+use kvfold::cache::SeqId;
+use kvfold::engine::{EngineConfig, Session};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Time prefill and decode.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The model and its weights
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// KV formats, each f16, bf16, fp8, kivi4, kivi2, or KEYS/VALUES
+    #[arg(long, value_delimiter = ',', default_value = "f16,kivi2")]
+    pub kv: Vec<String>,
+
+    /// Tokens of the prompt whose prefill is timed; 0: none
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub prompt: usize,
+
+    /// Tokens to decode at each depth; 0: none
+    #[arg(long = "gen", default_value_t = 32, value_name = "TOKENS")]
+    pub generate: usize,
+
+    /// Tokens already in the cache when decoding begins
+    #[arg(long, value_delimiter = ',', default_value = "0,128,4096,7680", value_name = "TOKENS")]
+    pub depth: Vec<usize>,
+
+    /// Times that everything is repeated
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    pub repeat: u16,
+
+    /// Tokens of a prompt that are computed at once
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub prefill_chunk: usize,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The measurements of one test.
+struct Cell {
+    /// `None`: prefill.
+    depth: Option<usize>,
+    tokens: usize,
+    /// Tokens a second of each repetition.
+    rates: Vec<f64>,
+}
+
+impl Cell {
+    fn name(&self) -> String {
+        match self.depth {
+            None => format!("prefill {}", self.tokens),
+            Some(depth) => format!("decode {} at {depth}", self.tokens),
+        }
+    }
+
+    fn best(&self) -> f64 {
+        self.rates.iter().copied().fold(0.0, f64::max)
+    }
+
+    fn median(&self) -> f64 {
+        let mut rates = self.rates.clone();
+        rates.sort_by(f64::total_cmp);
+        let n = rates.len();
+        if n == 0 { 0.0 } else { (rates[(n - 1) / 2] + rates[n / 2]) / 2.0 }
+    }
+}
+
+/// Everything measured with one KV format.
+struct Report {
+    kv: String,
+    cells: Vec<Cell>,
+    weight_bytes: u64,
+    kv_peak_bytes: u64,
+    kv_budget_bytes: u64,
+    /// The most memory that the process has held so far.
+    peak_rss_bytes: Option<u64>,
+}
+
+/// Runs the subcommand; setting `cancel` stops it.
+pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
+    for kv in &args.kv {
+        config(args, kv).validate()?;
+    }
+    let mut depths = args.depth.clone();
+    depths.sort_unstable();
+    depths.dedup();
+    let mut reports = Vec::new();
+    let mut name = String::new();
+    for kv in &args.kv {
+        let model = args.model.load(cancel)?;
+        name.clone_from(&model.name);
+        let mut session = Session::new(model, config(args, kv))?;
+        let cells = measure(args, &depths, &mut session, cancel)?;
+        reports.push(Report {
+            kv: kv.clone(),
+            cells,
+            weight_bytes: session.model().weight_bytes(),
+            kv_peak_bytes: session.cache().peak_bytes(),
+            kv_budget_bytes: session.cache().budget(),
+            peak_rss_bytes: peak_rss(),
+        });
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{:#}", as_json(&name, &reports))?;
+    } else {
+        print(&mut out, &name, &reports)?;
+    }
+    Ok(())
+}
+
+fn config(args: &BenchArgs, kv: &str) -> EngineConfig {
+    EngineConfig::default().with_kv(kv).with_prefill_chunk(args.prefill_chunk)
+}
+
+fn measure(
+    args: &BenchArgs,
+    depths: &[usize],
+    session: &mut Session,
+    cancel: &AtomicBool,
+) -> Result<Vec<Cell>> {
+    let longest = depths.last().filter(|_| args.generate > 0).map_or(0, |d| d + args.generate);
+    let longest = longest.max(args.prompt);
+    let limit = session.model().context();
+    ensure!(
+        longest <= limit,
+        "--prompt, --depth, --gen: {longest} tokens, but the model's context is {limit}"
+    );
+    let ids = random_ids(longest + 64, session.model().tokenizer.vocab_size());
+
+    // The first products pack the weights.
+    let seq = session.create();
+    prefill(session, seq, &ids[..64.min(limit)], cancel)?;
+    decode(session, seq, &ids[..2], cancel)?;
+    session.free(seq)?;
+
+    let mut prompt = Cell { depth: None, tokens: args.prompt, rates: Vec::new() };
+    let mut decodes: Vec<Cell> = depths
+        .iter()
+        .map(|&depth| Cell { depth: Some(depth), tokens: args.generate, rates: Vec::new() })
+        .collect();
+    for _ in 0..args.repeat {
+        if args.prompt > 0 {
+            let seq = session.create();
+            let start = Instant::now();
+            prefill(session, seq, &ids[..args.prompt], cancel)?;
+            prompt.rates.push(args.prompt as f64 / start.elapsed().as_secs_f64());
+            session.free(seq)?;
+        }
+        if args.generate > 0 {
+            walk(session, &ids, &mut decodes, cancel)?;
+        }
+    }
+    let mut cells = vec![prompt];
+    cells.append(&mut decodes);
+    cells.retain(|cell| !cell.rates.is_empty());
+    Ok(cells)
+}
+
+/// Decodes at each depth in rising order. One sequence serves all depths that
+/// it has not passed yet.
+fn walk(session: &mut Session, ids: &[u32], cells: &mut [Cell], cancel: &AtomicBool) -> Result<()> {
+    let mut seq = session.create();
+    let mut held = 0;
+    for cell in cells {
+        let depth = cell.depth.unwrap_or(0);
+        if depth < held {
+            session.free(seq)?;
+            seq = session.create();
+            held = 0;
+        }
+        if depth > held {
+            prefill(session, seq, &ids[held..depth], cancel)?;
+        }
+        let start = Instant::now();
+        decode(session, seq, &ids[depth..depth + cell.tokens], cancel)?;
+        cell.rates.push(cell.tokens as f64 / start.elapsed().as_secs_f64());
+        held = depth + cell.tokens;
+    }
+    session.free(seq)?;
+    Ok(())
+}
+
+/// Computes a prompt and the logits of its last token.
+fn prefill(session: &mut Session, seq: SeqId, ids: &[u32], cancel: &AtomicBool) -> Result<()> {
+    session.prefill(seq, ids, cancel)?;
+    Ok(session.logits(0..1, |_, _| Ok(()))?)
+}
+
+/// Appends tokens one by one, with the logits of each.
+fn decode(session: &mut Session, seq: SeqId, ids: &[u32], cancel: &AtomicBool) -> Result<()> {
+    for &id in ids {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled.into());
+        }
+        session.step(seq, &[id], &[0])?;
+        session.logits(0..1, |_, _| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// The same tokens in every run.
+fn random_ids(n: usize, vocab: usize) -> Vec<u32> {
+    let mut state = 0x2545_f491u32;
+    let draw = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ((u64::from(state) * vocab as u64) >> 32) as u32
+    };
+    (0..n).map(draw).collect()
+}
+
+/// The most memory that this process has held, files mapped into it included;
+/// `None` where the system does not say.
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn as_json(name: &str, reports: &[Report]) -> Value {
+    let results: Vec<_> = reports
+        .iter()
+        .flat_map(|r| r.cells.iter().map(move |c| (r, c)))
+        .map(|(r, c)| {
+            json!({
+                "kv": r.kv,
+                "test": if c.depth.is_some() { "decode" } else { "prefill" },
+                "depth": c.depth.unwrap_or(0),
+                "tokens": c.tokens,
+                "tokens_per_second": c.rates,
+                "best": c.best(),
+                "median": c.median(),
+            })
+        })
+        .collect();
+    let memory: Vec<_> = reports
+        .iter()
+        .map(|r| {
+            json!({
+                "kv": r.kv,
+                "weight_bytes": r.weight_bytes,
+                "kv_budget_bytes": r.kv_budget_bytes,
+                "kv_peak_bytes": r.kv_peak_bytes,
+                "peak_rss_bytes": r.peak_rss_bytes,
+            })
+        })
+        .collect();
+    json!({
+        "kvfold": env!("CARGO_PKG_VERSION"),
+        "model": name,
+        "threads": threads(),
+        "level": Level::best().name(),
+        "results": results,
+        "memory": memory,
+    })
+}
+
+fn print(out: &mut impl Write, name: &str, reports: &[Report]) -> Result<()> {
+    writeln!(
+        out,
+        "kvfold {}, {name}, {} threads, {}",
+        env!("CARGO_PKG_VERSION"),
+        threads(),
+        Level::best().name()
+    )?;
+    writeln!(out, "{:<12}{:<22}{:>12}{:>10}", "KV", "test", "tokens/s", "best")?;
+    for report in reports {
+        for cell in &report.cells {
+            let (median, best) = (cell.median(), cell.best());
+            writeln!(out, "{:<12}{:<22}{median:>12.1}{best:>10.1}", report.kv, cell.name())?;
+        }
+    }
+    for report in reports {
+        write!(
+            out,
+            "{}: weights {}, KV {} of a budget of {}",
+            report.kv,
+            size::show(report.weight_bytes),
+            size::show(report.kv_peak_bytes),
+            size::show(report.kv_budget_bytes),
+        )?;
+        match report.peak_rss_bytes {
+            None => writeln!(out)?,
+            Some(peak) => {
+                let expected = report.weight_bytes + report.kv_budget_bytes;
+                let (sign, rest) = match peak.checked_sub(expected) {
+                    Some(rest) => ('+', rest),
+                    None => ('-', expected - peak),
+                };
+                let (peak, rest) = (size::show(peak), size::show(rest));
+                writeln!(out, "; peak memory {peak} = weights + budget {sign} {rest}")?;
+            }
+        }
+    }
+    out.flush().context("stdout")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        let cell = |rates: &[f64]| Cell { depth: None, tokens: 1, rates: rates.to_vec() };
+        assert_eq!(cell(&[3.0, 1.0, 2.0]).median(), 2.0);
+        assert_eq!(cell(&[4.0, 1.0]).median(), 2.5);
+        assert_eq!((cell(&[4.0, 1.0]).best(), cell(&[]).median()), (4.0, 0.0));
+    }
+
+    #[test]
+    fn random_ids_are_in_the_vocabulary() {
+        let ids = random_ids(1000, 7);
+        assert!((0..7).all(|id| ids.contains(&id)) && ids.iter().all(|&id| id < 7));
+    }
+}
