@@ -1,8 +1,9 @@
 //! `kvfold fetch`: gets a model file, checks it and prints its path.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use clap::Args;
@@ -33,39 +34,51 @@ pub struct FetchArgs {
 pub fn run(args: &FetchArgs, cancel: Arc<AtomicBool>) -> Result<()> {
     let mut options = FetchOptions::from_env()?;
     if args.list {
-        list(&options);
-        return Ok(());
+        return list(&options);
     }
     options.cancel = cancel;
     options.verify = args.verify;
     options.from = args.from.clone();
     let manifest = resolve(&args.model)?;
-    println!("{}", fetch_with_bar(&manifest, &options)?.display());
+    let path = fetch_with_bar(&manifest, &options)?;
+    writeln!(std::io::stdout(), "{}", path.display())?;
     Ok(())
+}
+
+static IN_PROGRESS: AtomicBool = AtomicBool::new(false);
+
+/// Whether a model is being fetched: an interruption must let it tidy up.
+pub fn in_progress() -> bool {
+    IN_PROGRESS.load(Ordering::Relaxed)
 }
 
 /// Fetches a model with a progress bar on stderr.
 pub fn fetch_with_bar(manifest: &Manifest, options: &FetchOptions) -> kvfold::Result<PathBuf> {
     let mut bar = Bar { model: &manifest.name, bar: ProgressBar::hidden() };
+    IN_PROGRESS.store(true, Ordering::Relaxed);
     let outcome = fetch(manifest, options, &mut bar);
+    IN_PROGRESS.store(false, Ordering::Relaxed);
     bar.clear();
     outcome
 }
 
-fn list(options: &FetchOptions) {
+fn list(options: &FetchOptions) -> Result<()> {
+    let mut out = std::io::stdout().lock();
     for manifest in catalog() {
         let path = options.model_path(manifest);
         let state = if path.is_file() { path.display().to_string() } else { "not here".to_owned() };
-        println!("{}", manifest.name);
-        println!("    {}", manifest.description);
-        println!(
+        writeln!(out, "{}", manifest.name)?;
+        writeln!(out, "    {}", manifest.description)?;
+        writeln!(
+            out,
             "    {} MB, {} tokens of context, {}",
             manifest.size.div_ceil(1_000_000),
             manifest.context,
             manifest.licence
-        );
-        println!("    {state}");
+        )?;
+        writeln!(out, "    {state}")?;
     }
+    Ok(())
 }
 
 /// Draws the steps of a fetch: a bar where stderr is a terminal, and a line

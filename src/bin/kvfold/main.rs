@@ -9,6 +9,7 @@ mod run;
 mod size;
 
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,27 +56,50 @@ fn main() -> ExitCode {
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) if cancel.load(Ordering::Relaxed) => {
-            eprintln!("interrupted");
-            ExitCode::from(130)
-        }
+        Err(_) if cancel.load(Ordering::Relaxed) => interrupted(),
         // A reader that has seen enough (`| head`) is no error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // A closed stderr has no reader either.
+            let _ = writeln!(std::io::stderr(), "error: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The first Ctrl-C asks the work to stop, the second one ends the process.
+/// Ctrl-C ends the process at once, except that the first one during a fetch
+/// only asks it to stop: what was downloaded is then left fit to be resumed.
 fn watch_interrupts(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
-        if cancel.swap(true, Ordering::Relaxed) {
+        if cancel.swap(true, Ordering::Relaxed) || !fetch::in_progress() {
+            interrupted();
             std::process::exit(130);
         }
     })?;
     Ok(())
+}
+
+/// Says so and gives the exit code of an interrupted process.
+fn interrupted() -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "interrupted");
+    ExitCode::from(130)
+}
+
+/// The error and its causes, each once and each by its first line: many
+/// messages already quote their cause, and some carry a backtrace.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let text = text.lines().next().unwrap_or_default();
+        if line.is_empty() {
+            line += text;
+        } else if !line.contains(text) {
+            line += ": ";
+            line += text;
+        }
+    }
+    line
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

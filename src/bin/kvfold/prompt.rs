@@ -2,9 +2,10 @@
 
 use super::run::RunArgs;
 use anyhow::{Result, bail};
+use kvfold::Error;
 use kvfold::engine::LoadedModel;
 use kvfold::model::Message;
-use kvfold::rag::{Packed, fill, load, read_document};
+use kvfold::rag::{Loaded, Packed, fill, load, read_document};
 
 /// A prompt and what was put into it.
 pub struct Prompt {
@@ -16,21 +17,43 @@ pub struct Prompt {
     pub notices: Vec<String>,
 }
 
-/// Builds the prompt that the arguments describe.
-pub fn build(args: &RunArgs, model: &LoadedModel) -> Result<Prompt> {
-    let mut notices = Vec::new();
-    let mut context = String::new();
-    for path in &args.file {
-        let document = read_document(path)?;
-        context += &format!("[{}]\n{}\n\n", document.source(), document.text().trim_end());
+/// What the user named, read before the model is: a wrong path must not cost a
+/// download.
+pub struct Sources {
+    /// The text of `--file`, each under its name.
+    files: String,
+    /// The documents of `--docs`, if there are any.
+    docs: Option<Loaded>,
+}
+
+impl Sources {
+    /// Reads files, folders and standard input.
+    pub fn read(args: &RunArgs) -> Result<Self> {
+        let mut files = String::new();
+        for path in &args.file {
+            let document = read_document(path)?;
+            files += &format!("[{}]\n{}\n\n", document.source(), document.text().trim_end());
+        }
+        let docs = if args.docs.is_empty() { None } else { Some(load(&args.docs)?) };
+        Ok(Self { files, docs })
     }
+}
+
+/// Builds the prompt that the arguments describe.
+pub fn build(args: &RunArgs, sources: &Sources, model: &LoadedModel) -> Result<Prompt> {
+    let mut notices = Vec::new();
+    let mut context = sources.files.clone();
     let bare = encode(args, model, &context)?;
-    if !args.docs.is_empty() {
-        let loaded = load(&args.docs)?;
+    if let Some(loaded) = &sources.docs {
         notices.extend(loaded.notice());
         let limit = model.context();
         // A few tokens may join differently once the text stands in its place.
-        let room = limit.saturating_sub(bare.len() + args.max_tokens + 16);
+        let taken = bare.len() + args.max_tokens + 16;
+        let room = limit.saturating_sub(taken);
+        if room == 0 {
+            let reserved = args.max_tokens;
+            return Err(Error::ContextTooLong { tokens: bare.len(), limit, reserved }.into());
+        }
         let budget = args.context_budget.min(room);
         let count =
             |text: &str| model.tokenizer.encode_plain(text).map_or(usize::MAX, |ids| ids.len());

@@ -2,14 +2,14 @@
 
 use crate::model_args::ModelArgs;
 use crate::{prompt, size};
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use kvfold::engine::{Engine, EngineConfig, Event, FinishReason, Request, Stats};
 use kvfold::sample::SamplingParams;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Answer a question, optionally of documents or long files.
@@ -138,14 +138,19 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     // What can be wrong without the model is said before it is loaded.
     args.config().validate()?;
     args.sampling().validate()?;
+    if args.question.trim().is_empty() && !args.show_context {
+        bail!("the question is empty; say what to do, in quotation marks");
+    }
+    let sources = prompt::Sources::read(args)?;
     let model = args.model.load(cancel)?;
-    let prompt = prompt::build(args, &model)?;
+    let prompt = prompt::build(args, &sources, &model)?;
+    let mut log = std::io::stderr();
     for notice in &prompt.notices {
-        eprintln!("note: {notice}");
+        writeln!(log, "note: {notice}")?;
     }
     if args.show_context {
-        eprintln!("{}\n", prompt.context.trim_end());
-        if args.question.is_empty() {
+        writeln!(log, "{}\n", prompt.context.trim_end())?;
+        if args.question.trim().is_empty() {
             return Ok(());
         }
     }
@@ -155,21 +160,17 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         .with_stop(args.stop.clone());
     let engine = Engine::start(model, args.config())?;
     let events = engine.submit(request)?;
-    let flag = events.cancel_flag();
     let mut out = std::io::stdout().lock();
+    let mut print = |text: &str| {
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
+    };
     for event in events {
-        if cancel.load(Ordering::Relaxed) {
-            flag.store(true, Ordering::Relaxed);
-        }
         match event {
-            Event::Token { text, .. } => {
-                out.write_all(text.as_bytes())?;
-                out.flush()?;
-            }
+            Event::Token { text, .. } => print(&text)?,
             Event::Finished { reason, text, stats } => {
-                writeln!(out, "{text}")?;
+                print(&format!("{text}\n"))?;
                 if !args.quiet {
-                    eprint!("{}", summary(&stats, reason, args));
+                    log.write_all(summary(&stats, reason, args).as_bytes())?;
                 }
             }
             Event::Failed(error) => return Err(error.into()),
@@ -183,6 +184,11 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
 fn summary(stats: &Stats, reason: FinishReason, args: &RunArgs) -> String {
     let ms = |d: Duration| format!("{:.0} ms", d.as_secs_f64() * 1e3);
     let ratio = stats.kv_bytes_16_bit as f64 / stats.kv_bytes.max(1) as f64;
+    // Whole pages are held, so a short text takes more than its tokens need.
+    let folded = match ratio < 1.0 {
+        true => format!("{:.2}x larger: too short to fold", 1.0 / ratio.max(1e-9)),
+        false => format!("{ratio:.2}x smaller"),
+    };
     let end = match reason {
         FinishReason::Length => ", cut off by --max-tokens",
         FinishReason::Stop => ", stopped by --stop",
@@ -192,7 +198,7 @@ fn summary(stats: &Stats, reason: FinishReason, args: &RunArgs) -> String {
         "\nprompt      {} tokens, {:.0} tokens/s\n\
          answer      {} tokens, {:.1} tokens/s{end}\n\
          first token {}\n\
-         KV cache    {} as {} (peak {}), {} at 16 bits: {ratio:.2}x smaller\n",
+         KV cache    {} as {} (peak {}), {} at 16 bits: {folded}\n",
         stats.prompt_tokens,
         stats.prefill_rate(),
         stats.generated_tokens,

@@ -4,6 +4,9 @@
 pub fn parse(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return Err(format!("\"{text}\" is not a number of bytes, such as 64MB"));
+    }
     let factor = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kb" => 1_000,
@@ -48,7 +51,8 @@ mod tests {
         assert_eq!(parse("64MB"), Ok(64_000_000));
         assert_eq!(parse("1.5 GiB"), Ok(3 << 29));
         assert!(parse("64 parsecs").unwrap_err().contains("parsecs"));
-        assert!(parse("lots").is_err());
+        assert!(parse("lots").unwrap_err().contains("64MB"));
+        assert!(parse("-5").unwrap_err().contains("64MB"));
         assert_eq!((show(999), show(12_340_000)), ("999 B".into(), "12.3 MB".into()));
     }
 }
