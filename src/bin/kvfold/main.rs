@@ -1,5 +1,6 @@
 //! The `kvfold` command line: a file per subcommand.
 
+mod bench;
 mod eval;
 mod fetch;
 mod info;
@@ -28,6 +29,7 @@ enum Command {
     Fetch(fetch::FetchArgs),
     Info(info::InfoArgs),
     Eval(Box<eval::EvalArgs>),
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::Run(args) => args.model.threads,
         Command::Info(args) => args.model.threads,
         Command::Eval(args) => args.threads(),
+        Command::Bench(args) => args.model.threads,
         Command::Fetch(_) => None,
     };
     if let Some(threads) = threads {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args, cancel.clone()),
         Command::Info(args) => info::run(&args, &cancel),
         Command::Eval(args) => eval::run(&args, &cancel),
+        Command::Bench(args) => bench::run(&args, &cancel),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
