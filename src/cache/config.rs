@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn every_bad_field_is_named() {
-        let cases: [(&str, fn(&mut GroupSpec)); 7] = [
+        type Spoil = fn(&mut GroupSpec);
+        let cases: [(&str, Spoil); 7] = [
             ("layers", |g| g.layers = 0),
             ("kv_heads", |g| g.kv_heads = 0),
             ("hot_page_bytes", |g| g.hot_page_bytes = 100),

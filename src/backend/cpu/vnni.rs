@@ -23,6 +23,9 @@
 //! `Σ w·x = d·dx·Σ code·xq + m·dx·Σ xq`. Each output depends on its own row of x
 //! alone, so results do not depend on the batch.
 
+// Register blocks are written by index.
+#![allow(clippy::needless_range_loop)]
+
 use super::pool::{Shared, parallel_for};
 use super::tensor::Buffer;
 use crate::error::{Error, Result};

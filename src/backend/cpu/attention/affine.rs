@@ -84,18 +84,19 @@ impl<'a> AffineTile<'a> {
 
     /// `fold = scale·x` for every head, and the biases `Σ zero·x`.
     #[inline(always)]
-    fn fold<S: Simd, const G: usize>(
+    fn fold<S: Simd, const G: usize, const K: usize>(
         &self,
         s: S,
         row_group: usize,
-        x: [&[f32; MAX_HEAD_DIM]; G],
+        x: [&[f32; K]; G],
         fold: &mut [[f32; MAX_HEAD_DIM]; G],
     ) -> [f32; G] {
+        assert!(self.k <= K && self.k <= MAX_HEAD_DIM);
         let (scales, zeros) = self.parameters(row_group);
         let mut bias = [s.splat(0.0); G];
         for start in (0..self.k).step_by(2 * S::LANES) {
-            // SAFETY: k is a multiple of 32 and at most MAX_HEAD_DIM, the length
-            // of x and fold; scales and zeros have k elements.
+            // SAFETY: k is a multiple of 32 and within the lengths of x and fold;
+            // scales and zeros have k elements.
             unsafe {
                 let (scale_even, scale_odd) = s.load_f16_even_odd(scales.add(2 * start));
                 let (zero_even, zero_odd) = s.load_f16_even_odd(zeros.add(2 * start));
@@ -117,23 +118,24 @@ impl<'a> AffineTile<'a> {
     }
 
     /// Row products for each head: `out[even_odd(row)] = Σ_k x̂[row, k]·x[k]`,
-    /// `x` in even-odd order along k. Used for the scores of a key tile.
+    /// `x` in even-odd order along k; `fold` is scratch. Used for the scores of a
+    /// key tile.
     #[inline(always)]
     pub(super) fn rows_product<S: Simd, const G: usize>(
         &self,
         s: S,
         x: [&[f32; MAX_HEAD_DIM]; G],
+        fold: &mut [[f32; MAX_HEAD_DIM]; G],
         out: &mut [[f32; TILE_TOKENS]; G],
     ) {
         assert!(self.rows == TILE_TOKENS);
-        let mut fold = [[0f32; MAX_HEAD_DIM]; G];
         for row_group in 0..self.rows / self.group {
-            let bias = self.fold(s, row_group, x, &mut fold);
+            let bias = self.fold(s, row_group, x, fold);
             for i in 0..self.group / 16 {
                 let block = row_group * self.group / 16 + i;
                 for first in (0..32 / S::LANES).step_by(S::FRAGMENT_BLOCK) {
                     let mut acc = [[s.splat(0.0); 4]; G];
-                    self.block_product(s, block, first, &fold, &mut acc);
+                    self.block_product(s, block, first, fold, &mut acc);
                     for g in 0..G {
                         let at = block / 2 * 32 + block % 2 * 8;
                         // SAFETY: eight rows each fit behind `at` and `at + 16`.
@@ -154,13 +156,13 @@ impl<'a> AffineTile<'a> {
     pub(super) fn accumulate_product<S: Simd, const G: usize>(
         &self,
         s: S,
-        x: [&[f32; MAX_HEAD_DIM]; G],
+        x: [&[f32; TILE_TOKENS]; G],
+        fold: &mut [[f32; MAX_HEAD_DIM]; G],
         accumulators: &mut [[f32; 4 * MAX_HEAD_DIM]; G],
         biases: &mut [[f32; MAX_HEAD_DIM / 32]; G],
     ) {
-        let mut fold = [[0f32; MAX_HEAD_DIM]; G];
         for row_group in 0..self.rows / self.group {
-            let bias = self.fold(s, row_group, x, &mut fold);
+            let bias = self.fold(s, row_group, x, fold);
             for g in 0..G {
                 biases[g][row_group] += bias[g];
             }
@@ -177,7 +179,7 @@ impl<'a> AffineTile<'a> {
                                 acc[g][j] = s.load(from.add(j * S::LANES));
                             }
                         }
-                        self.block_product(s, block, first, &fold, &mut acc);
+                        self.block_product(s, block, first, fold, &mut acc);
                         for g in 0..G {
                             let to = accumulators[g].as_mut_ptr().add(at);
                             for j in 0..2 * S::FRAGMENT_BLOCK {

@@ -38,6 +38,7 @@ struct State {
     fragments: [[f32; 4 * MAX_HEAD_DIM]; MAX_HEADS],
     biases: [[f32; MAX_HEAD_DIM / 32]; MAX_HEADS],
     scores: [[f32; TILE_TOKENS]; MAX_HEADS],
+    fold: [[f32; MAX_HEAD_DIM]; MAX_HEADS],
 }
 
 thread_local! {
@@ -48,6 +49,7 @@ thread_local! {
         fragments: [[0.0; 4 * MAX_HEAD_DIM]; MAX_HEADS],
         biases: [[0.0; MAX_HEAD_DIM / 32]; MAX_HEADS],
         scores: [[0.0; TILE_TOKENS]; MAX_HEADS],
+        fold: [[0.0; MAX_HEAD_DIM]; MAX_HEADS],
     }));
 }
 
@@ -56,7 +58,7 @@ impl Kernel for Decode<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let key = STATE.with(|state| std::ptr::from_ref(state));
+        let key = STATE.with(std::ptr::from_ref);
         // SAFETY: the thread-local lives as long as its thread, which is running
         // this; the pointer only keeps the kernel out of a closure, which would
         // not be compiled with the kernel's target features.
@@ -89,15 +91,25 @@ impl Decode<'_> {
     fn run_heads<S: Simd, const G: usize>(self, s: S, state: &mut State) {
         let d = self.head_dim;
         assert!(self.q.len() == G * d && self.out.len() == G * d && self.lse.len() == G);
-        let State { q, q_even_odd, rows, fragments, biases, scores } = state;
-        let (Some(q), Some(q_even_odd), Some(rows), Some(fragments), Some(biases), Some(scores)) = (
+        let State { q, q_even_odd, rows, fragments, biases, scores, fold } = state;
+        let (
+            Some(q),
+            Some(q_even_odd),
+            Some(rows),
+            Some(fragments),
+            Some(biases),
+            Some(scores),
+            Some(fold),
+        ) = (
             q.first_chunk_mut::<G>(),
             q_even_odd.first_chunk_mut::<G>(),
             rows.first_chunk_mut::<G>(),
             fragments.first_chunk_mut::<G>(),
             biases.first_chunk_mut::<G>(),
             scores.first_chunk_mut::<G>(),
-        ) else {
+            fold.first_chunk_mut::<G>(),
+        )
+        else {
             return;
         };
         for g in 0..G {
@@ -110,14 +122,18 @@ impl Decode<'_> {
         let mut shift = None;
         let mut group = 32;
 
-        for page in self.pages {
+        for (i, page) in self.pages.iter().enumerate() {
+            if let Some(next) = self.pages.get(i + 1) {
+                prefetch(next.key);
+                prefetch(next.value);
+            }
             if shift != Some(page.shift) {
                 self.place_queries(page.shift, q, q_even_odd);
                 shift = Some(page.shift);
             }
             let mut order = match page.key_tile(d) {
                 Tile::Affine(tile) => {
-                    tile.rows_product(s, refs(q_even_odd), scores);
+                    tile.rows_product(s, refs(q_even_odd), fold, scores);
                     Order::EvenOdd
                 }
                 Tile::Rows(tile) => {
@@ -145,12 +161,8 @@ impl Decode<'_> {
             debug_assert!(order == wanted);
             match page.value_tile(d) {
                 Tile::Affine(tile) => {
-                    let mut p = [[0f32; MAX_HEAD_DIM]; G];
-                    for g in 0..G {
-                        p[g][..TILE_TOKENS].copy_from_slice(&scores[g]);
-                    }
                     group = affine(page.value_codec).map_or(32, |a| a.group);
-                    tile.accumulate_product(s, refs(&p), fragments, biases);
+                    tile.accumulate_product(s, refs(scores), fold, fragments, biases);
                 }
                 Tile::Rows(tile) => tile.accumulate(s, scores, rows),
             }
@@ -208,6 +220,22 @@ impl Decode<'_> {
         }
         filled
     }
+}
+
+/// Asks for bytes that are read soon. A stream's pages lie far apart, so the
+/// hardware does not guess them.
+#[inline(always)]
+fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        // SAFETY: a prefetch of valid memory; SSE is part of the architecture.
+        unsafe {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 #[inline(always)]

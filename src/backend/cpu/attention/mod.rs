@@ -15,6 +15,9 @@
 //! order; a prefill item is the queries of one grid page. So results are
 //! bitwise independent of the batch and of the number of threads.
 
+// Register blocks are written by index: heads, vectors and rows are numbers.
+#![allow(clippy::needless_range_loop)]
+
 mod affine;
 mod decode;
 mod pages;

@@ -37,8 +37,11 @@ pub(super) struct Prefill<'a> {
     /// For runs with a shift.
     pub rope: Option<&'a Rope>,
     /// Takes `(query, head, output row, base-2 log-sum-exp)`.
-    pub write: &'a (dyn Fn(usize, usize, &[f32], f32) + Sync),
+    pub write: &'a WriteRow<'a>,
 }
+
+/// Where finished rows go.
+pub(super) type WriteRow<'a> = dyn Fn(usize, usize, &[f32], f32) + Sync + 'a;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -56,7 +59,7 @@ impl Kernel for Prefill<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let key = SCRATCH.with(|scratch| std::ptr::from_ref(scratch));
+        let key = SCRATCH.with(std::ptr::from_ref);
         // SAFETY: the thread-local lives as long as its thread, which is running
         // this; the pointer only keeps the kernel out of a closure, which would
         // not be compiled with the kernel's target features.
