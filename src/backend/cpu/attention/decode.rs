@@ -123,10 +123,8 @@ impl Decode<'_> {
         let mut group = 32;
 
         for (i, page) in self.pages.iter().enumerate() {
-            if let Some(next) = self.pages.get(i + 1) {
-                prefetch(next.key);
-                prefetch(next.value);
-            }
+            let next = self.pages.get(i + 1);
+            prefetch(next.map_or(&[], |page| page.key));
             if shift != Some(page.shift) {
                 self.place_queries(page.shift, q, q_even_odd);
                 shift = Some(page.shift);
@@ -141,6 +139,7 @@ impl Decode<'_> {
                     Order::Natural
                 }
             };
+            prefetch(next.map_or(&[], |page| page.value));
             let filled = self.mask(page, order, scores);
 
             for g in 0..G {
