@@ -60,9 +60,7 @@ impl Windows {
                 let needed = count.saturating_mul(context);
                 Err(Error::Document {
                     path: path.to_owned(),
-                    what: format!(
-                        "has {tokens} tokens, {count} windows of {context} need {needed}"
-                    ),
+                    what: format!("has {tokens} tokens, {count} x {context} are {needed}"),
                     remedy: "name a longer text, or lower --windows or --context".into(),
                 })
             }

@@ -53,7 +53,7 @@ struct CommonArgs {
     hot_window: usize,
 
     /// Tokens that are computed at once
-    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    #[arg(long, visible_alias = "prefill-chunk", default_value_t = 512, value_name = "TOKENS")]
     chunk: usize,
 
     /// Print one JSON document instead of a table
@@ -255,7 +255,7 @@ fn run_perplexity(args: &PerplexityArgs, cancel: &Arc<AtomicBool>) -> Result<()>
         }));
     }
     print(&format!(
-        "{model_name}, {}: {} windows of {} tokens, {} predictions\n\n{}",
+        "{model_name}, {}: {} x {} tokens, {} predictions\n\n{}",
         args.file.display(),
         windows.count(),
         windows.context(),
