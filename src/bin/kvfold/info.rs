@@ -88,7 +88,7 @@ fn formats(out: &mut impl Write, config: Option<&ModelConfig>) -> Result<()> {
     )?;
     for codec in Codec::ALL {
         let format = KvFormat::uniform(codec);
-        write!(out, "{format:<9}  {:>15.1}", format.bits())?;
+        write!(out, "{:<9}  {:>15.1}", format.to_string(), format.bits())?;
         if let Some(c) = config {
             let elements = 2 * c.context * c.layers * c.kv_width();
             let bytes = elements as f64 * format.bits() / 8.0;

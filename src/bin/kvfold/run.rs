@@ -186,7 +186,7 @@ fn summary(stats: &Stats, reason: FinishReason, args: &RunArgs) -> String {
     let ratio = stats.kv_bytes_16_bit as f64 / stats.kv_bytes.max(1) as f64;
     // Whole pages are held, so a short text takes more than its tokens need.
     let folded = match ratio < 1.0 {
-        true => format!("{:.2}x larger: too short to fold", 1.0 / ratio.max(1e-9)),
+        true => format!("{:.2}x larger (too short to fold)", 1.0 / ratio.max(1e-9)),
         false => format!("{ratio:.2}x smaller"),
     };
     let end = match reason {
