@@ -28,7 +28,7 @@ pub struct RunArgs {
     pub file: Vec<PathBuf>,
 
     /// Tokens of passages chosen from --docs
-    #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
+    #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
     pub context_budget: usize,
 
     /// Print the text that was put into the context, with its sources, on stderr
