@@ -24,9 +24,10 @@ pub struct EngineConfig {
 }
 
 impl Default for EngineConfig {
+    /// Keys in 4, values in 2 bits: small models lose digits with 2-bit keys.
     fn default() -> Self {
         let KvOptions { format, sinks, hot_window } =
-            KvOptions::new(KvFormat::uniform(Codec::Kivi2));
+            KvOptions::new(KvFormat { key: Codec::Kivi4, value: Codec::Kivi2 });
         Self { kv: format.to_string(), sinks, hot_window, prefill_chunk: 512, kv_budget: None }
     }
 }

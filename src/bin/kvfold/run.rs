@@ -40,7 +40,7 @@ pub struct RunArgs {
     pub model: ModelArgs,
 
     /// KV format: f16, bf16, fp8, kivi4, kivi2, or KEYS/VALUES
-    #[arg(long, default_value = "kivi2")]
+    #[arg(long, default_value = "kivi4/kivi2")]
     pub kv: String,
 
     /// Tokens at the start that stay in 16 bits
