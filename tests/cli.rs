@@ -213,7 +213,7 @@ fn an_answer_streams_to_stdout_and_its_summary_to_stderr() {
     let place = Place::new();
     let (answer, summary) = success(&place.run(&["--raw", "--max-tokens", "40", "The river"]));
     assert!(!answer.trim().is_empty());
-    for part in ["prompt ", "answer ", "tokens/s", "first token ", "as kivi2", "at 16 bits"] {
+    for part in ["prompt ", "answer ", "tokens/s", "first token ", "as kivi4/kivi2", "at 16 bits"] {
         assert!(summary.contains(part), "no {part:?} in {summary}");
     }
     // Greedy answers do not depend on what is printed beside them.
