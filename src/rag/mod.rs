@@ -97,6 +97,10 @@ pub trait Retriever: Send + Sync {
 /// meant for, so that the packer always has smaller passages to fall back on.
 const MAX_HITS: usize = 1000;
 
+/// Hits below this share of the best score share little but common words with the
+/// question; packing them because there is room distracts small models.
+const WEAK_HIT: f32 = 0.5;
+
 /// Chooses from `documents` what has to do with `query`, in at most `budget`
 /// tokens as counted by `count`: chunk, index in memory, search, pack.
 ///
@@ -115,6 +119,8 @@ pub fn fill(
     }
     let mut index = Bm25::new()?;
     index.index(passages)?;
-    let hits = index.search(query, MAX_HITS)?;
+    let mut hits = index.search(query, MAX_HITS)?;
+    let best = hits.iter().map(|hit| hit.score).fold(0.0, f32::max);
+    hits.retain(|hit| hit.score >= best * WEAK_HIT);
     Ok(pack(&index, &hits, budget, count))
 }
