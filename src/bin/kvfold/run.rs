@@ -79,9 +79,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "P")]
     pub min_p: Option<f32>,
 
-    /// Divide the logits of recent tokens by this
-    #[arg(long, value_name = "FACTOR")]
-    pub repetition_penalty: Option<f32>,
+    /// Divide the logits of the last 64 tokens by this; 1 turns it off
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.1)]
+    pub repetition_penalty: f32,
 
     /// Seed of the sampler
     #[arg(long, default_value_t = 0)]
@@ -115,8 +115,10 @@ impl RunArgs {
     }
 
     fn sampling(&self) -> SamplingParams {
-        let mut sampling =
-            SamplingParams::default().with_temperature(self.temperature).with_seed(self.seed);
+        let mut sampling = SamplingParams::default()
+            .with_temperature(self.temperature)
+            .with_repetition_penalty(self.repetition_penalty)
+            .with_seed(self.seed);
         if let Some(k) = self.top_k {
             sampling = sampling.with_top_k(k);
         }
@@ -125,9 +127,6 @@ impl RunArgs {
         }
         if let Some(p) = self.min_p {
             sampling = sampling.with_min_p(p);
-        }
-        if let Some(factor) = self.repetition_penalty {
-            sampling = sampling.with_repetition_penalty(factor);
         }
         sampling
     }
