@@ -47,7 +47,6 @@ struct Bench {
     random: Random,
     /// Per sequence, per layer · kv_heads + head.
     streams: Vec<(SeqId, Vec<Stream>)>,
-    worst: f64,
 }
 
 impl Bench {
@@ -74,7 +73,7 @@ impl Bench {
         let inv_freq = (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect();
         let random = Random(seed * 2 + 1);
         let (rope, window) = (Rope { inv_freq }, None);
-        Self { backend, cache, group, heads, window, shift: 0, rope, random, streams, worst: 0.0 }
+        Self { backend, cache, group, heads, window, shift: 0, rope, random, streams }
     }
 
     /// Appends `new[i]` tokens to sequence i and checks every query of theirs.
@@ -193,7 +192,6 @@ impl Bench {
             }
         }
         let relative = (error / size).sqrt();
-        self.worst = self.worst.max(relative);
         assert!(relative <= 1e-5, "relative rms {relative:e} in layer {layer}");
     }
 }
@@ -295,22 +293,16 @@ fn long_streams_merge_their_splits() {
     }
 }
 
-/// What a query sees does not depend on how its tokens arrived.
+/// Whatever the chunks, every query sees what the oracle says: the forms depend on
+/// positions alone.
 #[test]
-fn chunking_changes_only_rounding_and_batching_nothing() {
-    let run = |plan: &[usize], others: usize| {
-        let mut bench = Bench::new(Level::best(), group("kivi2", 64, 1), 3, 1 + others, 9);
-        // The batch mates draw from the same generator, so give the sequence
-        // under test its numbers first: it is checked against the oracle anyway.
+fn any_chunking_sees_the_same_forms() {
+    for plan in [&[300, 1][..], &[100, 150, 50, 1]] {
+        let mut bench = Bench::new(Level::best(), group("kivi2", 64, 1), 3, 1, 9);
         for &n in plan {
-            let mut new = vec![0; 1 + others];
-            new[0] = n;
-            bench.step(&new);
+            bench.step(&[n]);
         }
-        bench.worst
-    };
-    assert!(run(&[300, 1], 0) <= 1e-5);
-    assert!(run(&[100, 150, 50, 1], 0) <= 1e-5);
+    }
 }
 
 #[test]
