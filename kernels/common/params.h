@@ -1,0 +1,169 @@
+// Parameters of every kernel: flat structs, mirrored in Rust with size and
+// offset asserts (src/backend/cuda/params.rs). Device addresses are 64-bit
+// integers so that both sides agree on their size; shapes stand beside them.
+#pragma once
+
+#include <stdint.h>
+
+// Storage of a half of a page (Codec in Rust).
+enum KvCodec : uint32_t { CODEC_F16 = 0, CODEC_BF16 = 1, CODEC_FP8 = 2, CODEC_KIVI4 = 3, CODEC_KIVI2 = 4 };
+
+// The form of a run's pages (RunKind in Rust).
+enum KvRunKind : uint32_t { RUN_SINK = 0, RUN_SEALED = 1, RUN_HOT = 2 };
+
+// "No such index" in run and stream fields.
+#define KV_NONE 0xffffffffu
+
+// One arena: equal blocks of `pages` pages (or 1 in ragged arenas). A page is
+// its key half, `key_bytes` long, then its value half. The page of a stream is at
+//   base + block · block_bytes + (ragged ? 0 : stream) · page_bytes
+// with stream = layer · kv_heads + head.
+struct KvArena {
+    uint64_t base;
+    uint64_t block_bytes;
+    uint32_t page_bytes;
+    uint32_t key_bytes;
+    uint32_t page_tokens; // S in sink arenas, else 64
+    uint32_t ragged;      // 1: a block is one page of one stream
+    uint32_t key_codec;   // KvCodec
+    uint32_t value_codec; // KvCodec
+};
+
+// A stretch of a stream whose pages are alike and adjacent.
+struct KvRun {
+    uint32_t arena;    // index in `arenas`
+    uint32_t kind;     // KvRunKind
+    uint32_t first;    // first entry in `table`, relative to the stream's
+    uint32_t start;    // kept index after the sinks of its first token: a multiple of 64
+    uint32_t n_tokens; // tokens, live or not; later ones than a query's own are masked anyway
+    uint32_t live;     // first word in `masks`, relative to the stream's, or KV_NONE
+    uint32_t rotation; // row of `rotations` that turns queries by −Δ, or KV_NONE
+    uint32_t reserved;
+};
+
+// A stream, or all streams of a uniform (sequence, KV group).
+struct KvStream {
+    uint32_t first_run;
+    uint32_t n_runs;
+    uint32_t first_entry;  // in `table`
+    uint32_t first_mask;   // in `masks`
+    uint32_t kept;         // tokens, sinks and the new ones included
+    uint32_t sealed_bound; // pages imported from the prefix index
+};
+
+// One sequence of an attention call: its queries are the last q_len tokens.
+struct AttendSeq {
+    uint32_t first_row; // of q and out
+    uint32_t q_len;
+    uint32_t first_stream; // uniform: its stream; ragged: + layer · kv_heads + head
+    uint32_t ragged;
+};
+
+// Attention over one layer.
+struct AttendParams {
+    uint64_t q;         // T [rows][q_stride], heads · d in the first columns
+    uint64_t out;       // T [rows][heads · d]
+    uint64_t lse;       // f32 [rows][heads], base 2, or 0
+    uint64_t seqs;      // AttendSeq [n_seqs]
+    uint64_t streams;   // KvStream []
+    uint64_t runs;      // KvRun []
+    uint64_t table;     // u32 [] block numbers
+    uint64_t masks;     // u64 [] live bits, one word a page
+    uint64_t arenas;    // KvArena []
+    uint64_t rotations; // f32 [n][d/2][2]: cos and sin of −Δ · inv_freq, or 0
+    uint64_t plan;      // u32: see attention/plan.cuh
+    uint64_t part_out;  // f32 [parts][heads of a KV head · q_len][d]
+    uint64_t part_lse;  // f32 [parts][…]
+    uint32_t n_seqs;
+    uint32_t q_stride; // elements
+    uint32_t heads;
+    uint32_t kv_heads;
+    uint32_t layer;
+    uint32_t sinks;      // S; 0 if the group never seals
+    uint32_t hot_pages;  // R/64, or KV_NONE if the group never seals
+    uint32_t window;     // a query sees the last `window` tokens; KV_NONE: all
+    uint32_t max_items;  // capacity of the plan
+    float scale;         // of q·k for base-2 logits: softmax scale · log2(e)
+};
+
+// Writes new rows to 16-bit pages; RoPE first, if `inv_turns` is given.
+struct AppendParams {
+    uint64_t qkv;       // T [rows][stride]: q heads, k heads, v heads; q and k are rotated in place
+    uint64_t positions; // u32 [rows] what RoPE sees
+    uint64_t slots;     // AppendSlot [n_slots]
+    uint64_t arenas;    // KvArena []
+    uint64_t inv_turns; // f64 [d/2]: inv_freq / 2π, or 0: rows are rotated already
+    uint32_t n_rows;
+    uint32_t stride; // elements
+    uint32_t heads;
+    uint32_t kv_heads;
+    uint32_t head_dim;
+    uint32_t layer;
+    uint32_t n_slots;
+    uint32_t reserved;
+};
+
+// One row of one page.
+struct AppendSlot {
+    uint32_t row; // of qkv
+    uint32_t arena;
+    uint32_t block;
+    uint32_t slot;   // token within the page
+    uint32_t stream; // KV_NONE: all KV heads of the layer; else layer · kv_heads + head
+    uint32_t reserved;
+};
+
+// Encodes whole 16-bit pages: one (page, half) a warp or block.
+struct SealParams {
+    uint64_t jobs;   // SealJob [n_jobs]
+    uint64_t arenas; // KvArena []
+    uint32_t n_jobs;
+    uint32_t first_layer; // jobs with stream = KV_NONE seal layers [first, first + n)
+    uint32_t n_layers;
+    uint32_t kv_heads;
+    uint32_t head_dim;
+    uint32_t reserved;
+};
+
+struct SealJob {
+    uint32_t from_arena;
+    uint32_t from_block;
+    uint32_t to_arena;
+    uint32_t to_block;
+    uint32_t stream; // KV_NONE: all of the layers asked for
+    uint32_t reserved;
+};
+
+// Copies 16-bit rows of one stream into ragged blocks.
+struct GatherParams {
+    uint64_t rows;   // GatherRow [n_rows]
+    uint64_t arenas; // KvArena []
+    uint32_t n_rows;
+    uint32_t head_dim;
+};
+
+struct GatherRow {
+    uint32_t from_arena;
+    uint32_t from_block;
+    uint32_t from_slot;
+    uint32_t stream; // layer · kv_heads + head
+    uint32_t to_arena;
+    uint32_t to_block;
+    uint32_t to_slot;
+    uint32_t reserved;
+};
+
+// Copies whole blocks.
+struct CopyParams {
+    uint64_t copies; // CopyJob [n_copies]
+    uint64_t arenas; // KvArena []
+    uint32_t n_copies;
+    uint32_t reserved;
+};
+
+struct CopyJob {
+    uint32_t arena;
+    uint32_t from;
+    uint32_t to;
+    uint32_t reserved;
+};
