@@ -14,7 +14,7 @@ KERNEL(collectives, TestParams, 64, 1) {
     store(out + 5, uint32_t(warp_any(lane == 17)));
     store(out + 6, uint32_t(warp_any(false)));
     sync_warp();
-    store(out + 7, ballot(id < 40));
+    store(out + 7, warp_ballot(id < 40));
 }
 
 // in: A [16][16], B [16][8] (16-bit), then C [16][8] f32; out: D [16][8].
