@@ -1,10 +1,10 @@
 // append: rotates the queries and keys of new tokens (RoPE) and writes their
 // keys and values to 16-bit pages.
 //
-// Grid (n_slots, kv_heads), 64 threads. A block serves one KV head of one slot:
-// the query heads of its group, its key and its value. Every (row, KV head) has
-// one slot of its own, so nothing is rotated twice; a slot of another layer, or of
-// another stream, is skipped.
+// Grid (n_slots, kv_heads), 64 threads; (n_slots, 1) if every slot names its stream.
+// A block serves one KV head of one slot: the query heads of its group, its key and
+// its value. Every (row, KV head) has one slot, so nothing is rotated twice. Slots of
+// other layers' streams are skipped.
 //
 // RoPE is half-split: channel i turns with channel i + d/2 by position · inv_freq.
 // The angle is reduced in f64 (positions go to 10^6 and beyond), rotated in f32.
@@ -45,13 +45,14 @@ template <class T> DEVICE void rotate(Vec16& low, Vec16& high, const float* cos,
 // Rotates the group's query heads and the key head; the key goes to `key_row` as
 // well, if there is one.
 template <class T>
-DEVICE void rotate_heads(const AppendParams& p, uint64_t row, uint64_t key_row, Angles angles) {
+DEVICE void rotate_heads(const AppendParams& p, uint32_t kv_head, uint64_t row, uint64_t key_row,
+                         Angles angles) {
     uint32_t d = p.head_dim, group = p.heads / p.kv_heads;
     uint32_t vectors = d / 16; // of half a head
     for (uint32_t i = threadIdx.x; i < (group + 1) * vectors; i += APPEND_THREADS) {
         uint32_t n = i / vectors, v = i % vectors;
         bool is_key = n == group;
-        uint32_t head = is_key ? p.heads + blockIdx.y : blockIdx.y * group + n;
+        uint32_t head = is_key ? p.heads + kv_head : kv_head * group + n;
         Vec16* low_at = address<Vec16>(row + uint64_t(head) * d * 2) + v;
         Vec16* high_at = low_at + vectors;
         Vec16 low = load(low_at), high = load(high_at);
@@ -67,10 +68,10 @@ DEVICE void rotate_heads(const AppendParams& p, uint64_t row, uint64_t key_row, 
 
 template <class T> DEVICE void append(const AppendParams& p) {
     const AppendSlot* slot = address<const AppendSlot>(p.slots) + blockIdx.x;
-    uint32_t stream = p.layer * p.kv_heads + blockIdx.y;
-    uint32_t wanted = load(&slot->stream);
-    if (wanted != KV_NONE && wanted != stream) return;
+    uint32_t stream = served_stream(load(&slot->stream), p.layer * p.kv_heads, p.kv_heads);
+    if (stream == KV_NONE) return;
 
+    uint32_t kv_head = stream - p.layer * p.kv_heads;
     uint32_t token = load(&slot->row), arena = load(&slot->arena);
     uint32_t row_bytes = 2 * p.head_dim;
     uint64_t row = p.qkv + uint64_t(token) * p.stride * 2;
@@ -82,13 +83,13 @@ template <class T> DEVICE void append(const AppendParams& p) {
         value_row = page_half<VALUE>(p.arenas, arena, block, stream) + in_half;
     }
 
-    uint64_t key = row + uint64_t(p.heads + blockIdx.y) * row_bytes;
+    uint64_t key = row + uint64_t(p.heads + kv_head) * row_bytes;
     if (p.inv_turns) {
         float* shared = reinterpret_cast<float*>(shared_memory());
         Angles angles{shared, shared + p.head_dim / 2};
         compute_angles(p, load(address<const uint32_t>(p.positions) + token), angles);
         sync_block();
-        rotate_heads<T>(p, row, key_row, angles);
+        rotate_heads<T>(p, kv_head, row, key_row, angles);
     } else if (key_row) {
         copy_vectors(key, key_row, row_bytes, threadIdx.x, APPEND_THREADS);
     }

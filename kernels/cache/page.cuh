@@ -24,6 +24,15 @@ template <class T> DEVICE Pair unpack(uint32_t word) { return {T::widen(word & 0
 
 template <class T> DEVICE T* address(uint64_t a) { return reinterpret_cast<T*>(a); }
 
+// The stream that this block (its blockIdx.y) serves of an item that names `wanted`,
+// among `n` streams from `first` on; KV_NONE: nothing to do. KV_NONE as `wanted` means
+// all of them, one for each blockIdx.y; a named one falls to blockIdx.y = 0.
+DEVICE uint32_t served_stream(uint32_t wanted, uint32_t first, uint32_t n) {
+    if (wanted == KV_NONE) return first + blockIdx.y;
+    bool mine = blockIdx.y == 0 && wanted - first < n;
+    return mine ? wanted : KV_NONE;
+}
+
 // Address of one half of a stream's page.
 template <Side SIDE>
 DEVICE uint64_t page_half(uint64_t arenas, uint32_t index, uint32_t block, uint32_t stream) {

@@ -1,8 +1,9 @@
 // seal: encodes one half of 16-bit pages as the bytes of a codec, bit for bit as the
 // scalar codecs of src/codec/ do. A kernel is named seal_{16-bit type}_{codec}_{side}.
 //
-// Grid (n_jobs, n_layers · kv_heads), 128 threads: a block encodes one half of one
-// stream's page; jobs of other streams are skipped.
+// Grid (n_jobs, n_layers · kv_heads), 128 threads; (n_jobs, 1) if every job names its
+// stream. A block encodes one half of one stream's page; jobs of other layers' streams
+// are skipped.
 //
 // Shared memory: floats none; affine codecs a padded tile of 64 · (2d + 16) bytes
 // and 16d bytes for scales and zeros (g = 32): 37 KiB at d = 256.
