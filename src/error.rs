@@ -187,6 +187,57 @@ pub enum Error {
         needed: u64,
     },
 
+    /// The machine has no NVIDIA driver.
+    #[error(
+        "no NVIDIA driver was found ({reason}); install the driver (525 or later), or use the CPU"
+    )]
+    NoDriver {
+        /// What the operating system said.
+        reason: String,
+    },
+
+    /// The NVIDIA driver is older than the kernels of this binary need.
+    #[error(
+        "the NVIDIA driver supports CUDA {found}, but the kernels of this binary need CUDA {needed}; update the driver, or build kvfold with an older nvcc"
+    )]
+    DriverTooOld {
+        /// The CUDA version that the driver supports.
+        found: String,
+        /// The CUDA version that is needed.
+        needed: String,
+    },
+
+    /// The binary holds no code that the device can run.
+    #[error(
+        "this binary has no kernels for {arch}, only for {embedded}; build kvfold with this architecture in KVFOLD_CUDA_ARCHS (80 or later)"
+    )]
+    NoKernelForArch {
+        /// The device's architecture, as in `sm_90`.
+        arch: String,
+        /// The architectures that the binary has code for.
+        embedded: String,
+    },
+
+    /// The device's memory cannot hold what was asked for.
+    #[error(
+        "the device's memory is full: {needed} bytes are needed, {free} are free; lower --kv-budget or choose a smaller model or --kv format"
+    )]
+    DeviceOutOfMemory {
+        /// Bytes asked for.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+
+    /// The device or its driver refused an operation.
+    #[error("device: {operation}: {what}")]
+    Device {
+        /// What was being done.
+        operation: String,
+        /// What the driver said.
+        what: String,
+    },
+
     /// No token could be chosen from the model's logits.
     #[error("sampling: {0}")]
     Sampling(String),
@@ -208,6 +259,11 @@ impl Error {
         remedy: impl Into<String>,
     ) -> Self {
         Self::BadFile { path: path.as_ref().to_owned(), what: what.into(), remedy: remedy.into() }
+    }
+
+    /// An operation that the device refused.
+    pub fn device(operation: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Device { operation: operation.into(), what: what.into() }
     }
 
     /// A configuration value that is out of range.

@@ -5,6 +5,8 @@
 //! and the engine are written against the trait; it knows neither.
 
 pub mod cpu;
+pub mod cuda;
+pub mod driver;
 
 use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};
 use crate::codec::KvFormat;

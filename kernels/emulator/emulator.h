@@ -1,0 +1,41 @@
+// The C interface of the emulated device: launch a kernel on the host, own its
+// global memory, list what is linked in. Thread-safe.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Runs `kernel` to its end on `host_threads` threads (0 counts as 1), in an
+// order of threads and blocks that `seed` decides. Params are `params_bytes`
+// bytes at `params`; `threads` is what the kernel was declared with.
+// Returns 0, or 1 with a message of one line in `error` (cut to `error_bytes`,
+// which may be 0): an unknown kernel, a wrong configuration, or what the kernel
+// did wrong. After an error the contents of the kernel's outputs are unspecified.
+int kvfold_emulator_launch(const char* kernel, const uint32_t grid[3], uint32_t threads,
+                           uint32_t shared_bytes, const void* params, uint64_t params_bytes,
+                           uint64_t seed, uint32_t host_threads, char* error, uint64_t error_bytes);
+
+// Global memory: 256-byte aligned, filled with 0xff (NaN in every float type).
+// Kernels may touch nothing else. Null if memory is short.
+void* kvfold_emulator_alloc(uint64_t bytes);
+
+// Fills with 0xff and frees. Null is ignored. Returns 0, or 1 if the address is
+// not one of a live allocation.
+int kvfold_emulator_free(void* address);
+
+struct KvfoldEmulatorKernel {
+    const char* name;
+    uint64_t params_bytes;
+    uint32_t threads;
+    uint32_t blocks; // that fit a multiprocessor at once, as promised to nvcc
+};
+
+// The kernel of this index, in no particular order: 0, or 1 past the last one.
+int kvfold_emulator_kernel(uint32_t index, struct KvfoldEmulatorKernel* kernel);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,22 @@
+// Global memory: the table of allocations, live and recently freed.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace kvfold::emulator {
+
+struct Found {
+    bool any; // false: the address lies before every allocation
+    bool live;
+    uintptr_t begin;
+    uint64_t bytes;
+};
+
+// The allocation with the highest start at or below the address.
+Found find_allocation(uintptr_t address);
+
+// Says where the address lies, in one clause.
+void describe_address(uintptr_t address, char* text, size_t bytes);
+
+} // namespace kvfold::emulator

@@ -1,0 +1,82 @@
+// Sizes and offsets of the parameter structs as C++ lays them out, for the test
+// in src/backend/cuda/params.rs.
+#include <stddef.h>
+
+#include "common/params.h"
+
+namespace {
+
+struct Row {
+    const char* structure;
+    const char* field; // empty: the struct, whose size stands in for the offset
+    uint64_t offset;
+};
+
+#define SIZE(S) {#S, "", sizeof(S)}
+#define FIELD(S, f) {#S, #f, offsetof(S, f)}
+#define VALUE(E, v) {#E, #v, v}
+
+// clang-format off
+const Row rows[] = {
+    SIZE(KvArena),
+    FIELD(KvArena, base), FIELD(KvArena, block_bytes), FIELD(KvArena, page_bytes),
+    FIELD(KvArena, key_bytes), FIELD(KvArena, page_tokens), FIELD(KvArena, ragged),
+    FIELD(KvArena, key_codec), FIELD(KvArena, value_codec),
+    SIZE(KvRun),
+    FIELD(KvRun, arena), FIELD(KvRun, kind), FIELD(KvRun, first), FIELD(KvRun, start),
+    FIELD(KvRun, n_tokens), FIELD(KvRun, live), FIELD(KvRun, rotation), FIELD(KvRun, reserved),
+    SIZE(KvStream),
+    FIELD(KvStream, first_run), FIELD(KvStream, n_runs), FIELD(KvStream, first_entry),
+    FIELD(KvStream, first_mask), FIELD(KvStream, kept), FIELD(KvStream, sealed_bound),
+    SIZE(AttendSeq),
+    FIELD(AttendSeq, first_row), FIELD(AttendSeq, q_len), FIELD(AttendSeq, first_stream),
+    FIELD(AttendSeq, ragged),
+    SIZE(AttendParams),
+    FIELD(AttendParams, q), FIELD(AttendParams, out), FIELD(AttendParams, lse),
+    FIELD(AttendParams, seqs), FIELD(AttendParams, streams), FIELD(AttendParams, runs),
+    FIELD(AttendParams, table), FIELD(AttendParams, masks), FIELD(AttendParams, arenas),
+    FIELD(AttendParams, rotations), FIELD(AttendParams, plan), FIELD(AttendParams, part_out),
+    FIELD(AttendParams, part_lse), FIELD(AttendParams, n_seqs), FIELD(AttendParams, q_stride),
+    FIELD(AttendParams, heads), FIELD(AttendParams, kv_heads), FIELD(AttendParams, layer),
+    FIELD(AttendParams, sinks), FIELD(AttendParams, hot_pages), FIELD(AttendParams, window),
+    FIELD(AttendParams, max_items), FIELD(AttendParams, scale),
+    SIZE(AppendParams),
+    FIELD(AppendParams, qkv), FIELD(AppendParams, positions), FIELD(AppendParams, slots),
+    FIELD(AppendParams, arenas), FIELD(AppendParams, inv_turns), FIELD(AppendParams, n_rows),
+    FIELD(AppendParams, stride), FIELD(AppendParams, heads), FIELD(AppendParams, kv_heads),
+    FIELD(AppendParams, head_dim), FIELD(AppendParams, layer), FIELD(AppendParams, n_slots),
+    FIELD(AppendParams, reserved),
+    SIZE(AppendSlot),
+    FIELD(AppendSlot, row), FIELD(AppendSlot, arena), FIELD(AppendSlot, block),
+    FIELD(AppendSlot, slot), FIELD(AppendSlot, stream), FIELD(AppendSlot, reserved),
+    SIZE(SealParams),
+    FIELD(SealParams, jobs), FIELD(SealParams, arenas), FIELD(SealParams, n_jobs),
+    FIELD(SealParams, first_layer), FIELD(SealParams, n_layers), FIELD(SealParams, kv_heads),
+    FIELD(SealParams, head_dim), FIELD(SealParams, reserved),
+    SIZE(SealJob),
+    FIELD(SealJob, from_arena), FIELD(SealJob, from_block), FIELD(SealJob, to_arena),
+    FIELD(SealJob, to_block), FIELD(SealJob, stream), FIELD(SealJob, reserved),
+    SIZE(GatherParams),
+    FIELD(GatherParams, rows), FIELD(GatherParams, arenas), FIELD(GatherParams, n_rows),
+    FIELD(GatherParams, head_dim),
+    SIZE(GatherRow),
+    FIELD(GatherRow, from_arena), FIELD(GatherRow, from_block), FIELD(GatherRow, from_slot),
+    FIELD(GatherRow, stream), FIELD(GatherRow, to_arena), FIELD(GatherRow, to_block),
+    FIELD(GatherRow, to_slot), FIELD(GatherRow, reserved),
+    SIZE(CopyParams),
+    FIELD(CopyParams, copies), FIELD(CopyParams, arenas), FIELD(CopyParams, n_copies),
+    FIELD(CopyParams, reserved),
+    SIZE(CopyJob),
+    FIELD(CopyJob, arena), FIELD(CopyJob, from), FIELD(CopyJob, to), FIELD(CopyJob, reserved),
+    VALUE(KvCodec, CODEC_F16), VALUE(KvCodec, CODEC_BF16), VALUE(KvCodec, CODEC_FP8),
+    VALUE(KvCodec, CODEC_KIVI4), VALUE(KvCodec, CODEC_KIVI2),
+    VALUE(KvRunKind, RUN_SINK), VALUE(KvRunKind, RUN_SEALED), VALUE(KvRunKind, RUN_HOT),
+};
+// clang-format on
+
+} // namespace
+
+// The row of this index, or null past the last one.
+extern "C" const Row* kvfold_params_layout(uint32_t index) {
+    return index < sizeof rows / sizeof *rows ? &rows[index] : nullptr;
+}

@@ -1,0 +1,3 @@
+//! Launchers of the kernels in `kernels/`: one file a kernel family.
+
+pub mod params;

@@ -1,0 +1,400 @@
+//! The parameter structs of the kernels: `kernels/common/params.h` in Rust.
+//!
+//! The header says what the fields mean; shapes stand there. Sizes and offsets are
+//! checked below, and against the C++ compiler by a test.
+
+use bytemuck::{Pod, Zeroable};
+
+/// "No such index" in run and stream fields.
+pub const NONE: u32 = u32::MAX;
+
+/// Storage of a half of a page: `KvCodec`.
+pub const CODEC_F16: u32 = 0;
+/// Storage of a half of a page: `KvCodec`.
+pub const CODEC_BF16: u32 = 1;
+/// Storage of a half of a page: `KvCodec`.
+pub const CODEC_FP8: u32 = 2;
+/// Storage of a half of a page: `KvCodec`.
+pub const CODEC_KIVI4: u32 = 3;
+/// Storage of a half of a page: `KvCodec`.
+pub const CODEC_KIVI2: u32 = 4;
+/// The form of a run's pages: `KvRunKind`.
+pub const RUN_SINK: u32 = 0;
+/// The form of a run's pages: `KvRunKind`.
+pub const RUN_SEALED: u32 = 1;
+/// The form of a run's pages: `KvRunKind`.
+pub const RUN_HOT: u32 = 2;
+
+/// Defines a struct as C lays it out, with its size and the offset of each field.
+macro_rules! mirror {
+    ($(#[$doc:meta])* $name:ident, $bytes:literal bytes {
+        $($(#[$field_doc:meta])* $offset:literal $field:ident: $type:ty,)*
+    }) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        const _: () = {
+            assert!(size_of::<$name>() == $bytes);
+            $(assert!(std::mem::offset_of!($name, $field) == $offset);)*
+        };
+
+        #[cfg(test)]
+        impl $name {
+            /// Struct, field and offset of all fields, and the size as field "".
+            const LAYOUT: &[(&str, &str, usize)] = &[
+                $((stringify!($name), stringify!($field), $offset),)*
+                (stringify!($name), "", $bytes),
+            ];
+        }
+    };
+}
+
+mirror! {
+    /// One arena: equal blocks of pages, of a single page in ragged arenas. A page is
+    /// its key half, `key_bytes` long, then its value half. The page of a stream is at
+    /// `base + block · block_bytes + (ragged ? 0 : stream) · page_bytes`, with
+    /// `stream = layer · kv_heads + head`.
+    KvArena, 40 bytes {
+        /// Address of block 0.
+        0 base: u64,
+        /// Bytes of a block.
+        8 block_bytes: u64,
+        /// Bytes of a page.
+        16 page_bytes: u32,
+        /// Bytes of its key half.
+        20 key_bytes: u32,
+        /// Tokens of a page: S in sink arenas, else 64.
+        24 page_tokens: u32,
+        /// 1: a block is one page of one stream.
+        28 ragged: u32,
+        /// A `CODEC_` constant.
+        32 key_codec: u32,
+        /// A `CODEC_` constant.
+        36 value_codec: u32,
+    }
+}
+
+mirror! {
+    /// A stretch of a stream whose pages are alike and adjacent.
+    KvRun, 32 bytes {
+        /// Index in `arenas`.
+        0 arena: u32,
+        /// A `RUN_` constant.
+        4 kind: u32,
+        /// First entry in `table`, relative to the stream's.
+        8 first: u32,
+        /// Kept index after the sinks of its first token: a multiple of 64.
+        12 start: u32,
+        /// Tokens, live or not; later ones than a query's own are masked anyway.
+        16 n_tokens: u32,
+        /// First word in `masks`, relative to the stream's, or [`NONE`].
+        20 live: u32,
+        /// Row of `rotations` that turns queries by −Δ, or [`NONE`].
+        24 rotation: u32,
+        /// 0.
+        28 reserved: u32,
+    }
+}
+
+mirror! {
+    /// A stream, or all streams of a uniform (sequence, KV group).
+    KvStream, 24 bytes {
+        /// Its first run in `runs`.
+        0 first_run: u32,
+        /// Its runs.
+        4 n_runs: u32,
+        /// Its first entry in `table`.
+        8 first_entry: u32,
+        /// Its first word in `masks`.
+        12 first_mask: u32,
+        /// Tokens, sinks and the new ones included.
+        16 kept: u32,
+        /// Pages imported from the prefix index.
+        20 sealed_bound: u32,
+    }
+}
+
+mirror! {
+    /// One sequence of an attention call: its queries are the last q_len tokens.
+    AttendSeq, 16 bytes {
+        /// First row of `q` and `out`.
+        0 first_row: u32,
+        /// Its queries.
+        4 q_len: u32,
+        /// Its stream; if ragged, that of head 0 of layer 0.
+        8 first_stream: u32,
+        /// 1: a stream for each KV head of each layer.
+        12 ragged: u32,
+    }
+}
+
+mirror! {
+    /// Attention over one layer.
+    AttendParams, 144 bytes {
+        /// `T [rows][q_stride]`, heads · d in the first columns.
+        0 q: u64,
+        /// `T [rows][heads · d]`.
+        8 out: u64,
+        /// `f32 [rows][heads]`, base 2, or 0.
+        16 lse: u64,
+        /// `AttendSeq [n_seqs]`.
+        24 seqs: u64,
+        /// `KvStream []`.
+        32 streams: u64,
+        /// `KvRun []`.
+        40 runs: u64,
+        /// `u32 []` block numbers.
+        48 table: u64,
+        /// `u64 []` live bits, one word a page.
+        56 masks: u64,
+        /// `KvArena []`.
+        64 arenas: u64,
+        /// `f32 [n][d/2][2]`: cos and sin of −Δ · inv_freq, or 0.
+        72 rotations: u64,
+        /// `u32`: see `attention/plan.cuh`.
+        80 plan: u64,
+        /// `f32 [parts][heads of a KV head · q_len][d]`.
+        88 part_out: u64,
+        /// `f32 [parts][…]`.
+        96 part_lse: u64,
+        /// Sequences.
+        104 n_seqs: u32,
+        /// Elements from a row of `q` to the next.
+        108 q_stride: u32,
+        /// Query heads.
+        112 heads: u32,
+        /// KV heads.
+        116 kv_heads: u32,
+        /// The layer within its KV group.
+        120 layer: u32,
+        /// S; 0 if the group never seals.
+        124 sinks: u32,
+        /// R / 64, or [`NONE`] if the group never seals.
+        128 hot_pages: u32,
+        /// A query sees the last `window` tokens; [`NONE`]: all.
+        132 window: u32,
+        /// Capacity of the plan.
+        136 max_items: u32,
+        /// Factor on q·k for base-2 logits: softmax scale · log2(e).
+        140 scale: f32,
+    }
+}
+
+mirror! {
+    /// Writes new rows to 16-bit pages; RoPE first, if `inv_turns` is given.
+    AppendParams, 72 bytes {
+        /// `T [rows][stride]`: q heads, k heads, v heads; q and k are rotated in place.
+        0 qkv: u64,
+        /// `u32 [rows]` what RoPE sees.
+        8 positions: u64,
+        /// `AppendSlot [n_slots]`.
+        16 slots: u64,
+        /// `KvArena []`.
+        24 arenas: u64,
+        /// `f64 [d/2]`: inv_freq / 2π, or 0: rows are rotated already.
+        32 inv_turns: u64,
+        /// Rows.
+        40 n_rows: u32,
+        /// Elements from a row of `qkv` to the next.
+        44 stride: u32,
+        /// Query heads.
+        48 heads: u32,
+        /// KV heads.
+        52 kv_heads: u32,
+        /// Channels of a head.
+        56 head_dim: u32,
+        /// The layer within its KV group.
+        60 layer: u32,
+        /// Slots.
+        64 n_slots: u32,
+        /// 0.
+        68 reserved: u32,
+    }
+}
+
+mirror! {
+    /// One row of one page.
+    AppendSlot, 24 bytes {
+        /// Row of `qkv`.
+        0 row: u32,
+        /// Index in `arenas`.
+        4 arena: u32,
+        /// Block number.
+        8 block: u32,
+        /// Token within the page.
+        12 slot: u32,
+        /// [`NONE`]: all KV heads of the layer; else `layer · kv_heads + head`.
+        16 stream: u32,
+        /// 0.
+        20 reserved: u32,
+    }
+}
+
+mirror! {
+    /// Encodes whole 16-bit pages: one (page, half) a warp or block.
+    SealParams, 40 bytes {
+        /// `SealJob [n_jobs]`.
+        0 jobs: u64,
+        /// `KvArena []`.
+        8 arenas: u64,
+        /// Jobs.
+        16 n_jobs: u32,
+        /// Jobs with `stream` [`NONE`] seal the layers `[first_layer, first_layer + n_layers)`.
+        20 first_layer: u32,
+        /// See `first_layer`.
+        24 n_layers: u32,
+        /// KV heads.
+        28 kv_heads: u32,
+        /// Channels of a head.
+        32 head_dim: u32,
+        /// 0.
+        36 reserved: u32,
+    }
+}
+
+mirror! {
+    /// One block to encode.
+    SealJob, 24 bytes {
+        /// Index in `arenas`.
+        0 from_arena: u32,
+        /// Block number.
+        4 from_block: u32,
+        /// Index in `arenas`.
+        8 to_arena: u32,
+        /// Block number.
+        12 to_block: u32,
+        /// [`NONE`]: all of the layers asked for.
+        16 stream: u32,
+        /// 0.
+        20 reserved: u32,
+    }
+}
+
+mirror! {
+    /// Copies 16-bit rows of one stream into ragged blocks.
+    GatherParams, 24 bytes {
+        /// `GatherRow [n_rows]`.
+        0 rows: u64,
+        /// `KvArena []`.
+        8 arenas: u64,
+        /// Rows.
+        16 n_rows: u32,
+        /// Channels of a head.
+        20 head_dim: u32,
+    }
+}
+
+mirror! {
+    /// One row of one stream to copy.
+    GatherRow, 32 bytes {
+        /// Index in `arenas`.
+        0 from_arena: u32,
+        /// Block number.
+        4 from_block: u32,
+        /// Token within the page.
+        8 from_slot: u32,
+        /// `layer · kv_heads + head`.
+        12 stream: u32,
+        /// Index in `arenas`.
+        16 to_arena: u32,
+        /// Block number.
+        20 to_block: u32,
+        /// Token within the page.
+        24 to_slot: u32,
+        /// 0.
+        28 reserved: u32,
+    }
+}
+
+mirror! {
+    /// Copies whole blocks.
+    CopyParams, 24 bytes {
+        /// `CopyJob [n_copies]`.
+        0 copies: u64,
+        /// `KvArena []`.
+        8 arenas: u64,
+        /// Copies.
+        16 n_copies: u32,
+        /// 0.
+        20 reserved: u32,
+    }
+}
+
+mirror! {
+    /// One block to copy within its arena.
+    CopyJob, 16 bytes {
+        /// Arena of both blocks.
+        0 arena: u32,
+        /// Block number.
+        4 from: u32,
+        /// Block number.
+        8 to: u32,
+        /// 0.
+        12 reserved: u32,
+    }
+}
+
+#[cfg(all(test, feature = "emulator"))]
+mod tests {
+    use super::*;
+    use std::ffi::{CStr, c_char};
+
+    /// A row of the table in kernels/emulator/params_layout.cpp.
+    #[repr(C)]
+    struct Row {
+        structure: *const c_char,
+        field: *const c_char,
+        offset: u64,
+    }
+
+    unsafe extern "C" {
+        fn kvfold_params_layout(index: u32) -> *const Row;
+    }
+
+    #[test]
+    fn the_cpp_compiler_lays_out_the_same_structs() {
+        let text = |p| {
+            // SAFETY: the table holds string literals.
+            unsafe { CStr::from_ptr(p) }.to_str().unwrap()
+        };
+        let mut theirs = Vec::new();
+        for index in 0.. {
+            // SAFETY: any index may be asked for; the end is null.
+            let Some(row) = (unsafe { kvfold_params_layout(index).as_ref() }) else { break };
+            theirs.push((text(row.structure), text(row.field), row.offset as usize));
+        }
+        let mut ours = [
+            KvArena::LAYOUT,
+            KvRun::LAYOUT,
+            KvStream::LAYOUT,
+            AttendSeq::LAYOUT,
+            AttendParams::LAYOUT,
+            AppendParams::LAYOUT,
+            AppendSlot::LAYOUT,
+            SealParams::LAYOUT,
+            SealJob::LAYOUT,
+            GatherParams::LAYOUT,
+            GatherRow::LAYOUT,
+            CopyParams::LAYOUT,
+            CopyJob::LAYOUT,
+            &[
+                ("KvCodec", "CODEC_F16", CODEC_F16 as usize),
+                ("KvCodec", "CODEC_BF16", CODEC_BF16 as usize),
+                ("KvCodec", "CODEC_FP8", CODEC_FP8 as usize),
+                ("KvCodec", "CODEC_KIVI4", CODEC_KIVI4 as usize),
+                ("KvCodec", "CODEC_KIVI2", CODEC_KIVI2 as usize),
+                ("KvRunKind", "RUN_SINK", RUN_SINK as usize),
+                ("KvRunKind", "RUN_SEALED", RUN_SEALED as usize),
+                ("KvRunKind", "RUN_HOT", RUN_HOT as usize),
+            ],
+        ]
+        .concat();
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours, theirs);
+    }
+}

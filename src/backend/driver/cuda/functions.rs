@@ -1,0 +1,117 @@
+//! Kernels by name.
+
+use super::context::Context;
+use super::{check, complain, probe, refused};
+use crate::backend::driver::{DeviceInfo, embedded};
+use crate::error::{Error, Result};
+use cudarc::driver::sys::{self, CUresult};
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Dynamic shared memory that a kernel may have without asking.
+const SHARED_BYTES: u32 = 48 << 10;
+
+/// All embedded modules, loaded in a context.
+pub(super) struct Functions {
+    context: Arc<Context>,
+    modules: Vec<sys::CUmodule>,
+    found: RwLock<HashMap<String, Function>>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    raw: sys::CUfunction,
+    /// Dynamic shared memory that it may have now.
+    shared_bytes: u32,
+}
+
+// SAFETY: modules and functions may be used from any thread.
+unsafe impl Send for Functions {}
+// SAFETY: as above.
+unsafe impl Sync for Functions {}
+
+impl Functions {
+    /// Loads the embedded fatbins.
+    pub(super) fn load(context: Arc<Context>, info: &DeviceInfo) -> Result<Self> {
+        let mut functions = Self { context, modules: Vec::new(), found: RwLock::default() };
+        let current = functions.context.enter()?;
+        for (stem, fatbin) in embedded().map_or(&[][..], |e| e.fatbins) {
+            let mut module = std::ptr::null_mut();
+            // SAFETY: a context is current; nvcc made the fatbin, which gives its own size.
+            match unsafe { sys::cuModuleLoadData(&mut module, fatbin.as_ptr().cast()) } {
+                CUresult::CUDA_SUCCESS => functions.modules.push(module),
+                CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => return Err(probe::no_kernel(info)),
+                CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => return Err(probe::too_old()?),
+                status => return Err(refused(&format!("load the kernels of {stem}"), status)),
+            }
+        }
+        drop(current);
+        Ok(functions)
+    }
+
+    /// The kernel called `name`, allowed `shared_bytes` of dynamic shared memory. The
+    /// context is current.
+    pub(super) fn get(
+        &self,
+        name: &str,
+        shared_bytes: u32,
+        info: &DeviceInfo,
+    ) -> Result<sys::CUfunction> {
+        let found = self.found.read().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+        match found {
+            Some(function) if shared_bytes <= function.shared_bytes => return Ok(function.raw),
+            _ if shared_bytes > info.shared_bytes => {
+                return Err(Error::device(
+                    format!("launch {name}"),
+                    format!(
+                        "{shared_bytes} bytes of shared memory are needed, the device has {}",
+                        info.shared_bytes
+                    ),
+                ));
+            }
+            _ => {}
+        }
+        let mut all = self.found.write().unwrap_or_else(PoisonError::into_inner);
+        let mut function = match all.get(name) {
+            Some(function) => *function,
+            None => Function { raw: self.find(name)?, shared_bytes: SHARED_BYTES },
+        };
+        if shared_bytes > function.shared_bytes {
+            let attribute =
+                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is of a live module of the current context.
+            let status =
+                unsafe { sys::cuFuncSetAttribute(function.raw, attribute, shared_bytes as i32) };
+            check(&format!("give {name} {shared_bytes} bytes of shared memory"), status)?;
+            function.shared_bytes = shared_bytes;
+        }
+        all.insert(name.to_owned(), function);
+        Ok(function.raw)
+    }
+
+    fn find(&self, name: &str) -> Result<sys::CUfunction> {
+        let missing = || Error::device(format!("launch {name}"), "the build has no such kernel");
+        let symbol = CString::new(name).map_err(|_| missing())?;
+        for module in &self.modules {
+            let mut function = std::ptr::null_mut();
+            // SAFETY: the module is live and of the current context.
+            match unsafe { sys::cuModuleGetFunction(&mut function, *module, symbol.as_ptr()) } {
+                CUresult::CUDA_SUCCESS => return Ok(function),
+                CUresult::CUDA_ERROR_NOT_FOUND => {}
+                status => return Err(refused(&format!("find the kernel {name}"), status)),
+            }
+        }
+        Err(missing())
+    }
+}
+
+impl Drop for Functions {
+    fn drop(&mut self) {
+        let Ok(_current) = self.context.enter() else { return };
+        for module in self.modules.drain(..) {
+            // SAFETY: loaded once, unloaded once; the driver waits for its kernels.
+            complain("unload kernels", unsafe { sys::cuModuleUnload(module) });
+        }
+    }
+}

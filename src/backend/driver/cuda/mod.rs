@@ -1,0 +1,299 @@
+//! CUDA devices, through the driver API.
+//!
+//! Kernels are looked up by name in the embedded fatbins. Nothing here links to
+//! CUDA: cudarc opens the driver's library when it is first needed.
+
+mod context;
+mod functions;
+mod probe;
+
+pub use probe::{devices, driver_version};
+
+use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawStream};
+use crate::error::{Error, Result};
+use context::Context;
+use cudarc::driver::{result::DriverError, sys};
+use functions::Functions;
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A CUDA device in one context.
+pub struct CudaDriver {
+    context: Arc<Context>,
+    functions: Functions,
+    info: DeviceInfo,
+}
+
+impl CudaDriver {
+    /// Device number `ordinal`, in its primary context.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`], [`Error::DriverTooOld`], [`Error::NoKernelForArch`].
+    pub fn open(ordinal: usize) -> Result<Self> {
+        let count = probe::init()?;
+        if ordinal >= count {
+            let what = format!("{ordinal} is not below {count}, the number of CUDA devices");
+            return Err(Error::config("device", what));
+        }
+        let device = probe::device(ordinal)?;
+        probe::serves(&probe::describe(device)?)?;
+        Self::new(Context::primary(device)?)
+    }
+
+    /// Somebody else's context.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    ///
+    /// # Safety
+    /// `context` is a live `CUcontext` that outlives the result.
+    pub unsafe fn borrow(context: *mut c_void) -> Result<Self> {
+        probe::init()?;
+        if context.is_null() {
+            return Err(Error::config("context", "it is null"));
+        }
+        // SAFETY: the caller's promise.
+        Self::new(unsafe { Context::borrow(context.cast())? })
+    }
+
+    fn new(context: Context) -> Result<Self> {
+        let info = probe::describe(context.device())?;
+        probe::serves(&info)?;
+        let context = Arc::new(context);
+        let functions = Functions::load(context.clone(), &info)?;
+        Ok(Self { context, functions, info })
+    }
+}
+
+impl Driver for CudaDriver {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn memory(&self) -> Result<MemoryInfo> {
+        let _current = self.context.enter()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the context is current.
+        let status = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
+        check("read the free memory", status)?;
+        Ok(MemoryInfo { free: free as u64, total: total as u64 })
+    }
+
+    fn alloc(&self, bytes: u64) -> Result<u64> {
+        let current = self.context.enter()?;
+        let mut address = 0;
+        // SAFETY: the context is current.
+        let status = unsafe { sys::cuMemAlloc_v2(&mut address, bytes as usize) };
+        drop(current);
+        if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            let free = self.memory().map_or(0, |m| m.free);
+            return Err(Error::DeviceOutOfMemory { needed: bytes, free });
+        }
+        check("allocate memory", status)?;
+        Ok(address)
+    }
+
+    unsafe fn free(&self, address: u64) {
+        let Ok(_current) = self.context.enter() else { return };
+        // SAFETY: the caller's promise; it waits for work that is under way.
+        let status = unsafe { sys::cuMemFree_v2(address) };
+        complain("free memory", status);
+    }
+
+    unsafe fn write(&self, to: u64, from: &[u8], stream: RawStream) -> Result<()> {
+        let _current = self.context.enter()?;
+        // SAFETY: the caller's promise. Ordinary memory has been read on return;
+        // page-locked memory may still be read, so that is waited for.
+        unsafe {
+            let host = from.as_ptr().cast();
+            let status = sys::cuMemcpyHtoDAsync_v2(to, host, from.len(), handle(stream));
+            check("copy to the device", status)?;
+            match is_page_locked(host) {
+                true => check("copy to the device", sys::cuStreamSynchronize(handle(stream))),
+                false => Ok(()),
+            }
+        }
+    }
+
+    unsafe fn read(&self, from: u64, to: &mut [u8], stream: RawStream) -> Result<()> {
+        let _current = self.context.enter()?;
+        // SAFETY: the caller's promise; the copy is waited for.
+        unsafe {
+            let host = to.as_mut_ptr().cast();
+            let status = sys::cuMemcpyDtoHAsync_v2(host, from, to.len(), handle(stream));
+            check("copy from the device", status)?;
+            check("copy from the device", sys::cuStreamSynchronize(handle(stream)))
+        }
+    }
+
+    unsafe fn copy(&self, from: u64, to: u64, bytes: u64, stream: RawStream) -> Result<()> {
+        let _current = self.context.enter()?;
+        // SAFETY: the caller's promise.
+        let status = unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes as usize, handle(stream)) };
+        check("copy within the device", status)
+    }
+
+    unsafe fn fill(&self, at: u64, value: u8, bytes: u64, stream: RawStream) -> Result<()> {
+        let _current = self.context.enter()?;
+        // SAFETY: the caller's promise.
+        let status = unsafe { sys::cuMemsetD8Async(at, value, bytes as usize, handle(stream)) };
+        check("fill memory", status)
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: &str,
+        shape: Launch,
+        params: &[u8],
+        stream: RawStream,
+    ) -> Result<()> {
+        let _current = self.context.enter()?;
+        let function = self.functions.get(kernel, shape.shared_bytes, &self.info)?;
+        let [x, y, z] = shape.grid;
+        let mut bytes = params.len();
+        // The parameters go as one buffer with its size, so that the driver can
+        // refuse a struct of the wrong size.
+        let mut extra: [*mut c_void; 5] = [
+            CU_LAUNCH_PARAM_BUFFER_POINTER,
+            params.as_ptr().cast_mut().cast(),
+            CU_LAUNCH_PARAM_BUFFER_SIZE,
+            (&raw mut bytes).cast(),
+            CU_LAUNCH_PARAM_END,
+        ];
+        // SAFETY: the function is of this context; `extra` lives through the call,
+        // which copies the parameters; the caller answers for what they name.
+        let status = unsafe {
+            let none = std::ptr::null_mut();
+            let (threads, shared) = (shape.threads, shape.shared_bytes);
+            let extra = extra.as_mut_ptr();
+            sys::cuLaunchKernel(
+                function,
+                x,
+                y,
+                z,
+                threads,
+                1,
+                1,
+                shared,
+                handle(stream),
+                none,
+                extra,
+            )
+        };
+        match status {
+            sys::CUresult::CUDA_SUCCESS => Ok(()),
+            _ => Err(refused(&format!("launch {kernel} as {shape:?}"), status)),
+        }
+    }
+
+    fn create_stream(&self) -> Result<RawStream> {
+        let _current = self.context.enter()?;
+        let mut stream = std::ptr::null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: the context is current.
+        check("create a stream", unsafe { sys::cuStreamCreate(&mut stream, flags) })?;
+        Ok(RawStream(stream as u64))
+    }
+
+    unsafe fn destroy_stream(&self, stream: RawStream) {
+        let Ok(_current) = self.context.enter() else { return };
+        // SAFETY: the caller's promise.
+        complain("destroy a stream", unsafe { sys::cuStreamDestroy_v2(handle(stream)) });
+    }
+
+    unsafe fn synchronize(&self, stream: RawStream) -> Result<()> {
+        let _current = self.context.enter()?;
+        // SAFETY: the caller's promise.
+        check("wait for the device", unsafe { sys::cuStreamSynchronize(handle(stream)) })
+    }
+
+    fn create_event(&self) -> Result<RawEvent> {
+        let _current = self.context.enter()?;
+        let mut event = std::ptr::null_mut();
+        // SAFETY: the context is current; 0 asks for an event with a time.
+        check("create an event", unsafe { sys::cuEventCreate(&mut event, 0) })?;
+        Ok(RawEvent(event as u64))
+    }
+
+    unsafe fn destroy_event(&self, event: RawEvent) {
+        let Ok(_current) = self.context.enter() else { return };
+        // SAFETY: the caller's promise.
+        complain("destroy an event", unsafe { sys::cuEventDestroy_v2(event.0 as sys::CUevent) });
+    }
+
+    unsafe fn record(&self, event: RawEvent, stream: RawStream) -> Result<()> {
+        let _current = self.context.enter()?;
+        let event = event.0 as sys::CUevent;
+        // SAFETY: the caller's promise.
+        check("record an event", unsafe { sys::cuEventRecord(event, handle(stream)) })
+    }
+
+    unsafe fn wait(&self, stream: RawStream, event: RawEvent) -> Result<()> {
+        let _current = self.context.enter()?;
+        let event = event.0 as sys::CUevent;
+        // SAFETY: the caller's promise; 0 is the only flag value for plain waits.
+        check("wait for an event", unsafe { sys::cuStreamWaitEvent(handle(stream), event, 0) })
+    }
+
+    unsafe fn elapsed(&self, start: RawEvent, end: RawEvent) -> Result<Duration> {
+        let _current = self.context.enter()?;
+        let (start, end) = (start.0 as sys::CUevent, end.0 as sys::CUevent);
+        let mut milliseconds = 0f32;
+        // SAFETY: the caller's promise.
+        unsafe {
+            check("measure time", sys::cuEventSynchronize(end))?;
+            check("measure time", sys::cuEventElapsedTime(&mut milliseconds, start, end))?;
+        }
+        Ok(Duration::try_from_secs_f64(f64::from(milliseconds) / 1e3).unwrap_or_default())
+    }
+}
+
+// Markers in cuLaunchKernel's `extra` (cuda.h).
+const CU_LAUNCH_PARAM_END: *mut c_void = std::ptr::null_mut();
+const CU_LAUNCH_PARAM_BUFFER_POINTER: *mut c_void = std::ptr::without_provenance_mut(1);
+const CU_LAUNCH_PARAM_BUFFER_SIZE: *mut c_void = std::ptr::without_provenance_mut(2);
+
+fn handle(stream: RawStream) -> sys::CUstream {
+    stream.0 as sys::CUstream
+}
+
+/// Whether the driver has page-locked this host memory, so that copies from it
+/// are truly asynchronous.
+///
+/// # Safety
+/// A context is current.
+unsafe fn is_page_locked(host: *const c_void) -> bool {
+    let mut kind = 0u32;
+    let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
+    // SAFETY: the attribute is 32 bits wide; addresses unknown to the driver are an
+    // error and not touched.
+    let status =
+        unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, host as u64) };
+    status == sys::CUresult::CUDA_SUCCESS && kind != 0
+}
+
+/// The driver's answer as a result.
+fn check(operation: &str, status: sys::CUresult) -> Result<()> {
+    match status {
+        sys::CUresult::CUDA_SUCCESS => Ok(()),
+        _ => Err(refused(operation, status)),
+    }
+}
+
+/// The driver's complaint as an error.
+fn refused(operation: &str, status: sys::CUresult) -> Error {
+    let error = DriverError(status);
+    let text = |t: Result<&std::ffi::CStr, DriverError>| {
+        t.map_or_else(|_| format!("{status:?}"), |t| t.to_string_lossy().into_owned())
+    };
+    let (name, what) = (text(error.error_name()), text(error.error_string()));
+    Error::device(operation, format!("{what} ({name})"))
+}
+
+/// Logs what a destructor cannot return.
+fn complain(operation: &str, status: sys::CUresult) {
+    if let Err(error) = check(operation, status) {
+        tracing::warn!("{error}");
+    }
+}

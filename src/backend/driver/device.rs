@@ -1,0 +1,161 @@
+//! A handle to a device.
+
+use super::{DeviceBuffer, DeviceInfo, Driver, Event, MemoryInfo, RawStream, Stream};
+use crate::error::{Error, Result};
+use bytemuck::Pod;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// A device: a cheap handle, shared by what was allocated on it.
+#[derive(Clone)]
+pub struct Device(Arc<dyn Driver>);
+
+impl Device {
+    /// CUDA device number `ordinal`, in its primary context.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`], [`Error::DriverTooOld`], [`Error::NoKernelForArch`];
+    /// [`Error::Unsupported`] if the build has no CUDA.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        Ok(Self::new(super::cuda::CudaDriver::open(ordinal)?))
+    }
+
+    /// CUDA device number `ordinal`, in its primary context.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`]: this build has no CUDA.
+    #[cfg(not(feature = "cuda"))]
+    pub fn cuda(_ordinal: usize) -> Result<Self> {
+        Err(no_cuda())
+    }
+
+    /// A CUDA context that somebody else owns, to work on their memory and on
+    /// their streams ([`borrow_stream`](Self::borrow_stream)). It is made current
+    /// during calls only; the thread's own current context is restored.
+    ///
+    /// # Errors
+    /// As [`cuda`](Self::cuda).
+    ///
+    /// # Safety
+    /// `context` is a live `CUcontext`. It outlives the device, its buffers and
+    /// its streams.
+    #[cfg(feature = "cuda")]
+    pub unsafe fn borrow_cuda(context: *mut c_void) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        Ok(Self::new(unsafe { super::cuda::CudaDriver::borrow(context)? }))
+    }
+
+    /// A CUDA context that somebody else owns.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`]: this build has no CUDA.
+    ///
+    /// # Safety
+    /// None is needed in this build.
+    #[cfg(not(feature = "cuda"))]
+    pub unsafe fn borrow_cuda(_context: *mut c_void) -> Result<Self> {
+        Err(no_cuda())
+    }
+
+    /// The emulated device: kernels run on the host. For tests.
+    #[cfg(feature = "emulator")]
+    pub fn emulated(options: super::emulated::EmulatorOptions) -> Self {
+        Self::new(super::emulated::EmulatedDriver::new(options))
+    }
+
+    /// A device of any driver.
+    pub fn new(driver: impl Driver + 'static) -> Self {
+        Self(Arc::new(driver))
+    }
+
+    /// What the device is.
+    pub fn info(&self) -> &DeviceInfo {
+        self.0.info()
+    }
+
+    /// Its memory now.
+    pub fn memory(&self) -> Result<MemoryInfo> {
+        self.0.memory()
+    }
+
+    /// A buffer of `len` elements of unspecified content.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn alloc<T: Pod>(&self, len: usize) -> Result<DeviceBuffer<T>> {
+        DeviceBuffer::new(self, len)
+    }
+
+    /// A buffer of `len` elements, all bits 0.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn zeroed<T: Pod>(&self, len: usize, stream: &Stream) -> Result<DeviceBuffer<T>> {
+        let mut buffer = self.alloc(len)?;
+        buffer.fill(0, stream)?;
+        Ok(buffer)
+    }
+
+    /// A buffer with a copy of `from`.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn upload<T: Pod>(&self, from: &[T], stream: &Stream) -> Result<DeviceBuffer<T>> {
+        let mut buffer = self.alloc(from.len())?;
+        buffer.write(0, from, stream)?;
+        Ok(buffer)
+    }
+
+    /// A new stream.
+    pub fn stream(&self) -> Result<Stream> {
+        Stream::new(self)
+    }
+
+    /// A stream that somebody else owns, a null one being the default stream.
+    ///
+    /// # Safety
+    /// `stream` is a stream of this device's context (or, on the emulated device,
+    /// null), and outlives the result.
+    pub unsafe fn borrow_stream(&self, stream: *mut c_void) -> Stream {
+        // SAFETY: the caller's promise.
+        unsafe { Stream::borrow(self, RawStream(stream as u64)) }
+    }
+
+    /// A new event.
+    pub fn event(&self) -> Result<Event> {
+        Event::new(self)
+    }
+
+    /// The driver beneath.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.0
+    }
+
+    /// Whether both handles are of one device.
+    pub fn is(&self, other: &Device) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// An error unless both handles are of one device.
+    pub(super) fn expect(&self, other: &Device, operation: &str) -> Result<()> {
+        match self.is(other) {
+            true => Ok(()),
+            false => Err(Error::device(operation, "the stream or buffer is of another device")),
+        }
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Device").field(self.info()).finish()
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn no_cuda() -> Error {
+    Error::Unsupported {
+        what: "CUDA in this build".into(),
+        remedy: "build kvfold with `--features cuda`, or use the CPU".into(),
+    }
+}

@@ -1,0 +1,78 @@
+//! The kernels that the build embedded.
+
+/// What `build.rs` compiled for CUDA devices.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Embedded {
+    /// Fatbins by the path of their source beneath `kernels/`, without `.cu`.
+    pub fatbins: &'static [(&'static str, &'static [u8])],
+    /// Architectures with machine code, as nvcc names them: `80`, `90a`.
+    pub architectures: &'static [&'static str],
+    /// The architecture whose PTX is embedded for later devices.
+    pub ptx: Option<u32>,
+    /// The CUDA version of the compiler: major, minor.
+    pub toolkit: (u32, u32),
+}
+
+#[cfg(feature = "cuda")]
+mod built {
+    include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+}
+
+/// The embedded kernels; none if the build has no CUDA.
+pub fn embedded() -> Option<Embedded> {
+    #[cfg(feature = "cuda")]
+    return Some(Embedded {
+        fatbins: built::FATBINS,
+        architectures: built::ARCHITECTURES,
+        ptx: built::PTX,
+        toolkit: built::TOOLKIT,
+    });
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
+impl Embedded {
+    /// Whether a device of this architecture (90 for `sm_90`) can run the kernels:
+    /// machine code serves its own generation from its own version on, PTX all
+    /// later devices.
+    pub fn serves(&self, arch: u32) -> bool {
+        let native = self.architectures.iter().any(|name| {
+            let digits = name.trim_end_matches(['a', 'f']);
+            let Ok(code) = digits.parse::<u32>() else { return false };
+            match name.ends_with('a') {
+                true => code == arch,
+                false => code / 10 == arch / 10 && code <= arch,
+            }
+        });
+        native || self.ptx.is_some_and(|ptx| ptx <= arch)
+    }
+
+    /// The architectures in words.
+    pub fn describe(&self) -> String {
+        let mut all: Vec<_> = self.architectures.iter().map(|a| format!("sm_{a}")).collect();
+        all.extend(self.ptx.map(|a| format!("compute_{a} PTX")));
+        if all.is_empty() { "no architecture".into() } else { all.join(", ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_code_serves_its_generation_and_ptx_what_comes_later() {
+        let e =
+            Embedded { fatbins: &[], architectures: &["86", "90"], ptx: None, toolkit: (13, 0) };
+        let served = |e: &Embedded| -> Vec<u32> {
+            [75, 80, 86, 87, 89, 90, 100, 103, 120].into_iter().filter(|a| e.serves(*a)).collect()
+        };
+        assert_eq!(served(&e), [86, 87, 89, 90]);
+        assert_eq!(served(&Embedded { ptx: Some(90), ..e }), [86, 87, 89, 90, 100, 103, 120]);
+        // Architecture-specific code serves its own architecture only, family-specific
+        // code its family.
+        assert_eq!(served(&Embedded { architectures: &["100a"], ..e }), [100]);
+        assert_eq!(served(&Embedded { architectures: &["100f"], ..e }), [100, 103]);
+        assert_eq!(Embedded { ptx: Some(80), ..e }.describe(), "sm_86, sm_90, compute_80 PTX");
+    }
+}

@@ -1,0 +1,194 @@
+//! Memory, streams and kernel launches of a device, behind one interface.
+//!
+//! Launchers (`backend/cuda/`) are written once against [`Device`],
+//! [`DeviceBuffer`] and [`Stream`]. Behind them stands a [`Driver`]: the CUDA
+//! driver (feature `cuda`), or the emulated device (feature `emulator`, tests
+//! only), which runs the same kernel sources on the host.
+//!
+//! ```no_run
+//! # use kvfold::backend::driver::{Device, Launch};
+//! # #[repr(C)] #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+//! # struct ScaleParams { x: u64, n: u32, factor: f32 }
+//! # fn main() -> kvfold::Result<()> {
+//! let device = Device::cuda(0)?;
+//! let stream = device.stream()?;
+//! let x = device.upload(&[1f32; 1000], &stream)?;
+//! let params = ScaleParams { x: x.address(), n: 1000, factor: 2.0 };
+//! // SAFETY: `x` holds the n floats that the kernel reads and writes.
+//! unsafe { stream.launch("scale", Launch::new(4, 256), &params)? };
+//! let doubled = x.to_vec(&stream)?;
+//! # Ok(()) }
+//! ```
+
+mod buffer;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod device;
+mod embedded;
+#[cfg(feature = "emulator")]
+pub mod emulated;
+mod stream;
+
+pub use buffer::DeviceBuffer;
+pub use device::Device;
+pub use embedded::{Embedded, embedded};
+pub use stream::{Event, Stream};
+
+use crate::error::Result;
+use std::time::Duration;
+
+/// What a device is; it does not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// Its name, as the driver gives it.
+    pub name: String,
+    /// Its architecture: ten times the compute capability, 90 for `sm_90`.
+    pub arch: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Bytes of shared memory that one block can have.
+    pub shared_bytes: u32,
+    /// Bytes of the second-level cache.
+    pub l2_bytes: u32,
+}
+
+/// Memory of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// Bytes that could still be allocated.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// The shape of a launch: a grid of one-dimensional blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks in x, y and z. If one of them is 0, nothing is launched.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared_bytes: u32,
+}
+
+impl Launch {
+    /// `blocks` blocks of `threads` threads, without shared memory.
+    pub fn new(blocks: u32, threads: u32) -> Self {
+        Self { grid: [blocks, 1, 1], threads, shared_bytes: 0 }
+    }
+
+    /// A three-dimensional grid of blocks of `threads` threads.
+    pub fn grid(grid: [u32; 3], threads: u32) -> Self {
+        Self { grid, threads, shared_bytes: 0 }
+    }
+
+    /// With `bytes` of dynamic shared memory.
+    pub fn shared(self, bytes: u32) -> Self {
+        Self { shared_bytes: bytes, ..self }
+    }
+}
+
+/// A stream of a [`Driver`]: its own handle in a word. 0 is the default stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawStream(pub u64);
+
+/// An event of a [`Driver`]: its own handle in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawEvent(pub u64);
+
+/// The floor under [`Device`]: untyped memory and handles.
+///
+/// Work on one stream runs in order. Addresses are the device's; nothing is
+/// checked here, which is why most of it is unsafe.
+///
+/// # Safety of all unsafe functions
+/// Ranges lie within live allocations of this driver, streams and events are
+/// live ones of this driver, and no range is used by two operations at once of
+/// which one writes.
+pub trait Driver: Send + Sync {
+    /// What the device is.
+    fn info(&self) -> &DeviceInfo;
+    /// Its memory now.
+    fn memory(&self) -> Result<MemoryInfo>;
+
+    /// Allocates `bytes > 0` bytes of unspecified content, aligned to 256.
+    fn alloc(&self, bytes: u64) -> Result<u64>;
+    /// Frees what [`alloc`](Self::alloc) gave, once all work that uses it is done.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn free(&self, address: u64);
+
+    /// Copies to the device, in stream order. `from` may be reused on return.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn write(&self, to: u64, from: &[u8], stream: RawStream) -> Result<()>;
+    /// Copies from the device once the stream's earlier work is done, and waits.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn read(&self, from: u64, to: &mut [u8], stream: RawStream) -> Result<()>;
+    /// Copies within the device, in stream order; the ranges do not overlap.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn copy(&self, from: u64, to: u64, bytes: u64, stream: RawStream) -> Result<()>;
+    /// Sets bytes, in stream order.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn fill(&self, at: u64, value: u8, bytes: u64, stream: RawStream) -> Result<()>;
+    /// Launches a kernel with its one parameter struct, in stream order.
+    ///
+    /// # Safety
+    /// See the trait, for all memory that the kernel uses; `params` are the bytes
+    /// of the struct that it takes.
+    unsafe fn launch(
+        &self,
+        kernel: &str,
+        shape: Launch,
+        params: &[u8],
+        stream: RawStream,
+    ) -> Result<()>;
+
+    /// A new stream, independent of all others.
+    fn create_stream(&self) -> Result<RawStream>;
+    /// Releases a stream; its work is completed all the same.
+    ///
+    /// # Safety
+    /// See the trait; it is not used again.
+    unsafe fn destroy_stream(&self, stream: RawStream);
+    /// Waits until all work of a stream is done.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn synchronize(&self, stream: RawStream) -> Result<()>;
+
+    /// A new event.
+    fn create_event(&self) -> Result<RawEvent>;
+    /// Releases an event.
+    ///
+    /// # Safety
+    /// See the trait; it is not used again.
+    unsafe fn destroy_event(&self, event: RawEvent);
+    /// Marks the present end of a stream's work.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn record(&self, event: RawEvent, stream: RawStream) -> Result<()>;
+    /// Lets a stream's later work wait for a recorded event.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn wait(&self, stream: RawStream, event: RawEvent) -> Result<()>;
+    /// The time between two recorded events; waits for the later one.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn elapsed(&self, start: RawEvent, end: RawEvent) -> Result<Duration>;
+}
