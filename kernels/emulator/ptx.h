@@ -65,12 +65,12 @@ DEVICE uint32_t shuffle(uint32_t x, uint32_t lane, KvSite site = KvSite::here())
 DEVICE float shuffle(float x, uint32_t lane, KvSite site = KvSite::here()) {
     return kvfold::emulator::float_of(shuffle(kvfold::emulator::bits_of(x), lane, site));
 }
-DEVICE uint32_t ballot(bool p, KvSite site = KvSite::here()) {
+DEVICE uint32_t warp_ballot(bool p, KvSite site = KvSite::here()) {
     kvfold::emulator::VoteOperands operands = {p, 0};
     kvfold::emulator::meet(kvfold::emulator::Wait::ballot, &operands, site);
     return operands.result;
 }
-DEVICE bool any(bool p, KvSite site = KvSite::here()) {
+DEVICE bool warp_any(bool p, KvSite site = KvSite::here()) {
     kvfold::emulator::VoteOperands operands = {p, 0};
     kvfold::emulator::meet(kvfold::emulator::Wait::any, &operands, site);
     return operands.result != 0;
@@ -116,7 +116,10 @@ DEVICE float mul_rn(float a, float b) { return a * b; }
 DEVICE float add_rn(float a, float b) { return a + b; }
 DEVICE float sub_rn(float a, float b) { return a - b; }
 DEVICE float div_rn(float a, float b) { return a / b; }
+DEVICE double mul_rn(double a, double b) { return a * b; }
+DEVICE double sub_rn(double a, double b) { return a - b; }
 DEVICE float rint_rn(float x) { return rintf(x); }
+DEVICE double rint_rn(double x) { return rint(x); }
 
 DEVICE float fma_fast(float a, float b, float c) { return fmaf(a, b, c); }
 // .ftz: subnormal inputs and results are zeros of the same sign.
