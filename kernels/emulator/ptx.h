@@ -116,7 +116,10 @@ DEVICE float mul_rn(float a, float b) { return a * b; }
 DEVICE float add_rn(float a, float b) { return a + b; }
 DEVICE float sub_rn(float a, float b) { return a - b; }
 DEVICE float div_rn(float a, float b) { return a / b; }
+DEVICE double mul_rn(double a, double b) { return a * b; }
+DEVICE double sub_rn(double a, double b) { return a - b; }
 DEVICE float rint_rn(float x) { return rintf(x); }
+DEVICE double rint_rn(double x) { return rint(x); }
 
 DEVICE float fma_fast(float a, float b, float c) { return fmaf(a, b, c); }
 // .ftz: subnormal inputs and results are zeros of the same sign.

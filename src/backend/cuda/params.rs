@@ -249,7 +249,7 @@ mirror! {
 
 mirror! {
     /// Writes new rows to 16-bit pages; RoPE first, if `inv_turns` is given.
-    AppendParams, 72 bytes {
+    AppendParams, 64 bytes {
         /// `T [rows][stride]`: q heads, k heads, v heads; q and k are rotated in place.
         0 qkv: u64,
         /// `u32 [rows]` what RoPE sees.
@@ -260,9 +260,9 @@ mirror! {
         24 arenas: u64,
         /// `f64 [d/2]`: inv_freq / 2π, or 0: rows are rotated already.
         32 inv_turns: u64,
-        /// Rows.
-        40 n_rows: u32,
-        /// Elements from a row of `qkv` to the next.
+        /// Slots.
+        40 n_slots: u32,
+        /// Elements from a row of `qkv` to the next, a multiple of 8.
         44 stride: u32,
         /// Query heads.
         48 heads: u32,
@@ -270,12 +270,8 @@ mirror! {
         52 kv_heads: u32,
         /// Channels of a head.
         56 head_dim: u32,
-        /// The layer within its KV group.
+        /// The layer within its KV group; slots of other layers' streams are skipped.
         60 layer: u32,
-        /// Slots.
-        64 n_slots: u32,
-        /// 0.
-        68 reserved: u32,
     }
 }
 
@@ -284,7 +280,7 @@ mirror! {
     AppendSlot, 24 bytes {
         /// Row of `qkv`.
         0 row: u32,
-        /// Index in `arenas`.
+        /// Index in `arenas`, or [`NONE`]: no page, the row is only rotated.
         4 arena: u32,
         /// Block number.
         8 block: u32,
