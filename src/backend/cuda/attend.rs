@@ -11,9 +11,7 @@
 //! joins split streams. Longer chunks go to `prefill_*`. How a stream is split
 //! depends on that stream alone, so a result does not depend on the batch.
 
-use super::params::{
-    AttendEntry, AttendItem, AttendParams, AttendPlan, AttendSeq, KvArena, KvRun, KvStream, NONE,
-};
+use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
@@ -76,21 +74,21 @@ pub struct AttentionCall {
     pub out: u64,
     /// Base-2 log-sum-exp: f32 `[rows][heads]`, −∞ for a row that sees nothing; or 0.
     pub lse: u64,
-    /// [`AttendSeq`]`[n_seqs]`.
+    /// [`AttendSeq`](super::params::AttendSeq)`[n_seqs]`.
     pub seqs: u64,
     /// Sequences.
     pub n_seqs: usize,
     /// The most queries that one of them has.
     pub max_q_len: usize,
-    /// [`KvStream`]`[]`.
+    /// [`KvStream`](super::params::KvStream)`[]`.
     pub streams: u64,
-    /// [`KvRun`]`[]`, those of a stream side by side.
+    /// [`KvRun`](super::params::KvRun)`[]`, those of a stream side by side.
     pub runs: u64,
     /// Block numbers: `u32[]`.
     pub table: u64,
     /// Live masks: `u64[]`, one word a page; 0 if no run has one.
     pub masks: u64,
-    /// [`KvArena`]`[]`.
+    /// [`KvArena`](super::params::KvArena)`[]`.
     pub arenas: u64,
     /// Cosines and sines of −Δ · inv_freq: f32 `[n][head_dim/2][2]`; 0 if no run has
     /// a rotation.
@@ -170,7 +168,8 @@ impl Attention {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
         let splits = max_splits(limits.tokens);
         // Each sequence adds at most one tile that is not full.
-        let tiles = (limits.decode_rows * (heads / kv_heads)).div_ceil(self.tile_columns) + limits.seqs;
+        let tiles =
+            (limits.decode_rows * (heads / kv_heads)).div_ceil(self.tile_columns) + limits.seqs;
         let items = tiles * kv_heads * splits;
         let parts = limits.decode_rows * heads * splits;
         if u32::try_from(items.max(parts)).is_err() {
@@ -209,7 +208,10 @@ impl Attention {
             return Err(Error::config("n_seqs", what));
         }
         if !call.q_stride.is_multiple_of(2) || call.q_stride < shape.heads * shape.head_dim {
-            return Err(Error::config("q_stride", format!("{} is odd or too short", call.q_stride)));
+            return Err(Error::config(
+                "q_stride",
+                format!("{} is odd or too short", call.q_stride),
+            ));
         }
         if call.n_seqs == 0 || call.max_q_len == 0 {
             return Ok(());
@@ -337,8 +339,11 @@ fn max_splits(tokens: usize) -> usize {
         })
     };
     // A shorter stream may have more of them.
-    [256, 1024, 2048].into_iter().filter(|&p| p < pages).chain([pages]).map(splits).max().unwrap_or(1)
+    [256, 1024, 2048]
+        .into_iter()
+        .filter(|&p| p < pages)
+        .chain([pages])
+        .map(splits)
+        .max()
+        .unwrap_or(1)
 }
-
-/// The structs that calls name.
-const _: fn(AttendSeq, KvStream, KvRun, KvArena) = |_, _, _, _| {};

@@ -5,8 +5,10 @@
 
 pub mod append;
 pub mod arenas;
+pub mod attend;
 pub mod copy;
 pub mod gather;
 mod list;
 pub mod params;
 pub mod seal;
+pub mod tables;
