@@ -29,7 +29,7 @@ class BlockPool {
     }
     void give(std::unique_ptr<Block> block) {
         std::lock_guard<std::mutex> guard(lock_);
-        if (free_.size() < 64) free_.push_back(std::move(block));
+        if (free_.size() < 16) free_.push_back(std::move(block));
     }
 
   private:

@@ -11,6 +11,11 @@
 #include <string.h>
 
 #include "emulator/emulator.h"
+#include "emulator/fiber.h"
+
+#ifdef KVFOLD_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace kvfold::emulator {
 
@@ -90,6 +95,9 @@ extern "C" int kvfold_emulator_free(void* address) {
     auto at = t.allocations.find(reinterpret_cast<uintptr_t>(address));
     if (at == t.allocations.end() || !at->second.live) return 1;
     memset(address, 0xff, at->second.bytes);
+#ifdef KVFOLD_ASAN
+    __asan_poison_memory_region(address, at->second.bytes); // until free() below
+#endif
     at->second.live = false;
     t.graves.push_back(at->first);
     t.grave_bytes += at->second.bytes;
@@ -97,6 +105,9 @@ extern "C" int kvfold_emulator_free(void* address) {
         auto oldest = t.allocations.find(t.graves.front());
         t.graves.pop_front();
         t.grave_bytes -= oldest->second.bytes;
+#ifdef KVFOLD_ASAN
+        __asan_unpoison_memory_region(reinterpret_cast<void*>(oldest->first), oldest->second.bytes);
+#endif
         free(reinterpret_cast<void*>(oldest->first));
         t.allocations.erase(oldest);
     }

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include <functional>
+#include <thread>
 
 #include "emulator/half.h"
 #include "emulator/random.h"
@@ -191,6 +192,21 @@ static std::string grid_indices(uint64_t seed) {
     return differ(out, expected);
 }
 
+// Launches from several host threads at once, some with host threads of their own.
+static std::string launches_at_once() {
+    std::vector<std::string> problems(4);
+    std::vector<std::thread> threads;
+    for (size_t t = 0; t < problems.size(); ++t)
+        threads.emplace_back([&problems, t] {
+            for (uint64_t seed = 0; seed < 8 && problems[t].empty(); ++seed)
+                problems[t] = t % 2 ? tickets(seed) : double_buffer(seed);
+        });
+    for (std::thread& thread : threads) thread.join();
+    for (const std::string& problem : problems)
+        if (!problem.empty()) return problem;
+    return "";
+}
+
 void test_right() {
     under_seeds("shuffle, shuffle_xor, ballot, any, sync_warp", collectives);
     under_seeds("mma_f16", [](uint64_t seed) { return mma_exact(seed, false, false); });
@@ -206,4 +222,5 @@ void test_right() {
     under_seeds("atomic_add", tickets);
     report("the order follows the seed", order_follows_seed());
     under_seeds("three-dimensional grid, 3 host threads", grid_indices);
+    report("launches at once", launches_at_once());
 }

@@ -62,19 +62,19 @@ static void test_addresses() {
         more.insert(more.end(), place.begin(), place.end());
         return more;
     };
-    must_fail("a read out of bounds", "out_of_bounds", c, {0, b.address(), 100, 0}, with({"load of 4", "0 bytes past the end"}));
-    must_fail("a write out of bounds", "out_of_bounds", c, {0, b.address(), 102, 1}, with({"store of 4", "8 bytes past the end"}));
-    must_fail("a write before the start", "out_of_bounds", c, {0, b.address(), 0xffffffff, 1}, with({"store of 4"}));
-    must_fail("an atomic out of bounds", "out_of_bounds", c, {0, b.address(), 100, 2}, with({"atomic_add of 4"}));
-    must_fail("a copy that reaches out of bounds", "out_of_bounds", c, {0, b.address(), 100, 3}, with({"cp_async16 from"}));
+    must_fail("a read out of bounds", "out_of_bounds", c, {0, b.address(), 100, 0}, with({"load: 4 bytes", "0 bytes past the end"}));
+    must_fail("a write out of bounds", "out_of_bounds", c, {0, b.address(), 102, 1}, with({"store: 4 bytes", "8 bytes past the end"}));
+    must_fail("a write before the start", "out_of_bounds", c, {0, b.address(), 0xffffffff, 1}, with({"store: 4 bytes"}));
+    must_fail("an atomic out of bounds", "out_of_bounds", c, {0, b.address(), 100, 2}, with({"atomic_add: 4 bytes"}));
+    must_fail("a copy that reaches out of bounds", "out_of_bounds", c, {0, b.address(), 100, 3}, with({"cp_async16 source: "}));
     must_fail("load of shared memory", "out_of_bounds", c, {0, b.address(), 0, 4}, with({"shared memory"}));
     void* freed = kvfold_emulator_alloc(400);
     kvfold_emulator_free(freed);
     report("freed twice", kvfold_emulator_free(freed) == 1 ? "" : "not refused");
     must_fail("a read of freed memory", "out_of_bounds", c, {0, uint64_t(freed), 0, 0}, with({"a freed allocation"}));
-    must_fail("a misaligned load", "misaligned", {32, 64}, {b.address(), 0, 0, 0}, {"load of 16", "not a multiple of 16"});
-    must_fail("a misaligned copy to shared", "misaligned", {32, 64}, {b.address(), 0, 0, 1}, {"cp_async16 to", "misaligned"});
-    must_fail("a misaligned copy from global", "misaligned", {32, 64}, {b.address(), 0, 0, 2}, {"cp_async16 from", "not a multiple"});
+    must_fail("a misaligned load", "misaligned", {32, 64}, {b.address(), 0, 0, 0}, {"load: 16 bytes misaligned", "not a multiple of 16"});
+    must_fail("a misaligned copy to shared", "misaligned", {32, 64}, {b.address(), 0, 0, 1}, {"cp_async16 destination: ", "misaligned"});
+    must_fail("a misaligned copy from global", "misaligned", {32, 64}, {b.address(), 0, 0, 2}, {"cp_async16 source: ", "not a multiple"});
     must_fail("a misaligned ldmatrix", "misaligned", {32, 1024}, {b.address(), 0, 0, 3}, {"ldmatrix_x4", "misaligned"});
     must_fail("a copy past shared memory", "shared_out_of_bounds", {32, 496}, {b.address(), 0, 0, 0}, {"thread 31", "offset 496 of 496"});
     must_fail("ldmatrix past shared memory", "shared_out_of_bounds", {32, 496}, {b.address(), 0, 0, 1}, {"thread 31", "offset 496 of 496"});
@@ -112,17 +112,21 @@ static void test_shared_overrun() {
     report("shared memory filled to its end", launch("shared_overrun", c, {0, 0, 100, 0}, 0));
 #ifdef KVFOLD_ASAN
     fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        freopen("/dev/null", "w", stderr);
-        launch("shared_overrun", c, {0, 0, 101, 0}, 0);
-        _exit(0);
+    for (TestParams params : {TestParams{0, 0, 101, 0}, TestParams{0, 0, 1, 2}}) {
+        pid_t child = fork();
+        if (child == 0) {
+            if (!freopen("/dev/null", "w", stderr)) _exit(0);
+            launch("shared_overrun", c, params, 0);
+            _exit(0);
+        }
+        int status = 0;
+        waitpid(child, &status, 0);
+        report(params.mode ? "a shared memory underrun, by ASan" : "a shared memory overrun, by ASan",
+               WIFEXITED(status) && WEXITSTATUS(status) == 1 ? "" : "not caught");
     }
-    int status = 0;
-    waitpid(child, &status, 0);
-    report("a shared memory overrun, by ASan", status != 0 ? "" : "not caught");
 #else
-    must_fail("a shared memory overrun", "shared_overrun", c, {0, 0, 101, 0}, {"wrote byte 0 past the end of shared memory"});
+    must_fail("a shared memory overrun", "shared_overrun", c, {0, 0, 101, 0}, {"outside shared memory, at offset 100 of 100"});
+    must_fail("a shared memory underrun", "shared_overrun", c, {0, 0, 1, 2}, {"outside shared memory, at offset -2 of 100"});
 #endif
 }
 
