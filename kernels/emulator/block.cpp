@@ -51,11 +51,13 @@ bool Block::prepare_shared(uint32_t bytes) {
 
 void Block::check_guard() {
     for (uint32_t i = 0; i < GUARD_BYTES; ++i) {
-        bool before = shared_buffer_[i] != guard_byte(i), after = shared[shared_bytes_ + i] != guard_byte(i);
+        bool before = shared_buffer_[i] != guard_byte(i),
+             after = shared[shared_bytes_ + i] != guard_byte(i);
         if (!before && !after) continue;
-        return launch->fail(place(nullptr) + ": wrote outside shared memory, at offset " +
-                            std::to_string(before ? int64_t(i) - GUARD_BYTES : int64_t(shared_bytes_) + i) + " of " +
-                            std::to_string(shared_bytes_) + " bytes");
+        return launch->fail(
+            place(nullptr) + ": wrote outside shared memory, at offset " +
+            std::to_string(before ? int64_t(i) - GUARD_BYTES : int64_t(shared_bytes_) + i) +
+            " of " + std::to_string(shared_bytes_) + " bytes");
     }
 }
 
@@ -129,7 +131,8 @@ void Block::leave() {
 void Block::fail(Site site, const char* text) {
     { // leave() runs no destructors
         std::string message = place(running) + ": " + text;
-        if (site.file) message += std::string(", at ") + site.file + ":" + std::to_string(site.line);
+        if (site.file)
+            message += std::string(", at ") + site.file + ":" + std::to_string(site.line);
         launch->fail(message);
     }
     leave();
@@ -205,7 +208,8 @@ void Block::wait_at_barrier(Wait kind, uint32_t id, uint32_t threads, Site site)
     Barrier& barrier = barriers_[id];
     if (barrier.arrived == 0) barrier.expected = threads;
     if (barrier.expected != threads)
-        emulator::fail(site, "sync_named(%u, %u) while others wait there for %u threads", id, threads, barrier.expected);
+        emulator::fail(site, "sync_named(%u, %u) while others wait there for %u threads", id,
+                       threads, barrier.expected);
     running->wait = kind;
     running->barrier = uint8_t(id);
     running->site = site;
@@ -224,7 +228,8 @@ void Block::release(Barrier& barrier, uint32_t id) {
     for (uint32_t k = 0; k < n_threads_; ++k) {
         uint32_t i = (start + k) % n_threads_;
         uint32_t leader = id == 0 ? 0 : i / WARP * WARP;
-        if (waits(leader) != waits(i) || (waits(i) && !same(threads_[i].site, threads_[leader].site))) {
+        if (waits(leader) != waits(i) ||
+            (waits(i) && !same(threads_[i].site, threads_[leader].site))) {
             launch->fail(describe_deadlock());
             leave();
         }
@@ -239,7 +244,8 @@ void Block::release(Barrier& barrier, uint32_t id) {
 }
 
 bool Block::is_shared(const void* p, uint32_t bytes) const {
-    return holds({reinterpret_cast<uintptr_t>(shared), shared_bytes_}, reinterpret_cast<uintptr_t>(p), bytes);
+    return holds({reinterpret_cast<uintptr_t>(shared), shared_bytes_},
+                 reinterpret_cast<uintptr_t>(p), bytes);
 }
 
 } // namespace kvfold::emulator

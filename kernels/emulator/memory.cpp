@@ -56,7 +56,8 @@ void describe_address(uintptr_t address, char* text, size_t bytes) {
     Found below = find_allocation(address);
     if (below.any && address - below.begin < below.bytes) {
         snprintf(text, bytes, "byte %" PRIu64 " of %s of %" PRIu64 " bytes",
-                 uint64_t(address - below.begin), below.live ? "an allocation" : "a freed allocation", below.bytes);
+                 uint64_t(address - below.begin),
+                 below.live ? "an allocation" : "a freed allocation", below.bytes);
         return;
     }
     Table& t = table();
@@ -80,7 +81,8 @@ using namespace kvfold::emulator;
 
 extern "C" void* kvfold_emulator_alloc(uint64_t bytes) {
     void* memory = nullptr;
-    if (bytes > SIZE_MAX / 2 || posix_memalign(&memory, 256, bytes ? bytes : 1) != 0) return nullptr;
+    if (bytes > SIZE_MAX / 2 || posix_memalign(&memory, 256, bytes ? bytes : 1) != 0)
+        return nullptr;
     memset(memory, 0xff, bytes);
     Table& t = table();
     std::unique_lock<std::shared_mutex> guard(t.lock);

@@ -20,14 +20,17 @@ void fail(Site site, const char* format, ...) {
     current_block->fail(site, text);
 }
 
-void meet(Wait collective, void* operands, Site site) { current_block->meet(collective, operands, site); }
+void meet(Wait collective, void* operands, Site site) {
+    current_block->meet(collective, operands, site);
+}
 
 void sync_block_at(Site site) {
     current_block->wait_at_barrier(Wait::sync_block, 0, current_block->n_threads(), site);
 }
 
 void wait_at_barrier(uint32_t id, uint32_t threads, Site site) {
-    if (id == 0 || id >= N_BARRIERS) fail(site, "sync_named(%u, %u): barriers are 1 to 15", id, threads);
+    if (id == 0 || id >= N_BARRIERS)
+        fail(site, "sync_named(%u, %u): barriers are 1 to 15", id, threads);
     if (threads == 0 || threads % WARP != 0 || threads > current_block->n_threads())
         fail(site, "sync_named(%u, %u): not a number of whole warps of this block", id, threads);
     current_block->wait_at_barrier(Wait::sync_named, id, threads, site);
@@ -55,19 +58,25 @@ void check_shared(const void* address, uint32_t bytes, const char* what, Site si
         fail(site, "%s: %u bytes at offset %lld of %u bytes of shared memory", what, bytes, offset,
              block.launch->shared_bytes);
     if (offset % bytes != 0)
-        fail(site, "%s: misaligned, offset %lld of shared memory is not a multiple of %u", what, offset, bytes);
+        fail(site, "%s: misaligned, offset %lld of shared memory is not a multiple of %u", what,
+             offset, bytes);
 }
 
-void check_global_slowly(uintptr_t address, uint32_t bytes, uint32_t align, const char* what, Site site) {
-    bool known = false;
-    for (const Recent& r : recent) known |= holds(r, address, bytes);
+void check_global_slowly(uintptr_t address, uint32_t bytes, uint32_t align, const char* what,
+                         Site site) {
+    uint32_t at = 0;
+    while (at < N_RECENT && !holds(recent[at], address, bytes)) ++at;
+    bool known = at < N_RECENT;
+    Recent allocation = known ? recent[at] : Recent{};
     if (!known) {
+        at = N_RECENT - 1;
         Found found = find_allocation(address);
-        known = found.any && found.live && holds({found.begin, found.bytes}, address, bytes);
-        if (known) {
-            for (uint32_t i = N_RECENT - 1; i > 0; --i) recent[i] = recent[i - 1];
-            recent[0] = {found.begin, found.bytes};
-        }
+        allocation = {found.begin, found.bytes};
+        known = found.any && found.live && holds(allocation, address, bytes);
+    }
+    if (known) { // it moves to the front
+        for (; at > 0; --at) recent[at] = recent[at - 1];
+        recent[0] = allocation;
     }
     if (known && address % align == 0) return;
     auto shown = static_cast<unsigned long long>(address);
@@ -76,7 +85,8 @@ void check_global_slowly(uintptr_t address, uint32_t bytes, uint32_t align, cons
     char where[160];
     describe_address(address, where, sizeof where);
     if (!known) fail(site, "%s: %u bytes out of bounds at 0x%llx, %s", what, bytes, shown, where);
-    fail(site, "%s: %u bytes misaligned at 0x%llx, not a multiple of %u, %s", what, bytes, shown, align, where);
+    fail(site, "%s: %u bytes misaligned at 0x%llx, not a multiple of %u, %s", what, bytes, shown,
+         align, where);
 }
 
 } // namespace kvfold::emulator

@@ -2,8 +2,12 @@
 #include "common/ptx.cuh"
 #include "emulator/tests/harness.h"
 
-static uint32_t* output(const TestParams& params) { return reinterpret_cast<uint32_t*>(params.out); }
-static const Vec16* input(const TestParams& params) { return reinterpret_cast<const Vec16*>(params.in); }
+static uint32_t* output(const TestParams& params) {
+    return reinterpret_cast<uint32_t*>(params.out);
+}
+static const Vec16* input(const TestParams& params) {
+    return reinterpret_cast<const Vec16*>(params.in);
+}
 
 // ---- races: the launch succeeds, the output is wrong under some seed ------
 
