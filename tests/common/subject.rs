@@ -97,6 +97,8 @@ impl Subject for CpuBackend {
 /// The kernels on a device.
 pub struct OnDevice {
     stream: Stream,
+    /// Queries of a sequence up to which decode takes it.
+    decode_rows: usize,
     kv: Option<Kv>,
 }
 
@@ -111,8 +113,8 @@ struct Kv {
 }
 
 impl OnDevice {
-    pub fn new(device: &Device) -> Self {
-        Self { stream: device.stream().unwrap(), kv: None }
+    pub fn new(device: &Device, decode_rows: usize) -> Self {
+        Self { stream: device.stream().unwrap(), decode_rows, kv: None }
     }
 
     fn kv(&mut self) -> (&mut Kv, &Stream) {
@@ -126,6 +128,7 @@ impl OnDevice {
         widen: fn(T) -> f32,
     ) -> Attended {
         let LayerStep { call, seqs, qkv, cols } = *step;
+        let decode_rows = self.decode_rows;
         let (kv, stream) = self.kv();
         let device = stream.device();
         let rows = qkv.len() / cols;
@@ -157,7 +160,8 @@ impl OnDevice {
                 scale: call.scale,
             },
         )
-        .unwrap();
+        .unwrap()
+        .with_decode_rows(decode_rows);
         let sizes = kv.tables.sizes();
         let limits = Limits { seqs: call.seqs.len(), decode_rows: rows, tokens: sizes.tokens };
         let mut workspace = attention.workspace(limits).unwrap();
@@ -241,7 +245,7 @@ impl Subject for OnDevice {
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     Cpu(Level),
-    /// Threads run in an order drawn from this seed.
+    /// Threads run in an order drawn from this seed; decode takes everything.
     Emulated(u64),
     /// The first CUDA device.
     Cuda,
@@ -257,14 +261,21 @@ impl Kind {
         kinds
     }
 
+    /// Whether it has kernels for a shape. Others are refused: see the test of that.
+    pub fn takes(self, group: &KvGroup) -> bool {
+        const FORMATS: [&str; 6] = ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2"];
+        let format = FORMATS.contains(&group.format.to_string().as_str());
+        matches!(self, Kind::Cpu(_)) || (format && [64, 128, 256].contains(&group.head_dim))
+    }
+
     pub fn subject(self) -> Box<dyn Subject> {
         match self {
             Kind::Cpu(level) => Box::new(CpuBackend::with_level(level)),
             Kind::Emulated(seed) => {
                 let options = EmulatorOptions { seed, host_threads: 2, ..Default::default() };
-                Box::new(OnDevice::new(&Device::emulated(options)))
+                Box::new(OnDevice::new(&Device::emulated(options), usize::MAX))
             }
-            Kind::Cuda => Box::new(OnDevice::new(&Device::cuda(0).unwrap())),
+            Kind::Cuda => Box::new(OnDevice::new(&Device::cuda(0).unwrap(), usize::MAX)),
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 
-/// Most queries of a sequence that decode takes; longer chunks go to prefill.
+/// Most queries of a sequence that decode takes, unless
+/// [told otherwise](Attention::with_decode_rows); longer chunks go to prefill.
 pub const DECODE_ROWS: usize = 16;
 
 /// What does not change from call to call.
@@ -45,7 +46,7 @@ pub struct AttentionShape {
 pub struct Limits {
     /// Sequences of a call.
     pub seqs: usize,
-    /// Queries, over all sequences with at most [`DECODE_ROWS`] of them.
+    /// Queries, over all sequences that have few enough for decode.
     pub decode_rows: usize,
     /// Tokens that a stream keeps.
     pub tokens: usize,
@@ -106,6 +107,7 @@ pub struct Attention {
     prefill: String,
     merge: String,
     tile_columns: usize,
+    decode_rows: usize,
 }
 
 impl Attention {
@@ -152,7 +154,13 @@ impl Attention {
             merge: format!("attend_merge_{element}_d{head_dim}"),
             shape,
             tile_columns,
+            decode_rows: DECODE_ROWS,
         })
+    }
+
+    /// Lets decode take sequences with up to `rows` queries.
+    pub fn with_decode_rows(self, rows: usize) -> Self {
+        Self { decode_rows: rows, ..self }
     }
 
     /// The shape.
@@ -218,7 +226,7 @@ impl Attention {
         }
         let params = self.params(call, workspace);
         let entries = (call.n_seqs * shape.kv_heads) as u32;
-        let columns = call.max_q_len.min(DECODE_ROWS) * group;
+        let columns = call.max_q_len.min(self.decode_rows) * group;
         // SAFETY: the caller's promise; plans and parts are the workspace's, whose
         // capacity the plan kernel respects.
         unsafe {
@@ -226,7 +234,7 @@ impl Attention {
             stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
             let merge = Launch::grid([entries, columns.div_ceil(4) as u32, 1], 128);
             stream.launch(&self.merge, merge, &params)?;
-            if call.max_q_len > DECODE_ROWS {
+            if call.max_q_len > self.decode_rows {
                 stream.launch(&self.prefill, self.prefill_launch(call), &params)?;
             }
         }
@@ -270,7 +278,7 @@ impl Attention {
             hot_pages: if seals { (shape.hot_window / 64) as u32 } else { NONE },
             window: shape.window.map_or(NONE, |w| w.min(NONE as usize - 1) as u32),
             tile_columns: self.tile_columns as u32,
-            decode_rows: DECODE_ROWS as u32,
+            decode_rows: self.decode_rows.min(NONE as usize) as u32,
             max_items: workspace.items.len() as u32,
             max_parts: workspace.part_lse.len() as u32,
             scale: shape.scale * std::f32::consts::LOG2_E,
