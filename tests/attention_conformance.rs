@@ -224,8 +224,23 @@ fn kinds() -> Vec<Kind> {
     Kind::all(0..1)
 }
 
-const FORMATS: [&str; 9] =
-    ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2", "f16/kivi2", "kivi2/f16", "bf16/kivi4"];
+const FORMATS: [&str; 14] = [
+    "f16",
+    "bf16",
+    "fp8",
+    "kivi4",
+    "kivi2",
+    "kivi4/kivi2",
+    "bf16+fp8",
+    "bf16+kivi4",
+    "bf16+kivi2",
+    "bf16+kivi4/kivi2",
+    // On the CPU only.
+    "f16/kivi2",
+    "kivi2/f16",
+    "bf16/kivi4",
+    "bf16+f16",
+];
 
 /// Chunks across page and seal boundaries, then single tokens, two sequences of
 /// unequal length in one batch.

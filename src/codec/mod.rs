@@ -126,25 +126,49 @@ impl FromStr for Codec {
 
 /// The codecs of one KV group: keys and values are chosen separately.
 ///
-/// Written `kivi2` (both sides) or `kivi4/kivi2` (keys/values).
+/// Written `kivi2` (both sides) or `kivi4/kivi2` (keys/values), with the 16-bit
+/// type of pages that are not sealed yet before it if that is not the default:
+/// `bf16+kivi2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KvFormat {
     /// The codec of sealed keys.
     pub key: Codec,
     /// The codec of sealed values.
     pub value: Codec,
+    hot: Codec,
 }
 
 impl KvFormat {
     /// The same codec on both sides.
     pub const fn uniform(codec: Codec) -> Self {
-        KvFormat { key: codec, value: codec }
+        KvFormat::new(codec, codec)
+    }
+
+    /// Codecs of keys and values. Pages are written in bf16 first if either side is
+    /// bf16, in f16 otherwise.
+    pub const fn new(key: Codec, value: Codec) -> Self {
+        let bf16 = matches!(key, Codec::Bf16) || matches!(value, Codec::Bf16);
+        KvFormat { key, value, hot: if bf16 { Codec::Bf16 } else { Codec::F16 } }
+    }
+
+    /// The same with another 16-bit type of pages that are not sealed yet.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `hot` has not 16 bits.
+    pub fn with_hot(self, hot: Codec) -> Result<Self> {
+        if !hot.is_16_bit() {
+            return Err(Error::config(
+                "kv",
+                format!("pages are written in f16 or bf16, not {hot}"),
+            ));
+        }
+        Ok(KvFormat { hot, ..self })
     }
 
     /// The 16-bit form in which pages of this format are written before they
-    /// are sealed: bf16 if either side is bf16, f16 otherwise.
+    /// are sealed.
     pub fn hot(self) -> Codec {
-        if self.key == Codec::Bf16 || self.value == Codec::Bf16 { Codec::Bf16 } else { Codec::F16 }
+        self.hot
     }
 
     /// Whether pages of this format are ever rewritten by a codec. Formats of
@@ -166,6 +190,9 @@ impl KvFormat {
 
 impl fmt::Display for KvFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.hot != KvFormat::new(self.key, self.value).hot {
+            write!(f, "{}+", self.hot)?;
+        }
         if self.key == self.value {
             self.key.fmt(f)
         } else {
@@ -178,8 +205,11 @@ impl FromStr for KvFormat {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
+        if let Some((hot, sealed)) = s.split_once('+') {
+            return sealed.parse::<KvFormat>()?.with_hot(hot.parse()?);
+        }
         match s.split_once('/') {
-            Some((k, v)) => Ok(KvFormat { key: k.parse()?, value: v.parse()? }),
+            Some((k, v)) => Ok(KvFormat::new(k.parse()?, v.parse()?)),
             None => Ok(KvFormat::uniform(s.parse()?)),
         }
     }
@@ -201,12 +231,17 @@ mod tests {
 
     #[test]
     fn formats_parse_and_print() {
-        for text in ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2", "f16/fp8"] {
+        for text in ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2", "f16/fp8", "bf16+kivi2"]
+        {
             let format: KvFormat = text.parse().unwrap();
             assert_eq!(format.to_string(), text);
         }
         let error = "kivi3".parse::<KvFormat>().unwrap_err().to_string();
         assert!(error.contains("kivi3") && error.contains("kivi2"), "{error}");
+        assert_eq!("bf16+fp8".parse::<KvFormat>().unwrap().hot(), Codec::Bf16);
+        assert_eq!("bf16+f16/bf16".parse::<KvFormat>().unwrap().to_string(), "f16/bf16");
+        let error = "fp8+kivi2".parse::<KvFormat>().unwrap_err().to_string();
+        assert!(error.contains("fp8"), "{error}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl Default for EngineConfig {
     /// Keys in 4, values in 2 bits: small models lose digits with 2-bit keys.
     fn default() -> Self {
         let KvOptions { format, sinks, hot_window } =
-            KvOptions::new(KvFormat { key: Codec::Kivi4, value: Codec::Kivi2 });
+            KvOptions::new(KvFormat::new(Codec::Kivi4, Codec::Kivi2));
         Self { kv: format.to_string(), sinks, hot_window, prefill_chunk: 512, kv_budget: None }
     }
 }

@@ -264,7 +264,8 @@ impl Kind {
     /// Whether it has kernels for a shape. Others are refused: see the test of that.
     pub fn takes(self, group: &KvGroup) -> bool {
         const FORMATS: [&str; 6] = ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2"];
-        let format = FORMATS.contains(&group.format.to_string().as_str());
+        let name = group.format.to_string();
+        let format = FORMATS.contains(&name.trim_start_matches("bf16+")) && name != "bf16+f16";
         matches!(self, Kind::Cpu(_)) || (format && [64, 128, 256].contains(&group.head_dim))
     }
 
