@@ -1,4 +1,4 @@
-//! One greedy answer through the library: `cargo run --release --example ask -- MODEL TEXT`.
+//! One greedy answer through the library: `cargo run --release --example 01_ask -- MODEL TEXT`.
 
 use kvfold::backend::WeightPolicy;
 use kvfold::engine::{Engine, EngineConfig, Event, LoadedModel, Request};

@@ -1,0 +1,145 @@
+//! What must not change a bit of a result: the batch, which blocks hold the pages,
+//! and, on devices, whether a query is decoded alone or verified among others.
+
+mod common;
+
+use common::subject::{Kind, LayerStep};
+use kvfold::backend::{Attend, AttendSeq, KvGroup, LayerIndex};
+use kvfold::cache::{CacheConfig, GroupSpec, KvCache, SeqId};
+use kvfold::codec::KvFormat;
+use std::collections::HashMap;
+
+const D: usize = 64;
+const KV_HEADS: usize = 2;
+const HEADS: usize = 6;
+const COLS: usize = (HEADS + 2 * KV_HEADS) * D;
+
+/// Output bits by (sequence, token).
+type Rows = HashMap<(usize, usize), Vec<u32>>;
+
+/// The row of a token: the same in every plan.
+fn qkv(seq: usize, token: usize) -> impl Iterator<Item = f32> {
+    let mut state = (seq as u32) << 20 ^ (token as u32).wrapping_mul(0x9e37_79b9) ^ 0x5bd1_e995;
+    (0..COLS).map(move |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Exact in every 16-bit type.
+        ((state >> 24) as i32 - 128) as f32 / 64.0
+    })
+}
+
+/// Runs a plan: for each step, new tokens of some sequences.
+fn run(kind: Kind, format: &str, plan: &[&[(usize, usize)]]) -> Rows {
+    let format: KvFormat = format.parse().unwrap();
+    let group =
+        KvGroup { layers: 1, kv_heads: KV_HEADS, head_dim: D, format, sinks: 4, hot_window: 128 };
+    let mut cache = KvCache::new(CacheConfig {
+        groups: vec![GroupSpec {
+            layers: 1,
+            kv_heads: KV_HEADS,
+            hot_page_bytes: KvFormat::uniform(format.hot()).page_bytes(D) as u64,
+            sealed_page_bytes: format.seals().then_some(format.page_bytes(D) as u64),
+            sinks: 4,
+            hot_window: 128,
+        }],
+        budget_bytes: 1 << 32,
+    })
+    .unwrap();
+    let mut subject = kind.subject();
+    subject.configure(&group, cache.classes());
+    let mut seqs: HashMap<usize, (SeqId, usize)> = HashMap::new();
+    let mut rows = Rows::new();
+    for step in plan {
+        let asked: Vec<_> = (step.iter())
+            .map(|&(s, n)| (seqs.entry(s).or_insert_with(|| (cache.create(), 0)).0, n))
+            .collect();
+        let flat: Vec<f32> = (step.iter())
+            .flat_map(|&(s, n)| (0..n).map(move |i| (s, i)))
+            .flat_map(|(s, i)| qkv(s, seqs[&s].1 + i))
+            .collect();
+        let prepared = cache.prepare(&asked).unwrap();
+        subject.copy_blocks(&prepared.copies);
+        let mut first_row = 0;
+        let shares: Vec<_> = (prepared.seqs.iter())
+            .map(|s| {
+                first_row += s.new_tokens;
+                let (first_row, q_len) = (first_row - s.new_tokens, s.new_tokens);
+                AttendSeq { first_row, q_len, view: &s.views[0] }
+            })
+            .collect();
+        let at = LayerIndex { group: 0, layer: 0 };
+        let call =
+            Attend { at, heads: HEADS, scale: 0.125, window: None, rope: None, seqs: &shares };
+        let done =
+            subject.layer(&LayerStep { call: &call, seqs: &prepared.seqs, qkv: &flat, cols: COLS });
+        let mut out = done.out.chunks_exact(HEADS * D);
+        for &(s, n) in *step {
+            for _ in 0..n {
+                let token = &mut seqs.get_mut(&s).unwrap().1;
+                let bits = out.next().unwrap().iter().map(|x| x.to_bits()).collect();
+                rows.insert((s, *token), bits);
+                *token += 1;
+            }
+        }
+        let accepted: Vec<_> = asked.iter().map(|a| a.1).collect();
+        let free = cache.commit(prepared, &accepted).unwrap();
+        subject.free_blocks(&free);
+    }
+    rows
+}
+
+fn assert_same(what: &str, one: &Rows, other: &Rows, seq: usize) {
+    let mut compared = 0;
+    for (key, row) in one.iter().filter(|(key, _)| key.0 == seq) {
+        assert!(row == &other[key], "{what}: {key:?} differs");
+        compared += 1;
+    }
+    assert!(compared > 0);
+}
+
+/// Alone, or among others whose pages lie between its own.
+#[test]
+fn the_batch_changes_no_bit() {
+    for kind in Kind::all(3..4) {
+        for format in ["f16", "kivi2", "kivi4/kivi2"] {
+            let alone = run(kind, format, &[&[(1, 70)], &[(1, 230)], &[(1, 1)], &[(1, 1)]]);
+            let among = run(
+                kind,
+                format,
+                &[
+                    &[(0, 90), (1, 70), (2, 10)],
+                    &[(2, 40), (1, 230), (0, 100)],
+                    &[(0, 1), (1, 1), (2, 1)],
+                    &[(1, 1), (2, 30)],
+                ],
+            );
+            assert_same(&format!("{kind:?} {format}"), &alone, &among, 1);
+        }
+    }
+}
+
+/// A draft's tokens get the bits that they get one by one, also across a page and
+/// a seal boundary.
+#[test]
+fn verification_gives_the_bits_of_decoding() {
+    for kind in Kind::all(5..6).into_iter().filter(|kind| !matches!(kind, Kind::Cpu(_))) {
+        for format in ["bf16", "fp8", "kivi2", "kivi4/kivi2"] {
+            let prefix: &[(usize, usize)] = &[(0, 4 + 5 * 64 - 3)];
+            let one_by_one = run(
+                kind,
+                format,
+                &[
+                    prefix,
+                    &[(0, 1)],
+                    &[(0, 1)],
+                    &[(0, 1)],
+                    &[(0, 1)],
+                    &[(0, 1)],
+                    &[(0, 1)],
+                    &[(0, 1)],
+                ],
+            );
+            let together = run(kind, format, &[prefix, &[(0, 7)]]);
+            assert_same(&format!("{kind:?} {format}"), &one_by_one, &together, 0);
+        }
+    }
+}
