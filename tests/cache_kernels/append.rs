@@ -41,7 +41,7 @@ impl World {
                     rotate.then(|| rope(group.head_dim)),
                 );
                 self.expect_rows(at, &step.seqs, &after);
-                seal(&mut self.arenas, &seals, at, &self.stream).unwrap();
+                seal(&mut self.arenas, &seals, g, layer..layer + 1, &self.stream).unwrap();
                 self.expect_seals(at, step.seqs.iter().flat_map(|s| &s.seals));
             }
         }

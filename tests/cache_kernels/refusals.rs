@@ -94,7 +94,7 @@ fn blocks_that_do_not_fit() {
     let (hot, sealed) = (block(ClassKind::Hot, 0), block(ClassKind::Sealed, 0));
     let ragged = block(ClassKind::RaggedHot, 0);
     let mut plan = SealPlan::new(&w.device).unwrap();
-    names(seal(&mut w.arenas, &plan, FIRST, &w.stream), &["plan"]);
+    names(seal(&mut w.arenas, &plan, 0, 0..1, &w.stream), &["plan"]);
     let good = Seal { group: 0, stream: None, from: hot, to: sealed };
     for wrong in [
         Seal { from: sealed, to: hot, ..good },
@@ -106,8 +106,12 @@ fn blocks_that_do_not_fit() {
         let mut seqs = step.seqs.clone();
         seqs[0].seals = vec![wrong];
         plan.set(&w.arenas, 0, &seqs, &w.stream).unwrap_err();
-        names(seal(&mut w.arenas, &plan, FIRST, &w.stream), &["plan"]);
+        names(seal(&mut w.arenas, &plan, 0, 0..1, &w.stream), &["plan"]);
     }
+
+    plan.set(&w.arenas, 0, &step.seqs, &w.stream).unwrap();
+    names(seal(&mut w.arenas, &plan, 0, 0..2, &w.stream), &["layer 1"]);
+    names(seal(&mut w.arenas, &plan, 1, 0..1, &w.stream), &["plan"]);
 
     let mut gatherer = Gatherer::new(&w.device).unwrap();
     let other = BlockRef { index: 1, ..ragged };

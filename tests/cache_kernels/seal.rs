@@ -88,7 +88,7 @@ const FORMATS: [&str; 16] = [
 /// All codecs, both sides: uniform pages, ragged ones, and one stream of a uniform page.
 fn seal_everything(format: &str, d: usize, seed: u64) {
     for device in devices(seed) {
-        let (layers, kv_heads) = (2, 2);
+        let (layers, kv_heads) = (3, 2);
         let mut world = World::new(&device, vec![group(format, d, layers, kv_heads)], 3, seed);
         world.fill_hot();
         let streams = layers * kv_heads;
@@ -121,10 +121,12 @@ fn seal_everything(format: &str, d: usize, seed: u64) {
 
         let mut plan = SealPlan::new(&device).unwrap();
         plan.set(&world.arenas, 0, &seqs, &world.stream).unwrap();
-        for layer in 0..layers {
-            let at = LayerIndex { group: 0, layer };
-            seal(&mut world.arenas, &plan, at, &world.stream).unwrap();
-            world.expect_seals(at, seqs[0].seals.iter());
+        // One layer, then the two others at once.
+        for layers in [2..3, 0..2] {
+            seal(&mut world.arenas, &plan, 0, layers.clone(), &world.stream).unwrap();
+            for layer in layers {
+                world.expect_seals(LayerIndex { group: 0, layer }, seqs[0].seals.iter());
+            }
             world.check();
         }
         world.cache.abort(step);
