@@ -1,4 +1,4 @@
-// Halves of a sealed e4m3 page, row-major [64][D] bytes. A byte in the high half
+// 32 tokens of a half of a sealed e4m3 page, row-major [32][D] bytes. A byte in the high half
 // of 16 bits, shifted right by one below its sign, is an f16 of 2^−8 its value.
 //
 // Keys: a thread takes four consecutive channels of a row as its k, so queries
@@ -12,7 +12,8 @@
 
 template <int D> struct Fp8Tile {
     static constexpr uint32_t CHUNKS = D / 16; // 16 bytes each, of a row
-    static constexpr uint32_t BYTES = 64 * D;
+    static constexpr uint32_t TOKENS = 32;
+    static constexpr uint32_t BYTES = TOKENS * D;
     static constexpr float POWER = 256.0f; // 2^8
 
     // Where chunk c of row r lies: eight rows of one chunk column meet different banks.
@@ -21,11 +22,11 @@ template <int D> struct Fp8Tile {
         return row * D + (chunk ^ turn) * 16;
     }
 
-    static DEVICE void issue(uint8_t* shared, const uint8_t* page) {
+    static DEVICE void issue(uint8_t* shared, const uint8_t* tile) {
         UNROLL
         for (uint32_t i = 0; i < BYTES / 512; ++i) {
             uint32_t chunk = i * 32 + lane_id();
-            cp_async16(shared + at(chunk / CHUNKS, chunk % CHUNKS), page + chunk * 16);
+            cp_async16(shared + at(chunk / CHUNKS, chunk % CHUNKS), tile + chunk * 16);
         }
     }
 
@@ -38,16 +39,17 @@ template <int D> struct Fp8Tile {
 
 template <int D> struct Fp8Keys {
     static constexpr Channels ORDER = Channels::BY_FOUR;
+    static constexpr uint32_t TOKENS = Fp8Tile<D>::TOKENS;
     static constexpr uint32_t BYTES = Fp8Tile<D>::BYTES;
 
-    static DEVICE void issue(uint8_t* shared, const uint8_t* page) { Fp8Tile<D>::issue(shared, page); }
+    static DEVICE void issue(uint8_t* shared, const uint8_t* tile) { Fp8Tile<D>::issue(shared, tile); }
 
     template <int NT>
     static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float scale,
-                              float (&s)[4][NT][4]) {
+                              float (&s)[2][NT][4]) {
         uint32_t g = lane_id() / 4, t = lane_id() % 4;
         UNROLL
-        for (int b = 0; b < 4; ++b) {
+        for (int b = 0; b < 2; ++b) {
             UNROLL
             for (int n = 0; n < NT; ++n) {
                 UNROLL
@@ -79,7 +81,7 @@ template <int D> struct Fp8Values {
     static constexpr uint32_t BYTES = Fp8Tile<D>::BYTES;
     template <int NT> struct Extra {};
 
-    static DEVICE void issue(uint8_t* shared, const uint8_t* page) { Fp8Tile<D>::issue(shared, page); }
+    static DEVICE void issue(uint8_t* shared, const uint8_t* tile) { Fp8Tile<D>::issue(shared, tile); }
 
     template <int NT> static DEVICE void enter(State<D, NT>& state, Extra<NT>&) {
         uint32_t g = lane_id() / 4, t = lane_id() % 4;
@@ -124,11 +126,11 @@ template <int D> struct Fp8Values {
     template <int NT> static DEVICE void rescale(Extra<NT>&, const float (&)[NT][2]) {}
 
     template <int NT>
-    static DEVICE void accumulate(const uint8_t* shared, const float (&p)[4][NT][4],
+    static DEVICE void accumulate(const uint8_t* shared, const float (&p)[2][NT][4],
                                   State<D, NT>& state, Extra<NT>&) {
         uint32_t lane = lane_id();
         UNROLL
-        for (int b = 0; b < 4; ++b) { // of 16 tokens
+        for (int b = 0; b < 2; ++b) { // of 16 tokens
             uint32_t w[NT][2];
             weights_operand<F16, NT>(p[b], w);
             UNROLL

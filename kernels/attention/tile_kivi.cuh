@@ -68,6 +68,7 @@ DEVICE uint32_t code_word(const uint8_t* codes, uint32_t index) {
 template <int BITS, int D> struct KiviKeys {
     using Layout = KiviLayout<BITS, D>;
     static constexpr Channels ORDER = Channels::NATURAL;
+    static constexpr uint32_t TOKENS = 64;
     static constexpr uint32_t BYTES = Layout::BYTES;
 
     static DEVICE void issue(uint8_t* shared, const uint8_t* page) {

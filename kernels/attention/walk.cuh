@@ -3,44 +3,44 @@
 
 #include "attention/columns.cuh"
 
-// Tiles of a run are numbered over the grid: a page has `per_page` of them. Warp
-// w of four takes those with number % 4 = w, whatever the split, so the order of
+// Tiles of ROWS tokens of a run are numbered over the grid: a page has PER_PAGE of
+// them (so has the sink page, of up to 64 tokens). Warp w takes those with number % warps = w, whatever the split, so the order of
 // additions depends on the stream alone.
-struct Walk {
+template <uint32_t ROWS> struct Walk {
+    static constexpr uint32_t PER_PAGE = 64 / ROWS;
+
     const uint32_t* table; // of the run
     const uint64_t* masks; // of the run; null: all live
     const uint8_t* base;   // page of this stream in block 0
     uint64_t block_bytes;
     uint32_t key_bytes;
-    uint32_t page_tokens;
-    uint32_t per_page;
     uint32_t first_page; // on the grid, of the run's first entry
     uint32_t first;      // number of this warp's first tile
+    uint32_t step;       // to its next one
     uint32_t count;
     int32_t origin; // kept index of the run's first token, sinks included
     uint32_t n_tokens;
     uint32_t kind;
 
-    DEVICE uint32_t entry(uint32_t k) const { return (first + 4 * k) / per_page - first_page; }
-    DEVICE uint32_t part(uint32_t k) const { return (first + 4 * k) % per_page; }
+    DEVICE uint32_t entry(uint32_t k) const { return (first + step * k) / PER_PAGE - first_page; }
+    DEVICE uint32_t part(uint32_t k) const { return (first + step * k) % PER_PAGE; }
 
-    // The view of tile k, of `rows` rows.
-    DEVICE TileView view(uint32_t k, uint32_t rows) const {
-        uint32_t e = entry(k), offset = e * page_tokens + part(k) * rows;
+    // What tile k holds.
+    DEVICE TileView view(uint32_t k) const {
+        uint32_t e = entry(k), row = part(k) * ROWS, offset = e * 64 + row;
         uint64_t live = masks ? load(&masks[e]) : ~0ull;
-        if (rows < 64) live = live >> (part(k) * rows) | ~0ull << rows;
+        if (ROWS < 64) live = live >> row | ~0ull << ROWS % 64;
         uint32_t left = offset < n_tokens ? n_tokens - offset : 0;
-        uint32_t in_page = page_tokens - part(k) * rows;
-        return {origin + int32_t(offset), min_of(rows, min_of(left, in_page)), first_page + e, kind, live};
+        return {origin + int32_t(offset), min_of(ROWS, left), first_page + e, kind, live};
     }
 };
 
-// The part of a run that an item's columns read. `tile_rows` is 64 for sealed
-// runs and 16 for 16-bit ones.
-DEVICE Walk walk_of(const AttendParams& p, const KvStream& stream, const KvRun& run,
+// The part of a run that an item's columns read, shared by `warps` warps.
+template <uint32_t ROWS>
+DEVICE Walk<ROWS> walk_of(const AttendParams& p, const KvStream& stream, const KvRun& run,
                     const KvArena& arena, uint32_t head_stream, const AttendItem& item,
-                    const Columns& columns, uint32_t tile_rows) {
-    Walk w;
+                    const Columns& columns, uint32_t warps) {
+    Walk<ROWS> w;
     w.table = reinterpret_cast<const uint32_t*>(p.table) + stream.first_entry + run.first;
     w.masks = run.live == KV_NONE
                   ? nullptr
@@ -49,13 +49,11 @@ DEVICE Walk walk_of(const AttendParams& p, const KvStream& stream, const KvRun& 
              (arena.ragged ? 0 : uint64_t(head_stream) * arena.page_bytes);
     w.block_bytes = arena.block_bytes;
     w.key_bytes = arena.key_bytes;
-    w.page_tokens = arena.page_tokens;
-    w.per_page = div_ceil(arena.page_tokens, tile_rows);
     w.first_page = run.start / 64;
     w.n_tokens = run.n_tokens;
     w.kind = run.kind;
 
-    uint32_t entries = div_ceil(run.n_tokens, arena.page_tokens);
+    uint32_t entries = div_ceil(run.n_tokens, 64);
     uint32_t from = w.first_page, to = w.first_page + entries;
     if (run.kind == RUN_SINK) {
         w.origin = 0;
@@ -75,17 +73,18 @@ DEVICE Walk walk_of(const AttendParams& p, const KvStream& stream, const KvRun& 
         }
     }
     to = max_of(to, from);
-    // Tiles [from, to) · per_page with number % 4 = warp.
-    uint32_t low = from * w.per_page, high = to * w.per_page;
-    w.first = low + (warp_id() - low) % 4;
-    w.count = high > w.first ? div_ceil(high - w.first, 4) : 0;
+    // Tiles [from, to) · per_page with number % warps = warp; warps is a power of 2.
+    uint32_t low = from * w.PER_PAGE, high = to * w.PER_PAGE;
+    w.first = low + (warp_id() - low) % warps;
+    w.step = warps;
+    w.count = high > w.first ? div_ceil(high - w.first, warps) : 0;
     return w;
 }
 
 // Runs `compute(stage, k)` for each tile of the walk, with STAGES − 1 tiles in
 // flight; `issue(stage, block, k)` starts the copies of one.
-template <int STAGES, uint32_t BYTES, class Issue, class Compute>
-DEVICE void pipeline(const Walk& walk, uint8_t* shared, Issue issue, Compute compute) {
+template <int STAGES, uint32_t BYTES, class Tiles, class Issue, class Compute>
+DEVICE void pipeline(const Tiles& walk, uint8_t* shared, Issue issue, Compute compute) {
     static_assert(STAGES >= 2, "one tile is read while another is copied");
     uint32_t blocks = 0; // those of 32 tiles, one a lane
     uint32_t issued = 0, write = 0, read = 0;
