@@ -65,12 +65,12 @@ DEVICE uint32_t shuffle(uint32_t x, uint32_t lane, KvSite site = KvSite::here())
 DEVICE float shuffle(float x, uint32_t lane, KvSite site = KvSite::here()) {
     return kvfold::emulator::float_of(shuffle(kvfold::emulator::bits_of(x), lane, site));
 }
-DEVICE uint32_t ballot(bool p, KvSite site = KvSite::here()) {
+DEVICE uint32_t warp_ballot(bool p, KvSite site = KvSite::here()) {
     kvfold::emulator::VoteOperands operands = {p, 0};
     kvfold::emulator::meet(kvfold::emulator::Wait::ballot, &operands, site);
     return operands.result;
 }
-DEVICE bool any(bool p, KvSite site = KvSite::here()) {
+DEVICE bool warp_any(bool p, KvSite site = KvSite::here()) {
     kvfold::emulator::VoteOperands operands = {p, 0};
     kvfold::emulator::meet(kvfold::emulator::Wait::any, &operands, site);
     return operands.result != 0;

@@ -12,8 +12,8 @@ const char* name_of(Wait wait) {
     case Wait::sync_warp: return "sync_warp";
     case Wait::shuffle_xor: return "shuffle_xor";
     case Wait::shuffle: return "shuffle";
-    case Wait::ballot: return "ballot";
-    case Wait::any: return "any";
+    case Wait::ballot: return "warp_ballot";
+    case Wait::any: return "warp_any";
     case Wait::ldmatrix_x4: return "ldmatrix_x4";
     case Wait::ldmatrix_x4_trans: return "ldmatrix_x4_trans";
     case Wait::movmatrix_trans: return "movmatrix_trans";
