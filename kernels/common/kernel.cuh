@@ -9,6 +9,7 @@
 //  - a collective (ptx.cuh) is reached by all 32 lanes of a warp.
 #pragma once
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 

@@ -59,6 +59,34 @@ struct AttendSeq {
     uint32_t ragged;
 };
 
+// A share of decode attention: some pages of one stream for some columns. A
+// column is a (query, head) pair of one KV head: query · group + head.
+struct AttendItem {
+    uint32_t seq;
+    uint32_t kv_head;
+    uint32_t stream;     // index in `streams`
+    uint32_t column;     // first column
+    uint32_t first_page; // kept pages [first_page, first_page + n_pages)
+    uint32_t n_pages;
+    uint32_t part;     // of column 0; column c goes to part + c · n_splits
+    uint32_t n_splits; // 1: results go straight to `out`
+};
+
+// All items of one (sequence, KV head), at seq · kv_heads + kv_head.
+struct AttendEntry {
+    uint32_t first_item;
+    uint32_t n_items;
+    uint32_t first_part; // of column 0, split 0
+    uint32_t n_splits;
+};
+
+struct AttendPlan {
+    uint32_t n_items; // 0 if the plan overflows
+    uint32_t n_parts;
+    uint32_t overflow; // 1: more than max_items or max_parts are needed
+    uint32_t reserved;
+};
+
 // Attention over one layer.
 struct AttendParams {
     uint64_t q;         // T [rows][q_stride], heads · d in the first columns
@@ -71,19 +99,25 @@ struct AttendParams {
     uint64_t masks;     // u64 [] live bits, one word a page
     uint64_t arenas;    // KvArena []
     uint64_t rotations; // f32 [n][d/2][2]: cos and sin of −Δ · inv_freq, or 0
-    uint64_t plan;      // u32: see attention/plan.cuh
-    uint64_t part_out;  // f32 [parts][heads of a KV head · q_len][d]
-    uint64_t part_lse;  // f32 [parts][…]
+    uint64_t plan;      // AttendPlan
+    uint64_t items;     // AttendItem [max_items]
+    uint64_t entries;   // AttendEntry [n_seqs · kv_heads]
+    uint64_t part_out;  // f32 [max_parts][d], normalised
+    uint64_t part_lse;  // f32 [max_parts]
     uint32_t n_seqs;
     uint32_t q_stride; // elements
     uint32_t heads;
     uint32_t kv_heads;
     uint32_t layer;
-    uint32_t sinks;      // S; 0 if the group never seals
-    uint32_t hot_pages;  // R/64, or KV_NONE if the group never seals
-    uint32_t window;     // a query sees the last `window` tokens; KV_NONE: all
-    uint32_t max_items;  // capacity of the plan
-    float scale;         // of q·k for base-2 logits: softmax scale · log2(e)
+    uint32_t sinks;        // S; 0 if the group never seals
+    uint32_t hot_pages;    // R/64, or KV_NONE if the group never seals
+    uint32_t window;       // a query sees the last `window` tokens; KV_NONE: all
+    uint32_t tile_columns; // columns of an item: 8 or 16
+    uint32_t decode_rows;  // sequences with more queries than this are left to prefill
+    uint32_t max_items;
+    uint32_t max_parts;
+    float scale; // of q·k for base-2 logits: softmax scale · log2(e)
+    uint32_t reserved;
 };
 
 // Writes new rows to 16-bit pages; RoPE first, if `inv_turns` is given. Every

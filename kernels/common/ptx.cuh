@@ -58,8 +58,8 @@ DEVICE float shuffle_xor(float x, uint32_t mask) { return __shfl_xor_sync(~0u, x
 DEVICE uint32_t shuffle_xor(uint32_t x, uint32_t mask) { return __shfl_xor_sync(~0u, x, mask); } // warp
 DEVICE float shuffle(float x, uint32_t lane) { return __shfl_sync(~0u, x, lane); }         // warp
 DEVICE uint32_t shuffle(uint32_t x, uint32_t lane) { return __shfl_sync(~0u, x, lane); }   // warp
-DEVICE uint32_t warp_ballot(bool p) { return __ballot_sync(~0u, p); }                     // warp
-DEVICE bool warp_any(bool p) { return __any_sync(~0u, p); }                               // warp
+DEVICE uint32_t warp_ballot(bool p) { return __ballot_sync(~0u, p); }                           // warp
+DEVICE bool warp_any(bool p) { return __any_sync(~0u, p); }                                     // warp
 
 DEVICE uint32_t atomic_add(uint32_t* p, uint32_t x) { return atomicAdd(p, x); }
 

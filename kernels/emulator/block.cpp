@@ -123,10 +123,11 @@ void Block::leave() {
 }
 
 void Block::fail(Site site, const char* text) {
-    std::string message = place(running) + ": " + text;
-    if (site.file) message += std::string(", at ") + site.file + ":" + std::to_string(site.line);
-    launch->fail(message);
-    message = std::string(); // leave() runs no destructors
+    { // leave() runs no destructors
+        std::string message = place(running) + ": " + text;
+        if (site.file) message += std::string(", at ") + site.file + ":" + std::to_string(site.line);
+        launch->fail(message);
+    }
     leave();
 }
 

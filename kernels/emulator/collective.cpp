@@ -1,7 +1,5 @@
 #include "emulator/collective.h"
 
-#include "emulator/half.h"
-
 namespace kvfold::emulator {
 
 template <class T> static T& operand(void* const (&operands)[WARP], uint32_t lane) {
@@ -63,34 +61,61 @@ static void movmatrix(void* const (&operands)[WARP]) {
 
 // ---- mma ------------------------------------------------------------------
 
-// A row of B or D, in the vector extension that GCC and clang share.
-typedef double Row8 __attribute__((vector_size(64)));
+// The vector extensions that GCC and clang share, in the width that every
+// x86-64 and aarch64 has.
+typedef uint32_t Word4 __attribute__((vector_size(16)));
+typedef float Float4 __attribute__((vector_size(16)));
+typedef double Double2 __attribute__((vector_size(16)));
+
+// The low or the high halves of four registers as floats.
+struct F16 {
+    static Float4 low(Word4 x) { return decode(x); }
+    static Float4 high(Word4 x) { return decode(x >> 16); }
+    // float_from_f16, four at a time.
+    static Float4 decode(Word4 h) {
+        Word4 magnitude = (h & 0x7fff) << 13, exponent = magnitude & 0x0f800000;
+        magnitude += 0x38000000;
+        magnitude += Word4(exponent == 0x0f800000) & 0x38000000;
+        Word4 subnormal = Word4(exponent == 0);
+        Word4 below = Word4(Float4(magnitude + 0x00800000) - 0x1p-14f);
+        return Float4((subnormal & below) | (~subnormal & magnitude) | (h & 0x8000) << 16);
+    }
+};
+struct Bf16 {
+    static Float4 low(Word4 x) { return Float4(x << 16); }
+    static Float4 high(Word4 x) { return Float4(x & 0xffff0000); }
+};
 
 // Products of 16-bit floats are exact in double; so is nearly every sum of 17
 // of them. The result is rounded once, to f32.
-template <float (*to_float)(uint16_t)> static void mma(void* const (&operands)[WARP]) {
-    double a[16][16];
-    Row8 b[16], d[16];
+template <class Half> static void mma(void* const (&operands)[WARP]) {
+    float a[16][16];
+    double b[16][8], d[16][8];
     for (uint32_t l = 0; l < WARP; ++l) {
         const auto& o = operand<MmaOperands>(operands, l);
-        uint32_t g = l / 4, t = l % 4;
-        for (uint32_t i = 0; i < 2; ++i) { // the low and the high half of a register
-            auto half = [i](uint32_t x) { return double(to_float(uint16_t(x >> 16 * i))); };
-            uint32_t c = 2 * t + i;
-            a[g][c] = half(o.a[0]);
-            a[g + 8][c] = half(o.a[1]);
-            a[g][c + 8] = half(o.a[2]);
-            a[g + 8][c + 8] = half(o.a[3]);
-            b[c][g] = half(o.b[0]);
-            b[c + 8][g] = half(o.b[1]);
-            d[g][c] = o.d[i];
-            d[g + 8][c] = o.d[2 + i];
+        uint32_t g = l / 4, c = 2 * (l % 4);
+        Word4 ra = {o.a[0], o.a[1], o.a[2], o.a[3]}, rb = {o.b[0], o.b[1], 0, 0};
+        Float4 a_half[2] = {Half::low(ra), Half::high(ra)}, b_half[2] = {Half::low(rb), Half::high(rb)};
+        for (uint32_t i = 0; i < 2; ++i) {
+            a[g][c + i] = a_half[i][0];
+            a[g + 8][c + i] = a_half[i][1];
+            a[g][c + 8 + i] = a_half[i][2];
+            a[g + 8][c + 8 + i] = a_half[i][3];
+            b[c + i][g] = b_half[i][0];
+            b[c + 8 + i][g] = b_half[i][1];
+            d[g][c + i] = o.d[i];
+            d[g + 8][c + i] = o.d[2 + i];
         }
     }
     for (uint32_t row = 0; row < 16; ++row) {
-        Row8 sum = d[row];
-        for (uint32_t k = 0; k < 16; ++k) sum += a[row][k] * b[k];
-        d[row] = sum;
+        Double2 sum[4];
+        memcpy(sum, d[row], sizeof sum);
+        for (uint32_t k = 0; k < 16; ++k) {
+            Double2 factor = {a[row][k], a[row][k]}, column[4];
+            memcpy(column, b[k], sizeof column);
+            for (uint32_t j = 0; j < 4; ++j) sum[j] += factor * column[j];
+        }
+        memcpy(d[row], sum, sizeof sum);
     }
     for (uint32_t l = 0; l < WARP; ++l) {
         float* out = operand<MmaOperands>(operands, l).d;
@@ -111,8 +136,8 @@ void complete(Wait collective, void* const (&operands)[WARP]) {
     case Wait::ldmatrix_x4: return ldmatrix(operands, false);
     case Wait::ldmatrix_x4_trans: return ldmatrix(operands, true);
     case Wait::movmatrix_trans: return movmatrix(operands);
-    case Wait::mma_f16: return mma<float_from_f16>(operands);
-    case Wait::mma_bf16: return mma<float_from_bf16>(operands);
+    case Wait::mma_f16: return mma<F16>(operands);
+    case Wait::mma_bf16: return mma<Bf16>(operands);
     default: return; // sync_warp: to have met is all
     }
 }

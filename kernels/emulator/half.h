@@ -19,11 +19,12 @@ inline float float_of(uint32_t u) {
 }
 
 inline float float_from_f16(uint16_t h) {
-    // Exponent and mantissa move into place; · 2^112 corrects the bias and
-    // normalises subnormals; what was all ones stays all ones.
-    uint32_t magnitude = bits_of(float_of(uint32_t(h & 0x7fff) << 13) * 0x1p112f);
-    uint32_t special = (h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0;
-    return float_of(magnitude | special | uint32_t(h & 0x8000) << 16);
+    uint32_t magnitude = uint32_t(h & 0x7fff) << 13, exponent = magnitude & 0x0f800000;
+    magnitude += 0x38000000;                              // 127 − 15 exponents
+    if (exponent == 0x0f800000) magnitude += 0x38000000;  // all ones stay all ones
+    if (exponent == 0) // the mantissa alone: put a one before it, subtract the one
+        magnitude = bits_of(float_of(magnitude + 0x00800000) - 0x1p-14f);
+    return float_of(magnitude | uint32_t(h & 0x8000) << 16);
 }
 
 inline uint16_t f16_from_float(float x) {

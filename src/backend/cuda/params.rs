@@ -133,8 +133,59 @@ mirror! {
 }
 
 mirror! {
+    /// A share of decode attention: some pages of one stream for some columns. A column
+    /// is a (query, head) pair of one KV head: `query · group + head`.
+    AttendItem, 32 bytes {
+        /// Its sequence.
+        0 seq: u32,
+        /// Its KV head.
+        4 kv_head: u32,
+        /// Index in `streams`.
+        8 stream: u32,
+        /// First column.
+        12 column: u32,
+        /// Kept pages `[first_page, first_page + n_pages)`.
+        16 first_page: u32,
+        /// Pages.
+        20 n_pages: u32,
+        /// Part of column 0; column c goes to `part + c · n_splits`.
+        24 part: u32,
+        /// Splits; 1: results go straight to `out`.
+        28 n_splits: u32,
+    }
+}
+
+mirror! {
+    /// All items of one (sequence, KV head), at `seq · kv_heads + kv_head`.
+    AttendEntry, 16 bytes {
+        /// First item.
+        0 first_item: u32,
+        /// Items.
+        4 n_items: u32,
+        /// Part of column 0, split 0.
+        8 first_part: u32,
+        /// Splits.
+        12 n_splits: u32,
+    }
+}
+
+mirror! {
+    /// The size of a plan.
+    AttendPlan, 16 bytes {
+        /// Items; 0 if the plan overflows.
+        0 n_items: u32,
+        /// Parts.
+        4 n_parts: u32,
+        /// 1: more than `max_items` or `max_parts` are needed.
+        8 overflow: u32,
+        /// 0.
+        12 reserved: u32,
+    }
+}
+
+mirror! {
     /// Attention over one layer.
-    AttendParams, 144 bytes {
+    AttendParams, 176 bytes {
         /// `T [rows][q_stride]`, heads · d in the first columns.
         0 q: u64,
         /// `T [rows][heads · d]`.
@@ -155,32 +206,44 @@ mirror! {
         64 arenas: u64,
         /// `f32 [n][d/2][2]`: cos and sin of −Δ · inv_freq, or 0.
         72 rotations: u64,
-        /// `u32`: see `attention/plan.cuh`.
+        /// [`AttendPlan`].
         80 plan: u64,
-        /// `f32 [parts][heads of a KV head · q_len][d]`.
-        88 part_out: u64,
-        /// `f32 [parts][…]`.
-        96 part_lse: u64,
+        /// `AttendItem [max_items]`.
+        88 items: u64,
+        /// `AttendEntry [n_seqs · kv_heads]`.
+        96 entries: u64,
+        /// `f32 [max_parts][d]`, normalised.
+        104 part_out: u64,
+        /// `f32 [max_parts]`.
+        112 part_lse: u64,
         /// Sequences.
-        104 n_seqs: u32,
+        120 n_seqs: u32,
         /// Elements from a row of `q` to the next.
-        108 q_stride: u32,
+        124 q_stride: u32,
         /// Query heads.
-        112 heads: u32,
+        128 heads: u32,
         /// KV heads.
-        116 kv_heads: u32,
+        132 kv_heads: u32,
         /// The layer within its KV group.
-        120 layer: u32,
+        136 layer: u32,
         /// S; 0 if the group never seals.
-        124 sinks: u32,
+        140 sinks: u32,
         /// R / 64, or [`NONE`] if the group never seals.
-        128 hot_pages: u32,
+        144 hot_pages: u32,
         /// A query sees the last `window` tokens; [`NONE`]: all.
-        132 window: u32,
+        148 window: u32,
+        /// Columns of an item: 8 or 16.
+        152 tile_columns: u32,
+        /// Sequences with more queries than this are left to prefill.
+        156 decode_rows: u32,
         /// Capacity of the plan.
-        136 max_items: u32,
+        160 max_items: u32,
+        /// Capacity in parts.
+        164 max_parts: u32,
         /// Factor on q·k for base-2 logits: softmax scale · log2(e).
-        140 scale: f32,
+        168 scale: f32,
+        /// 0.
+        172 reserved: u32,
     }
 }
 
@@ -368,6 +431,9 @@ mod tests {
             KvRun::LAYOUT,
             KvStream::LAYOUT,
             AttendSeq::LAYOUT,
+            AttendItem::LAYOUT,
+            AttendEntry::LAYOUT,
+            AttendPlan::LAYOUT,
             AttendParams::LAYOUT,
             AppendParams::LAYOUT,
             AppendSlot::LAYOUT,

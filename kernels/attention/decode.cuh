@@ -1,0 +1,278 @@
+// Decode attention: up to 8·NT (query, head) columns of one KV head over some
+// pages of its stream, all runs in one softmax. For q_len up to 16; every K and
+// V byte is read once by the block.
+//
+// The warps of a block share an item tile by tile: a tile is a KIVI page, 32
+// tokens of an fp8 page or 16 tokens of a 16-bit page. Each warp streams its own
+// tiles through its own part of shared memory, with no barrier until the end,
+// where the warps' states merge in order.
+//
+// Bytes in flight a block: WARPS · (STAGES − 1) tiles. Floor: bytes of K and V.
+#pragma once
+
+#include "attention/tile_fp8.cuh"
+#include "attention/tile_half.cuh"
+#include "attention/tile_kivi.cuh"
+#include "attention/walk.cuh"
+
+// How sealed pages of a kernel are stored.
+template <class K, class V> struct Sealed {
+    using Keys = K;
+    using Values = V;
+    static constexpr uint32_t TOKENS = K::TOKENS; // of a tile
+    static constexpr uint32_t BYTES = K::BYTES + V::BYTES;
+};
+// All pages have 16 bits.
+struct NeverSealed {
+    static constexpr uint32_t TOKENS = 16;
+    static constexpr uint32_t BYTES = 0;
+};
+
+// Warps of a block: two where four would not fit the 99 KB of shared memory that
+// a block has on the smaller devices.
+constexpr int decode_warps(int d) { return d == 256 ? 2 : 4; }
+constexpr int decode_threads(int d) { return 32 * decode_warps(d); }
+// Blocks that a multiprocessor is to hold, for which registers are limited.
+constexpr int decode_blocks(int d, int nt) { return (d == 64 ? 4 : d == 128 ? 3 : 4) - (nt - 1); }
+
+// Two stages of 16-bit tiles and three of sealed ones, where 24 KB hold them.
+constexpr uint32_t decode_warp_bytes(uint32_t half, uint32_t sealed) {
+    uint32_t two = 2 * half > 2 * sealed ? 2 * half : 2 * sealed;
+    uint32_t three = 3 * (sealed ? sealed : half) > two ? 3 * (sealed ? sealed : half) : two;
+    return three <= 24576 ? three : two;
+}
+
+// What a block works on.
+struct Context {
+    AttendItem item;
+    AttendSeq seq;
+    KvStream stream;
+    Columns columns;
+    uint32_t reserved[5];
+    uint8_t walk[4][128]; // one of a Walk for each warp
+};
+static_assert(sizeof(Context) % 128 == 0, "what follows is aligned");
+
+template <class S> DEVICE S load_struct(uint64_t base, uint32_t index) {
+    static_assert(sizeof(S) % 8 == 0, "read in words of 8 bytes");
+    S s;
+    const uint64_t* from = reinterpret_cast<const uint64_t*>(base + uint64_t(index) * sizeof(S));
+    uint64_t* to = reinterpret_cast<uint64_t*>(&s);
+    UNROLL
+    for (uint32_t i = 0; i < sizeof(S) / 8; ++i) to[i] = load(from + i);
+    return s;
+}
+
+template <class T, int D, int NT, class Pages> struct Decode {
+    static constexpr bool SEALS = !SameType<Pages, NeverSealed>::VALUE;
+    static constexpr int WARPS = decode_warps(D);
+    static constexpr uint32_t COLUMNS = 8 * NT;
+    static constexpr uint32_t ROW = D + 4; // floats of a merged column
+
+    using Half = HalfTile<T, D>;
+    using WarpState = State<D, NT>;
+
+    // Shared memory of a warp: mirrored in src/backend/cuda/attend.rs.
+    static constexpr uint32_t WARP_BYTES = decode_warp_bytes(Half::BYTES, Pages::BYTES);
+    static constexpr int HALF_STAGES = WARP_BYTES / Half::BYTES;
+
+    static_assert(WARP_BYTES >= (COLUMNS * ROW + 2 * COLUMNS) * 4, "the merge fits");
+
+    const AttendParams& p;
+    Context& context; // in shared memory: registers are dear
+    uint8_t* shared;        // this warp's
+
+    static DEVICE void run(const AttendParams& p) {
+        uint32_t n = load(&reinterpret_cast<const AttendPlan*>(p.plan)->n_items);
+        Context& context = *reinterpret_cast<Context*>(shared_memory());
+        uint8_t* shared = shared_memory() + sizeof(Context) + warp_id() * WARP_BYTES;
+        for (uint32_t i = blockIdx.x; i < n; i += gridDim.x) {
+            if (threadIdx.x == 0) {
+                AttendItem item = load_struct<AttendItem>(p.items, i);
+                context.item = item;
+                context.seq = load_struct<AttendSeq>(p.seqs, item.seq);
+                context.stream = load_struct<KvStream>(p.streams, item.stream);
+                context.columns =
+                    columns_of(p, context.stream, context.seq.q_len, item.column, COLUMNS);
+            }
+            sync_block();
+            Decode{p, context, shared}.one();
+            sync_block(); // shared memory is free again
+        }
+    }
+
+    DEVICE void one() {
+        WarpState state;
+        state.clear();
+        for (uint32_t r = 0; r < context.stream.n_runs; ++r) {
+            KvRun run = load_struct<KvRun>(p.runs, context.stream.first_run + r);
+            KvArena arena = load_struct<KvArena>(p.arenas, run.arena);
+            if constexpr (SEALS) {
+                if (run.kind == RUN_SEALED) {
+                    const auto& walk = tiles<Pages::TOKENS>(run, arena);
+                    if (walk.count > 0) sealed_run<Pages>(walk, run.rotation, state);
+                    continue;
+                }
+            }
+            const auto& walk = tiles<Half::TOKENS>(run, arena);
+            if (walk.count > 0) half_run(walk, run.rotation, state);
+        }
+        finish(state);
+    }
+
+    // This warp's tiles of a run, in shared memory.
+    template <uint32_t ROWS> DEVICE const Walk<ROWS>& tiles(const KvRun& run, const KvArena& arena) {
+        static_assert(sizeof(Walk<ROWS>) <= sizeof(context.walk[0]), "a walk fits");
+        Walk<ROWS>& walk = *reinterpret_cast<Walk<ROWS>*>(context.walk[warp_id()]);
+        sync_warp(); // the last walk is done with
+        if (lane_id() == 0) {
+            uint32_t stream = p.layer * p.kv_heads + context.item.kv_head;
+            walk = walk_of<ROWS>(p, context.stream, run, arena, stream, context.item,
+                                 context.columns, WARPS);
+        }
+        sync_warp();
+        return walk;
+    }
+
+    // 16-bit pages.
+    DEVICE void half_run(const Walk<16>& walk, uint32_t rotation, WarpState& state) {
+        Queries<D, NT> q;
+        load_queries<T, T, D, NT>(p, context.columns, context.seq.first_row, context.item.kv_head,
+                                  rotation, q);
+        pipeline<HALF_STAGES, Half::BYTES>(
+            walk, shared,
+            [&](uint8_t* stage, uint32_t block, uint32_t k) {
+                const uint8_t* keys =
+                    walk.base + block * walk.block_bytes + walk.part(k) * (Half::TOKENS * Half::ROW);
+                TileView view = walk.view(k);
+                // Rows behind the last query may not have been written yet.
+                int32_t seen = context.columns.last.query + 1 - view.first;
+                uint32_t valid = seen <= 0 ? 0 : min_of(view.rows, uint32_t(seen));
+                Half::issue(stage, keys, keys + walk.key_bytes, valid);
+            },
+            [&](const uint8_t* stage, uint32_t k) {
+                float s[1][NT][4], factor[NT][2];
+                Half::template scores<NT>(stage, q.b, p.scale, s);
+                TileView view = walk.view(k);
+                if (!all_seen(p, view, context.columns, Half::TOKENS)) mask_scores(p, view, context.columns, s);
+                softmax_step(s, state, factor);
+                Half::template accumulate<NT>(stage, s, state);
+            });
+    }
+
+    // Sealed pages.
+    template <class Form>
+    DEVICE void sealed_run(const Walk<Form::TOKENS>& walk, uint32_t rotation, WarpState& state) {
+        using Keys = typename Form::Keys;
+        using Values = typename Form::Values;
+        Queries<D, NT> q;
+        load_queries<T, F16, D, NT, Keys::ORDER>(p, context.columns, context.seq.first_row,
+                                                 context.item.kv_head, rotation, q);
+        typename Values::template Extra<NT> extra;
+        Values::template enter<NT>(state, extra);
+        constexpr uint32_t TOKENS = Form::TOKENS;
+        pipeline<WARP_BYTES / Form::BYTES, Form::BYTES>(
+            walk, shared,
+            [&](uint8_t* stage, uint32_t block, uint32_t k) {
+                const uint8_t* page = walk.base + block * walk.block_bytes;
+                Keys::issue(stage, page + walk.part(k) * Keys::BYTES);
+                Values::issue(stage + Keys::BYTES, page + walk.key_bytes + walk.part(k) * Values::BYTES);
+            },
+            [&](const uint8_t* stage, uint32_t k) {
+                float s[TOKENS / 16][NT][4], factor[NT][2];
+                Keys::template scores<NT>(stage, q.b, p.scale, s);
+                TileView view = walk.view(k);
+                if (!all_seen(p, view, context.columns, TOKENS)) mask_scores(p, view, context.columns, s);
+                if (softmax_step(s, state, factor)) Values::template rescale<NT>(extra, factor);
+                Values::template accumulate<NT>(stage + Keys::BYTES, s, state, extra);
+            });
+        Values::template leave<NT>(state, extra);
+    }
+
+    // Merges the warps and writes rows or parts.
+    DEVICE void finish(WarpState& state) {
+        float* mine = reinterpret_cast<float*>(shared); // [COLUMNS][ROW], max, sum
+        uint32_t g = lane_id() / 4, t = lane_id() % 4;
+        UNROLL
+        for (int n = 0; n < NT; ++n) {
+            UNROLL
+            for (int e = 0; e < 2; ++e) {
+                uint32_t column = 8 * n + 2 * t + e;
+                float sum = state.sum[n][e];
+                UNROLL
+                for (uint32_t mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
+                if (g == 0) {
+                    mine[COLUMNS * ROW + column] = state.max[n][e];
+                    mine[COLUMNS * ROW + COLUMNS + column] = sum;
+                }
+                UNROLL
+                for (int b = 0; b < D / 16; ++b) {
+                    mine[column * ROW + 16 * b + g] = state.out[b][n][e];
+                    mine[column * ROW + 16 * b + g + 8] = state.out[b][n][e + 2];
+                }
+            }
+        }
+        sync_block();
+        constexpr uint32_t SHARE = 32 * WARPS / COLUMNS; // threads a column
+        uint32_t column = threadIdx.x / SHARE;
+        const Columns& columns = context.columns;
+        const AttendItem& item = context.item;
+        if (column >= columns.count) return;
+        const float* all = reinterpret_cast<const float*>(shared_memory() + sizeof(Context));
+        constexpr uint32_t STRIDE = WARP_BYTES / 4;
+        float max = -INFINITY, sum = 0.0f, weight[WARPS];
+        UNROLL
+        for (int w = 0; w < WARPS; ++w) max = max_of(max, all[w * STRIDE + COLUMNS * ROW + column]);
+        float base = max == -INFINITY ? 0.0f : max;
+        UNROLL
+        for (int w = 0; w < WARPS; ++w) {
+            weight[w] = exp2_fast(all[w * STRIDE + COLUMNS * ROW + column] - base);
+            sum = fma_fast(weight[w], all[w * STRIDE + COLUMNS * ROW + COLUMNS + column], sum);
+        }
+        float norm = sum > 0.0f ? 1.0f / sum : 0.0f;
+        float lse = sum > 0.0f ? max + log2_fast(sum) : -INFINITY;
+
+        uint32_t c = item.column + column;
+        uint32_t row = context.seq.first_row + c / columns.group;
+        uint32_t head = item.kv_head * columns.group + c % columns.group;
+        size_t at = size_t(row) * p.heads + head, part = item.part + size_t(c) * item.n_splits;
+        bool whole = item.n_splits == 1;
+        for (uint32_t i = 2 * (threadIdx.x % SHARE); i < uint32_t(D); i += 2 * SHARE) {
+            float x = 0.0f, y = 0.0f;
+            UNROLL
+            for (int w = 0; w < WARPS; ++w) {
+                x = fma_fast(weight[w], all[w * STRIDE + column * ROW + i], x);
+                y = fma_fast(weight[w], all[w * STRIDE + column * ROW + i + 1], y);
+            }
+            x *= norm, y *= norm;
+            if (whole) {
+                store(reinterpret_cast<uint32_t*>(reinterpret_cast<T*>(p.out) + at * D + i), Element<T>::pack(x, y));
+            } else {
+                FloatPair* to = reinterpret_cast<FloatPair*>(reinterpret_cast<float*>(p.part_out) + part * D + i);
+                store(to, FloatPair{x, y});
+            }
+        }
+        if (threadIdx.x % SHARE == 0) {
+            if (!whole) store(reinterpret_cast<float*>(p.part_lse) + part, lse);
+            else if (p.lse) store(reinterpret_cast<float*>(p.lse) + at, lse);
+        }
+    }
+};
+
+// The kernels of one form of sealed pages. n8 and n16: columns of an item.
+#define DECODE_KERNEL(form, Pages, type, T, d, n)                                                  \
+    KERNEL(decode_##form##_##type##_d##d##_n##n, AttendParams, decode_threads(d),                  \
+           decode_blocks(d, n / 8)) {                                                              \
+        Decode<T, d, n / 8, Pages<d>>::run(params);                                                \
+    }
+#define DECODE_KERNELS(form, Pages)                                                                \
+    DECODE_KERNEL(form, Pages, f16, F16, 64, 8)                                                    \
+    DECODE_KERNEL(form, Pages, f16, F16, 64, 16)                                                   \
+    DECODE_KERNEL(form, Pages, f16, F16, 128, 8)                                                   \
+    DECODE_KERNEL(form, Pages, f16, F16, 128, 16)                                                  \
+    DECODE_KERNEL(form, Pages, f16, F16, 256, 8)                                                   \
+    DECODE_KERNEL(form, Pages, bf16, Bf16, 64, 8)                                                  \
+    DECODE_KERNEL(form, Pages, bf16, Bf16, 64, 16)                                                 \
+    DECODE_KERNEL(form, Pages, bf16, Bf16, 128, 8)                                                 \
+    DECODE_KERNEL(form, Pages, bf16, Bf16, 128, 16)                                                \
+    DECODE_KERNEL(form, Pages, bf16, Bf16, 256, 8)

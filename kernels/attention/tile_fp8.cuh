@@ -1,0 +1,152 @@
+// 32 tokens of a half of a sealed e4m3 page, row-major [32][D] bytes. A byte in the high half
+// of 16 bits, shifted right by one below its sign, is an f16 of 2^−8 its value.
+//
+// Keys: a thread takes four consecutive channels of a row as its k, so queries
+// are loaded in the same order. Values: a transposing load of 16-bit pairs gives
+// row g the channels 2g and 2g + 1 of 16, so the accumulators' rows are permuted
+// while a run of fp8 pages is read.
+#pragma once
+
+#include "attention/columns.cuh"
+#include "attention/softmax.cuh"
+
+template <int D> struct Fp8Tile {
+    static constexpr uint32_t CHUNKS = D / 16; // 16 bytes each, of a row
+    static constexpr uint32_t TOKENS = 32;
+    static constexpr uint32_t BYTES = TOKENS * D;
+    static constexpr float POWER = 256.0f; // 2^8
+
+    // Where chunk c of row r lies: eight rows of one chunk column meet different banks.
+    static DEVICE uint32_t at(uint32_t row, uint32_t chunk) {
+        uint32_t turn = CHUNKS >= 8 ? row % 8 : row / 2 % 4;
+        return row * D + (chunk ^ turn) * 16;
+    }
+
+    static DEVICE void issue(uint8_t* shared, const uint8_t* tile) {
+        UNROLL
+        for (uint32_t i = 0; i < BYTES / 512; ++i) {
+            uint32_t chunk = i * 32 + lane_id();
+            cp_async16(shared + at(chunk / CHUNKS, chunk % CHUNKS), tile + chunk * 16);
+        }
+    }
+
+    // Two bytes of x, chosen by the selector into the high bytes, as f16 · 2^−8.
+    static DEVICE uint32_t halves(uint32_t x, uint32_t selector) {
+        uint32_t y = byte_permute(x, 0, selector);
+        return (y & 0x80008000) | ((y >> 1) & 0x3f803f80);
+    }
+};
+
+template <int D> struct Fp8Keys {
+    static constexpr Channels ORDER = Channels::BY_FOUR;
+    static constexpr uint32_t TOKENS = Fp8Tile<D>::TOKENS;
+    static constexpr uint32_t BYTES = Fp8Tile<D>::BYTES;
+
+    static DEVICE void issue(uint8_t* shared, const uint8_t* tile) { Fp8Tile<D>::issue(shared, tile); }
+
+    template <int NT>
+    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float scale,
+                              float (&s)[2][NT][4]) {
+        uint32_t g = lane_id() / 4, t = lane_id() % 4;
+        UNROLL
+        for (int b = 0; b < 2; ++b) {
+            UNROLL
+            for (int n = 0; n < NT; ++n) {
+                UNROLL
+                for (int e = 0; e < 4; ++e) s[b][n][e] = 0.0f;
+            }
+            UNROLL
+            for (int j = 0; j < D / 16; ++j) {
+                uint32_t a[4];
+                UNROLL
+                for (int h = 0; h < 2; ++h) {
+                    uint32_t row = 16 * b + 8 * h + g;
+                    uint32_t x = *reinterpret_cast<const uint32_t*>(shared + Fp8Tile<D>::at(row, j) + 4 * t);
+                    a[h] = Fp8Tile<D>::halves(x, 0x1404);
+                    a[h + 2] = Fp8Tile<D>::halves(x, 0x3424);
+                }
+                UNROLL
+                for (int n = 0; n < NT; ++n) mma_f16(s[b][n], a, q[j][n]);
+            }
+            UNROLL
+            for (int n = 0; n < NT; ++n) {
+                UNROLL
+                for (int e = 0; e < 4; ++e) s[b][n][e] *= scale * Fp8Tile<D>::POWER;
+            }
+        }
+    }
+};
+
+template <int D> struct Fp8Values {
+    static constexpr uint32_t BYTES = Fp8Tile<D>::BYTES;
+    template <int NT> struct Extra {};
+
+    static DEVICE void issue(uint8_t* shared, const uint8_t* tile) { Fp8Tile<D>::issue(shared, tile); }
+
+    template <int NT> static DEVICE void enter(State<D, NT>& state, Extra<NT>&) {
+        uint32_t g = lane_id() / 4, t = lane_id() % 4;
+        uint32_t even = (2 * g) % 8 * 4 + t;
+        UNROLL
+        for (int b = 0; b < D / 16; ++b) {
+            UNROLL
+            for (int n = 0; n < NT; ++n) {
+                UNROLL
+                for (int e = 0; e < 2; ++e) {
+                    float x = state.out[b][n][e] / Fp8Tile<D>::POWER;
+                    float y = state.out[b][n][e + 2] / Fp8Tile<D>::POWER;
+                    float x0 = shuffle(x, even), x1 = shuffle(x, even + 4);
+                    float y0 = shuffle(y, even), y1 = shuffle(y, even + 4);
+                    state.out[b][n][e] = g < 4 ? x0 : y0;
+                    state.out[b][n][e + 2] = g < 4 ? x1 : y1;
+                }
+            }
+        }
+    }
+
+    template <int NT> static DEVICE void leave(State<D, NT>& state, Extra<NT>&) {
+        uint32_t g = lane_id() / 4, t = lane_id() % 4;
+        uint32_t from = g / 2 * 4 + t;
+        UNROLL
+        for (int b = 0; b < D / 16; ++b) {
+            UNROLL
+            for (int n = 0; n < NT; ++n) {
+                UNROLL
+                for (int e = 0; e < 2; ++e) {
+                    float x = state.out[b][n][e] * Fp8Tile<D>::POWER;
+                    float y = state.out[b][n][e + 2] * Fp8Tile<D>::POWER;
+                    float x0 = shuffle(x, from), x1 = shuffle(x, from + 16);
+                    float y0 = shuffle(y, from), y1 = shuffle(y, from + 16);
+                    state.out[b][n][e] = g % 2 ? y0 : x0;
+                    state.out[b][n][e + 2] = g % 2 ? y1 : x1;
+                }
+            }
+        }
+    }
+
+    template <int NT> static DEVICE void rescale(Extra<NT>&, const float (&)[NT][2]) {}
+
+    template <int NT>
+    static DEVICE void accumulate(const uint8_t* shared, const float (&p)[2][NT][4],
+                                  State<D, NT>& state, Extra<NT>&) {
+        uint32_t lane = lane_id();
+        UNROLL
+        for (int b = 0; b < 2; ++b) { // of 16 tokens
+            uint32_t w[NT][2];
+            weights_operand<F16, NT>(p[b], w);
+            UNROLL
+            for (int j = 0; j < D / 16; j += 2) {
+                // Matrices: tokens 0–7 and 8–15 of chunk j, then of chunk j + 1.
+                uint32_t row = 16 * b + lane % 16, x[4];
+                ldmatrix_x4_trans(x, shared + Fp8Tile<D>::at(row, j + lane / 16));
+                UNROLL
+                for (int i = 0; i < 2; ++i) {
+                    const uint32_t a[4] = {
+                        Fp8Tile<D>::halves(x[2 * i], 0x2404), Fp8Tile<D>::halves(x[2 * i], 0x3414),
+                        Fp8Tile<D>::halves(x[2 * i + 1], 0x2404), Fp8Tile<D>::halves(x[2 * i + 1], 0x3414)};
+                    UNROLL
+                    for (int n = 0; n < NT; ++n) mma_f16(state.out[j + i][n], a, w[n]);
+                }
+            }
+        }
+    }
+};

@@ -1,0 +1,240 @@
+// Halves of a sealed KIVI page, as they lie in memory (src/codec/affine.rs):
+//
+//   keys    | codes | scale f16 [64/32][D] | zero f16 [64/32][D] |
+//   values  | codes | scale f16 [D/32][64] | zero f16 [D/32][64] |
+//
+// A code is used where it stands: masked out of the word, with the exponent bits
+// left 0, it is the f16 subnormal code · 2^(p − 24), p being its lowest bit.
+// Tensor cores take subnormals in full (Fasi et al. 2021, §3.1), so no code is
+// converted: a pair costs one AND and its share of a shift. Rows g stand at one
+// p, rows g + 8 at another; both powers of two leave through the score's factor
+// (keys) or the accumulators (values). With scales folded into the other
+// operand and zeros into one rank-1 product,
+//
+//   Σ_k (code·scale_k + zero_k)·x_k  =  Σ_k code·(scale_k·x_k)  +  Σ_k zero_k·x_k
+#pragma once
+
+#include "attention/columns.cuh"
+#include "attention/softmax.cuh"
+
+// The A operands in a word: 64/BITS elements of k for rows g and g + 8.
+template <int BITS> struct Codes;
+
+template <> struct Codes<2> {
+    static constexpr int OPERANDS = 2;
+    static constexpr float LOW = 262144.0f; // 2^18: rows g, code at bit 6
+    static constexpr float HIGH = 65536.0f; // 2^16: rows g + 8, code at bit 8
+    static DEVICE void unpack(uint32_t w, uint32_t (&a)[2][4]) {
+        constexpr uint32_t AT6 = 0x00c000c0, AT8 = 0x03000300;
+        a[0][0] = (w << 6) & AT6, a[0][1] = (w << 6) & AT8;
+        a[0][2] = (w << 2) & AT6, a[0][3] = (w << 2) & AT8;
+        a[1][0] = (w >> 2) & AT6, a[1][1] = (w >> 2) & AT8;
+        a[1][2] = (w >> 6) & AT6, a[1][3] = (w >> 6) & AT8;
+    }
+};
+
+template <> struct Codes<4> {
+    static constexpr int OPERANDS = 1;
+    static constexpr float LOW = 4194304.0f; // 2^22: rows g, code at bit 2
+    static constexpr float HIGH = 262144.0f; // 2^18: rows g + 8, code at bit 6
+    static DEVICE void unpack(uint32_t w, uint32_t (&a)[1][4]) {
+        constexpr uint32_t AT2 = 0x003c003c, AT6 = 0x03c003c0;
+        a[0][0] = (w << 2) & AT2, a[0][1] = (w << 2) & AT6;
+        a[0][2] = (w >> 6) & AT2, a[0][3] = (w >> 6) & AT6;
+    }
+};
+
+template <int BITS, int D> struct KiviLayout {
+    static constexpr uint32_t CODES = 64 * D * BITS / 8; // bytes
+    static constexpr uint32_t PARAMS = 64 * D / 32 * 2;  // bytes of scales, and of zeros
+    static constexpr uint32_t BYTES = CODES + 2 * PARAMS;
+};
+
+// Starts the copy of BYTES bytes as they lie, by one warp.
+template <uint32_t BYTES> DEVICE void issue_straight(uint8_t* shared, const uint8_t* from) {
+    static_assert(BYTES % 512 == 0, "a warp copies 512 bytes at a time");
+    UNROLL
+    for (uint32_t i = 0; i < BYTES / 512; ++i) {
+        uint32_t at = (i * 32 + lane_id()) * 16;
+        cp_async16(shared + at, from + at);
+    }
+}
+
+// A word of fragment `index`, this lane's.
+DEVICE uint32_t code_word(const uint8_t* codes, uint32_t index) {
+    return reinterpret_cast<const uint32_t*>(codes)[index * 32 + lane_id()];
+}
+
+template <int BITS, int D> struct KiviKeys {
+    using Layout = KiviLayout<BITS, D>;
+    static constexpr Channels ORDER = Channels::NATURAL;
+    static constexpr uint32_t TOKENS = 64;
+    static constexpr uint32_t BYTES = Layout::BYTES;
+
+    static DEVICE void issue(uint8_t* shared, const uint8_t* page) {
+        issue_straight<BYTES>(shared, page);
+    }
+
+    // Scores of 64 tokens, times `scale`.
+    template <int NT>
+    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float scale,
+                              float (&s)[4][NT][4]) {
+        constexpr int WORDS = 32 * BITS / 64; // of 32 channels: 1 or 2
+        constexpr int OPERANDS = Codes<BITS>::OPERANDS;
+        const uint8_t* params = shared + Layout::CODES + lane_id() / 8 * 16;
+        UNROLL
+        for (int group = 0; group < 2; ++group) {
+            float acc[2][NT][4], bias[NT][4];
+            UNROLL
+            for (int n = 0; n < NT; ++n) {
+                UNROLL
+                for (int e = 0; e < 4; ++e) acc[0][n][e] = acc[1][n][e] = bias[n][e] = 0.0f;
+            }
+            UNROLL
+            for (int block = 0; block < D / 32; ++block) {
+                // Eight equal rows a matrix: every g gets the 32 channels' own.
+                uint32_t factor[4], zero[4];
+                ldmatrix_x4(factor, params + (group * D + block * 32) * 2);
+                ldmatrix_x4(zero, params + Layout::PARAMS + (group * D + block * 32) * 2);
+                uint32_t fold[2][NT][2];
+                UNROLL
+                for (int i = 0; i < 2; ++i) {
+                    const uint32_t z[4] = {zero[2 * i], zero[2 * i], zero[2 * i + 1], zero[2 * i + 1]};
+                    UNROLL
+                    for (int n = 0; n < NT; ++n) {
+                        mma_f16(bias[n], z, q[2 * block + i][n]);
+                        fold[i][n][0] = mul_f16x2(q[2 * block + i][n][0], factor[2 * i]);
+                        fold[i][n][1] = mul_f16x2(q[2 * block + i][n][1], factor[2 * i + 1]);
+                    }
+                }
+                UNROLL
+                for (int half = 0; half < 2; ++half) {
+                    uint32_t first = (2 * group + half) * (D / 32 * WORDS) + block * WORDS;
+                    UNROLL
+                    for (int i = 0; i < WORDS; ++i) {
+                        uint32_t a[OPERANDS][4];
+                        Codes<BITS>::unpack(code_word(shared, first + i), a);
+                        UNROLL
+                        for (int o = 0; o < OPERANDS; ++o) {
+                            UNROLL
+                            for (int n = 0; n < NT; ++n)
+                                mma_f16(acc[half][n], a[o], fold[i * OPERANDS + o][n]);
+                        }
+                    }
+                }
+            }
+            UNROLL
+            for (int n = 0; n < NT; ++n) {
+                UNROLL
+                for (int e = 0; e < 4; ++e) {
+                    float power = e < 2 ? Codes<BITS>::LOW : Codes<BITS>::HIGH;
+                    UNROLL
+                    for (int half = 0; half < 2; ++half)
+                        s[2 * group + half][n][e] =
+                            fma_fast(acc[half][n][e], power * scale, bias[n][e] * scale);
+                }
+            }
+        }
+    }
+};
+
+template <int BITS, int D> struct KiviValues {
+    using Layout = KiviLayout<BITS, D>;
+    static constexpr uint32_t BYTES = Layout::BYTES;
+
+    static DEVICE void issue(uint8_t* shared, const uint8_t* page) {
+        issue_straight<BYTES>(shared, page);
+    }
+
+    // Σ zero · weight: row g is channel group g % (D/32).
+    template <int NT> struct Extra {
+        float bias[NT][4];
+    };
+
+    // From here on the accumulators hold codes' powers of two.
+    template <int NT> static DEVICE void enter(State<D, NT>& state, Extra<NT>& extra) {
+        state.scale_rows(1.0f / Codes<BITS>::LOW, 1.0f / Codes<BITS>::HIGH);
+        UNROLL
+        for (int n = 0; n < NT; ++n) {
+            UNROLL
+            for (int e = 0; e < 4; ++e) extra.bias[n][e] = 0.0f;
+        }
+    }
+
+    template <int NT> static DEVICE void leave(State<D, NT>& state, Extra<NT>& extra) {
+        state.scale_rows(Codes<BITS>::LOW, Codes<BITS>::HIGH);
+        UNROLL
+        for (int block = 0; block < D / 16; ++block) {
+            uint32_t lane = block / 2 * 4 + lane_id() % 4;
+            UNROLL
+            for (int n = 0; n < NT; ++n) {
+                UNROLL
+                for (int e = 0; e < 2; ++e) {
+                    float bias = shuffle(extra.bias[n][e], lane);
+                    state.out[block][n][e] += bias;
+                    state.out[block][n][e + 2] += bias;
+                }
+            }
+        }
+    }
+
+    template <int NT>
+    static DEVICE void rescale(Extra<NT>& extra, const float (&factor)[NT][2]) {
+        UNROLL
+        for (int n = 0; n < NT; ++n) extra.bias[n][0] *= factor[n][0], extra.bias[n][1] *= factor[n][1];
+    }
+
+    // Adds the weighted values of 64 tokens.
+    template <int NT>
+    static DEVICE void accumulate(const uint8_t* shared, const float (&p)[4][NT][4],
+                                  State<D, NT>& state, Extra<NT>& extra) {
+        constexpr int GROUPS = D / 32;
+        constexpr int WORDS = 32 * BITS / 64; // along 32 tokens: 1 or 2
+        constexpr int OPERANDS = Codes<BITS>::OPERANDS;
+        uint32_t lane = lane_id();
+        const uint8_t* scales = shared + Layout::CODES + lane / 8 * 16;
+        const uint8_t* zeros = scales + Layout::PARAMS + lane % 8 % GROUPS * 128;
+        UNROLL
+        for (int span = 0; span < 2; ++span) { // of 32 tokens
+            uint32_t b[2][NT][2];
+            weights_operand<F16, NT>(p[2 * span], b[0]);
+            weights_operand<F16, NT>(p[2 * span + 1], b[1]);
+            uint32_t zero[4];
+            ldmatrix_x4(zero, zeros + span * 64);
+            UNROLL
+            for (int i = 0; i < 2; ++i) {
+                const uint32_t a[4] = {zero[2 * i], 0, zero[2 * i + 1], 0};
+                UNROLL
+                for (int n = 0; n < NT; ++n) mma_f16(extra.bias[n], a, b[i][n]);
+            }
+            UNROLL
+            for (int group = 0; group < GROUPS; ++group) {
+                uint32_t factor[4], fold[2][NT][2];
+                ldmatrix_x4(factor, scales + group * 128 + span * 64);
+                UNROLL
+                for (int i = 0; i < 2; ++i) {
+                    UNROLL
+                    for (int n = 0; n < NT; ++n) {
+                        fold[i][n][0] = mul_f16x2(b[i][n][0], factor[2 * i]);
+                        fold[i][n][1] = mul_f16x2(b[i][n][1], factor[2 * i + 1]);
+                    }
+                }
+                UNROLL
+                for (int block = 2 * group; block < 2 * group + 2; ++block) {
+                    UNROLL
+                    for (int i = 0; i < WORDS; ++i) {
+                        uint32_t a[OPERANDS][4];
+                        uint32_t index = (span * WORDS + i) * (D / 16) + block;
+                        Codes<BITS>::unpack(code_word(shared, index), a);
+                        UNROLL
+                        for (int o = 0; o < OPERANDS; ++o) {
+                            UNROLL
+                            for (int n = 0; n < NT; ++n)
+                                mma_f16(state.out[block][n], a[o], fold[i * OPERANDS + o][n]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+};
