@@ -14,6 +14,8 @@
 
 #include "cache/page.cuh"
 
+namespace cache {
+
 constexpr uint32_t APPEND_THREADS = 64;
 
 // The cosines and sines of one position, side by side in shared memory.
@@ -88,6 +90,10 @@ template <class T> DEVICE void append(const AppendParams& p) {
     }
     copy_vectors(value, value_row, row_bytes, threadIdx.x, APPEND_THREADS);
 }
+
+} // namespace cache
+
+using namespace cache;
 
 KERNEL(append_f16, AppendParams, APPEND_THREADS, 16) { append<F16>(params); }
 KERNEL(append_bf16, AppendParams, APPEND_THREADS, 16) { append<Bf16>(params); }

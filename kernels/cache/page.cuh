@@ -4,6 +4,9 @@
 #include "common/params.h"
 #include "common/ptx.cuh"
 
+// Names of this family are its own: the emulator links all families together.
+namespace cache {
+
 enum Side { KEY, VALUE };
 
 // IEEE half precision and bfloat16: a pair of elements is a word.
@@ -46,3 +49,5 @@ DEVICE void copy_vectors(uint64_t from, uint64_t to, uint32_t bytes, uint32_t th
         store(address<Vec16>(to) + i, load(address<const Vec16>(from) + i));
     }
 }
+
+} // namespace cache

@@ -12,6 +12,8 @@
 #include "cache/seal_affine.cuh"
 #include "cache/seal_float.cuh"
 
+namespace cache {
+
 template <class T, class To, Side SIDE> DEVICE void seal_as_float(const SealParams& p) {
     SealHalf half = seal_half<SIDE>(p);
     seal_float<T, To>(half.from, half.to, p.head_dim);
@@ -22,6 +24,10 @@ template <class T, uint32_t BITS, Side SIDE> DEVICE void seal_as_kivi(const Seal
     SealHalf half = seal_half<SIDE>(p);
     seal_affine<T, BITS, 32, SIDE>(half.from, half.to, p.head_dim);
 }
+
+} // namespace cache
+
+using namespace cache;
 
 KERNEL(seal_f16_kivi2_key, SealParams, SEAL_THREADS, 4) { seal_as_kivi<F16, 2, KEY>(params); }
 KERNEL(seal_f16_kivi2_value, SealParams, SEAL_THREADS, 4) { seal_as_kivi<F16, 2, VALUE>(params); }

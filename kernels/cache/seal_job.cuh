@@ -3,6 +3,8 @@
 
 #include "cache/page.cuh"
 
+namespace cache {
+
 constexpr uint32_t TILE_TOKENS = 64;
 constexpr uint32_t SEAL_THREADS = 128;
 
@@ -17,3 +19,5 @@ template <Side SIDE> DEVICE SealHalf seal_half(const SealParams& p) {
     return {page_half<SIDE>(p.arenas, load(&job->from_arena), load(&job->from_block), stream),
             page_half<SIDE>(p.arenas, load(&job->to_arena), load(&job->to_block), stream)};
 }
+
+} // namespace cache
