@@ -18,6 +18,7 @@ mod emulator;
 #[path = "build/nvcc.rs"]
 mod nvcc;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,14 +39,17 @@ fn run() -> Result<(), String> {
     let enabled = |feature: &str| std::env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
     let out = std::env::var_os("OUT_DIR").map(PathBuf::from).ok_or("cargo sets OUT_DIR")?;
     let docs = std::env::var_os("DOCS_RS").is_some();
+    let mut read = BTreeSet::new();
     if enabled("CUDA") {
         match docs {
             true => cuda::write_table(&out, &cuda::Table::default())?,
-            false => cuda::build(&out)?,
+            false => read.extend(cuda::build(&out)?),
         }
     }
     if enabled("EMULATOR") && !docs {
-        emulator::build(&out)?;
+        read.extend(emulator::build(&out)?);
     }
+    // Last, so that nobody has to look for an error among hundreds of headers.
+    read.iter().for_each(|file| println!("cargo::rerun-if-changed={}", file.display()));
     Ok(())
 }

@@ -40,9 +40,17 @@ pub fn sources(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, String> {
     Ok(found)
 }
 
-/// Compiles all units, several at once, and returns what the compiler said about
-/// each. cargo is told of all files that were read.
-pub fn compile(compiler: &Compiler, units: &[Unit]) -> Result<Vec<String>, String> {
+/// What came of a set of units.
+#[derive(Default)]
+pub struct Compiled {
+    /// What the compiler said about each.
+    pub logs: Vec<String>,
+    /// All files that were read.
+    pub read: BTreeSet<PathBuf>,
+}
+
+/// Compiles all units, several at once. The compiler's errors go to stderr whole.
+pub fn compile(compiler: &Compiler, units: &[Unit]) -> Result<Compiled, String> {
     let jobs = std::env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize);
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
@@ -59,12 +67,12 @@ pub fn compile(compiler: &Compiler, units: &[Unit]) -> Result<Vec<String>, Strin
     let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
     done.sort_by_key(|(unit, _)| &unit.source);
 
-    let (mut logs, mut failed, mut read) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let (mut compiled, mut failed) = (Compiled::default(), Vec::new());
     for (unit, outcome) in done {
         match outcome {
             Ok((log, files)) => {
-                logs.push(log);
-                read.extend(files);
+                compiled.logs.push(log);
+                compiled.read.extend(files);
             }
             Err(output) => {
                 eprintln!("{output}");
@@ -72,9 +80,8 @@ pub fn compile(compiler: &Compiler, units: &[Unit]) -> Result<Vec<String>, Strin
             }
         }
     }
-    read.iter().for_each(|file| println!("cargo::rerun-if-changed={}", file.display()));
     match failed.is_empty() {
-        true => Ok(logs),
+        true => Ok(compiled),
         false => Err(format!("does not compile (see above): {}", failed.join(", "))),
     }
 }

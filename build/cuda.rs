@@ -3,6 +3,7 @@
 use crate::archs::{self, Archs};
 use crate::compile::{Compiler, Unit, compile, sources};
 use crate::nvcc::{self, Nvcc};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,8 +19,8 @@ pub struct Table {
     pub toolkit: (u32, u32),
 }
 
-/// Compiles all kernels and writes the table.
-pub fn build(out: &Path) -> Result<(), String> {
+/// Compiles all kernels and writes the table. Returns the files that were read.
+pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
     println!("cargo::rerun-if-changed={KERNELS}");
     let list = variable("KVFOLD_CUDA_ARCHS");
     let wanted = archs::parse(list.as_deref().unwrap_or(archs::DEFAULT))?;
@@ -45,10 +46,12 @@ pub fn build(out: &Path) -> Result<(), String> {
         .collect();
     flags.extend(archs.flags());
     let compiler = Compiler { program: nvcc.path, version: nvcc.version, flags };
-    for log in compile(&compiler, &units)? {
-        remarks(&log).iter().for_each(|line| println!("cargo::warning={line}"));
+    let compiled = compile(&compiler, &units)?;
+    for log in &compiled.logs {
+        remarks(log).iter().for_each(|line| println!("cargo::warning={line}"));
     }
-    write_table(out, &Table { fatbins, archs, toolkit: nvcc.toolkit })
+    write_table(out, &Table { fatbins, archs, toolkit: nvcc.toolkit })?;
+    Ok(compiled.read)
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -104,8 +107,10 @@ pub fn remarks(log: &str) -> Vec<String> {
 pub fn write_table(out: &Path, table: &Table) -> Result<(), String> {
     let mut text = String::from("// Written by build.rs.\n");
     let names = &table.archs.native;
-    // Images start at aligned addresses, as the driver's own loader leaves them.
-    text += "#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\n";
+    if !table.fatbins.is_empty() {
+        // Images start at aligned addresses, like those that the driver reads from files.
+        text += "#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\n";
+    }
     text += "pub static FATBINS: &[(&str, &[u8])] = &[\n";
     for (stem, file) in &table.fatbins {
         let file = file.to_string_lossy();

@@ -2,13 +2,14 @@
 //! compiled by the host's C++ compiler. For tests.
 
 use crate::compile::{Compiler, Unit, compile, sources};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const KERNELS: &str = "kernels";
 
-/// Compiles and links.
-pub fn build(out: &Path) -> Result<(), String> {
+/// Compiles and links. Returns the files that were read.
+pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
     println!("cargo::rerun-if-changed={KERNELS}");
     let program = tool("CXX", "c++");
     let answer = Command::new(&program).arg("--version").output().map_err(|e| {
@@ -34,9 +35,10 @@ pub fn build(out: &Path) -> Result<(), String> {
             Unit { output: folder.join(name).with_extension("o"), source }
         })
         .collect();
-    let flags = "-c -std=c++17 -O2 -g1 -fPIC -pthread -Wall -Wextra -ffp-contract=off -fno-strict-aliasing -DKVFOLD_EMULATED -I kernels -x c++";
+    let flags = "-c -std=c++17 -O2 -g1 -fPIC -pthread -Wall -ffp-contract=off -fno-strict-aliasing -DKVFOLD_EMULATED -I kernels -x c++";
     let flags = flags.split(' ').map(String::from).collect();
-    for log in compile(&Compiler { program, version, flags }, &units)? {
+    let compiled = compile(&Compiler { program, version, flags }, &units)?;
+    for log in &compiled.logs {
         log.lines().for_each(|line| println!("cargo::warning={line}"));
     }
 
@@ -54,7 +56,7 @@ pub fn build(out: &Path) -> Result<(), String> {
     println!("cargo::rustc-link-lib=static:+whole-archive=kvfold_emulator");
     let runtime = if cfg!(target_os = "macos") { "c++" } else { "stdc++" };
     println!("cargo::rustc-link-lib=dylib={runtime}");
-    Ok(())
+    Ok(compiled.read)
 }
 
 fn tool(variable: &str, default: &str) -> PathBuf {

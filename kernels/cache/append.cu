@@ -3,8 +3,7 @@
 //
 // Grid (n_slots, kv_heads), 64 threads; (n_slots, 1) if every slot names its stream.
 // A block serves one KV head of one slot: the query heads of its group, its key and
-// its value. Every (row, KV head) has one slot, so nothing is rotated twice. Slots of
-// other layers' streams are skipped.
+// its value. Every (row, KV head) has one slot, so nothing is rotated twice.
 //
 // RoPE is half-split: channel i turns with channel i + d/2 by position · inv_freq.
 // The angle is reduced in f64 (positions go to 10^6 and beyond), rotated in f32.
@@ -14,6 +13,8 @@
 // and rewritten in place, v is read, k and v go to the page); without: 8·d·kv_heads.
 
 #include "cache/page.cuh"
+
+namespace cache {
 
 constexpr uint32_t APPEND_THREADS = 64;
 
@@ -42,8 +43,7 @@ template <class T> DEVICE void rotate(Vec16& low, Vec16& high, const float* cos,
     }
 }
 
-// Rotates the group's query heads and the key head; the key goes to `key_row` as
-// well, if there is one.
+// Rotates the group's query heads and the key head; the key goes to `key_row` as well.
 template <class T>
 DEVICE void rotate_heads(const AppendParams& p, uint32_t kv_head, uint64_t row, uint64_t key_row,
                          Angles angles) {
@@ -59,7 +59,7 @@ DEVICE void rotate_heads(const AppendParams& p, uint32_t kv_head, uint64_t row, 
         rotate<T>(low, high, angles.cos + 8 * v, angles.sin + 8 * v);
         store(low_at, low);
         store(high_at, high);
-        if (is_key && key_row) {
+        if (is_key) {
             store(address<Vec16>(key_row) + v, low);
             store(address<Vec16>(key_row) + vectors + v, high);
         }
@@ -68,36 +68,32 @@ DEVICE void rotate_heads(const AppendParams& p, uint32_t kv_head, uint64_t row, 
 
 template <class T> DEVICE void append(const AppendParams& p) {
     const AppendSlot* slot = address<const AppendSlot>(p.slots) + blockIdx.x;
-    uint32_t stream = served_stream(load(&slot->stream), p.layer * p.kv_heads, p.kv_heads);
-    if (stream == KV_NONE) return;
-
+    uint32_t stream = served_stream(load(&slot->stream), p.layer * p.kv_heads);
     uint32_t kv_head = stream - p.layer * p.kv_heads;
-    uint32_t token = load(&slot->row), arena = load(&slot->arena);
+    uint32_t token = load(&slot->row), arena = load(&slot->arena), block = load(&slot->block);
     uint32_t row_bytes = 2 * p.head_dim;
     uint64_t row = p.qkv + uint64_t(token) * p.stride * 2;
-    uint64_t key_row = 0, value_row = 0; // none: the slot only rotates
-    if (arena != KV_NONE) {
-        uint32_t block = load(&slot->block);
-        uint64_t in_half = uint64_t(load(&slot->slot)) * row_bytes;
-        key_row = page_half<KEY>(p.arenas, arena, block, stream) + in_half;
-        value_row = page_half<VALUE>(p.arenas, arena, block, stream) + in_half;
-    }
-
     uint64_t key = row + uint64_t(p.heads + kv_head) * row_bytes;
+    uint64_t value = key + uint64_t(p.kv_heads) * row_bytes;
+    uint64_t in_half = uint64_t(load(&slot->slot)) * row_bytes;
+    uint64_t key_row = page_half<KEY>(p.arenas, arena, block, stream) + in_half;
+    uint64_t value_row = page_half<VALUE>(p.arenas, arena, block, stream) + in_half;
+
     if (p.inv_turns) {
         float* shared = reinterpret_cast<float*>(shared_memory());
         Angles angles{shared, shared + p.head_dim / 2};
         compute_angles(p, load(address<const uint32_t>(p.positions) + token), angles);
         sync_block();
         rotate_heads<T>(p, kv_head, row, key_row, angles);
-    } else if (key_row) {
+    } else {
         copy_vectors(key, key_row, row_bytes, threadIdx.x, APPEND_THREADS);
     }
-    if (value_row) {
-        uint64_t value = key + uint64_t(p.kv_heads) * row_bytes;
-        copy_vectors(value, value_row, row_bytes, threadIdx.x, APPEND_THREADS);
-    }
+    copy_vectors(value, value_row, row_bytes, threadIdx.x, APPEND_THREADS);
 }
+
+} // namespace cache
+
+using namespace cache;
 
 KERNEL(append_f16, AppendParams, APPEND_THREADS, 16) { append<F16>(params); }
 KERNEL(append_bf16, AppendParams, APPEND_THREADS, 16) { append<Bf16>(params); }

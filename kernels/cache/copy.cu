@@ -7,6 +7,8 @@
 
 #include "cache/page.cuh"
 
+namespace cache {
+
 constexpr uint32_t COPY_THREADS = 256;
 constexpr uint32_t COPY_DEPTH = 4;
 
@@ -22,6 +24,10 @@ DEVICE void copy_batch(const Vec16* from, Vec16* to, uint64_t first, uint64_t st
         if (first + i * stride < n) store(to + first + i * stride, batch[i]);
     }
 }
+
+} // namespace cache
+
+using namespace cache;
 
 KERNEL(copy, CopyParams, COPY_THREADS, 4) {
     const CopyJob* job = address<const CopyJob>(params.copies) + blockIdx.x;

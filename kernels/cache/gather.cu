@@ -6,6 +6,8 @@
 
 #include "cache/page.cuh"
 
+namespace cache {
+
 constexpr uint32_t GATHER_WARPS = 4;
 
 template <Side SIDE> DEVICE void copy_row(const GatherParams& p, const GatherRow* row) {
@@ -15,6 +17,10 @@ template <Side SIDE> DEVICE void copy_row(const GatherParams& p, const GatherRow
     copy_vectors(from + uint64_t(load(&row->from_slot)) * bytes, to + uint64_t(load(&row->to_slot)) * bytes,
                  bytes, lane_id(), 32);
 }
+
+} // namespace cache
+
+using namespace cache;
 
 KERNEL(gather, GatherParams, GATHER_WARPS * 32, 8) {
     uint32_t i = blockIdx.x * GATHER_WARPS + warp_id();

@@ -4,6 +4,9 @@
 #include "common/params.h"
 #include "common/ptx.cuh"
 
+// Names of this family are its own: the emulator links all families together.
+namespace cache {
+
 enum Side { KEY, VALUE };
 
 // IEEE half precision and bfloat16: a pair of elements is a word.
@@ -24,13 +27,11 @@ template <class T> DEVICE Pair unpack(uint32_t word) { return {T::widen(word & 0
 
 template <class T> DEVICE T* address(uint64_t a) { return reinterpret_cast<T*>(a); }
 
-// The stream that this block (its blockIdx.y) serves of an item that names `wanted`,
-// among `n` streams from `first` on; KV_NONE: nothing to do. KV_NONE as `wanted` means
-// all of them, one for each blockIdx.y; a named one falls to blockIdx.y = 0.
-DEVICE uint32_t served_stream(uint32_t wanted, uint32_t first, uint32_t n) {
-    if (wanted == KV_NONE) return first + blockIdx.y;
-    bool mine = blockIdx.y == 0 && wanted - first < n;
-    return mine ? wanted : KV_NONE;
+// The stream that this block serves of an item: the one that the item names, or, if
+// it names none (KV_NONE), the blockIdx.y-th from `first` on. The items of a launch
+// are alike in this: gridDim.y is 1, or the number of streams.
+DEVICE uint32_t served_stream(uint32_t named, uint32_t first) {
+    return named == KV_NONE ? first + blockIdx.y : named;
 }
 
 // Address of one half of a stream's page.
@@ -48,3 +49,5 @@ DEVICE void copy_vectors(uint64_t from, uint64_t to, uint32_t bytes, uint32_t th
         store(address<Vec16>(to) + i, load(address<const Vec16>(from) + i));
     }
 }
+
+} // namespace cache

@@ -2,8 +2,7 @@
 // scalar codecs of src/codec/ do. A kernel is named seal_{16-bit type}_{codec}_{side}.
 //
 // Grid (n_jobs, n_layers · kv_heads), 128 threads; (n_jobs, 1) if every job names its
-// stream. A block encodes one half of one stream's page; jobs of other layers' streams
-// are skipped.
+// stream. A block encodes one half of one stream's page.
 //
 // Shared memory: floats none; affine codecs a padded tile of 64 · (2d + 16) bytes
 // and 16d bytes for scales and zeros (g = 32): 37 KiB at d = 256.
@@ -13,16 +12,22 @@
 #include "cache/seal_affine.cuh"
 #include "cache/seal_float.cuh"
 
+namespace cache {
+
 template <class T, class To, Side SIDE> DEVICE void seal_as_float(const SealParams& p) {
     SealHalf half = seal_half<SIDE>(p);
-    if (half.from) seal_float<T, To>(half.from, half.to, p.head_dim);
+    seal_float<T, To>(half.from, half.to, p.head_dim);
 }
 
 // KIVI: groups of 32, unrotated.
 template <class T, uint32_t BITS, Side SIDE> DEVICE void seal_as_kivi(const SealParams& p) {
     SealHalf half = seal_half<SIDE>(p);
-    if (half.from) seal_affine<T, BITS, 32, SIDE>(half.from, half.to, p.head_dim);
+    seal_affine<T, BITS, 32, SIDE>(half.from, half.to, p.head_dim);
 }
+
+} // namespace cache
+
+using namespace cache;
 
 KERNEL(seal_f16_kivi2_key, SealParams, SEAL_THREADS, 4) { seal_as_kivi<F16, 2, KEY>(params); }
 KERNEL(seal_f16_kivi2_value, SealParams, SEAL_THREADS, 4) { seal_as_kivi<F16, 2, VALUE>(params); }

@@ -7,6 +7,8 @@
 
 #include "cache/seal_job.cuh"
 
+namespace cache {
+
 constexpr uint32_t SEAL_WARPS = SEAL_THREADS / 32;
 
 // A page half in shared memory, 16-bit, [token][channel]. Rows are 16 bytes longer
@@ -181,3 +183,5 @@ DEVICE void seal_affine(uint64_t from, uint64_t to, uint32_t head_dim) {
     write_codes<T, BITS, GROUP, SIDE>(tile, fits, to);
     write_fits(fits, groups, to + TILE_TOKENS * head_dim * BITS / 8);
 }
+
+} // namespace cache

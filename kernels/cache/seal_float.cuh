@@ -4,6 +4,8 @@
 
 #include "cache/seal_job.cuh"
 
+namespace cache {
+
 // Rounds to the nearest e4m3 number, ties to even, saturating at ±448.
 DEVICE uint32_t float_fp8(float x) {
     uint32_t sign = float_bits(x) >> 24 & 0x80;
@@ -54,3 +56,5 @@ template <class T, class To> DEVICE void seal_float(uint64_t from, uint64_t to, 
         store(address<Vector>(to) + i, To::template convert<T>(load(address<const Vec16>(from) + i)));
     }
 }
+
+} // namespace cache

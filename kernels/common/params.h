@@ -126,7 +126,7 @@ struct AttendParams {
 struct AppendParams {
     uint64_t qkv;       // T [rows][stride]: q heads, k heads, v heads; q and k are rotated in place
     uint64_t positions; // u32 [rows] what RoPE sees
-    uint64_t slots;     // AppendSlot [n_slots]
+    uint64_t slots;     // AppendSlot [n_slots], either all with a stream of this layer or all without
     uint64_t arenas;    // KvArena []
     uint64_t inv_turns; // f64 [d/2]: inv_freq / 2π, or 0: rows are rotated already
     uint32_t n_slots;
@@ -134,13 +134,13 @@ struct AppendParams {
     uint32_t heads;
     uint32_t kv_heads;
     uint32_t head_dim;
-    uint32_t layer; // slots of other layers' streams are skipped
+    uint32_t layer;
 };
 
 // One row of one page.
 struct AppendSlot {
-    uint32_t row;   // of qkv
-    uint32_t arena; // KV_NONE: no page, the row is only rotated
+    uint32_t row; // of qkv
+    uint32_t arena;
     uint32_t block;
     uint32_t slot;   // token within the page
     uint32_t stream; // KV_NONE: all KV heads of the layer; else layer · kv_heads + head
@@ -149,10 +149,10 @@ struct AppendSlot {
 
 // Encodes whole 16-bit pages: one (page, half) a block.
 struct SealParams {
-    uint64_t jobs;   // SealJob [n_jobs]
+    uint64_t jobs;   // SealJob [n_jobs], either all with a stream of these layers or all without
     uint64_t arenas; // KvArena []
     uint32_t n_jobs;
-    uint32_t first_layer; // layers [first, first + n) are sealed; jobs of other layers' streams are skipped
+    uint32_t first_layer; // jobs with stream = KV_NONE seal layers [first, first + n)
     uint32_t n_layers;
     uint32_t kv_heads;
     uint32_t head_dim;

@@ -113,7 +113,7 @@ static void test_divergence() {
          {"warp ", "lanes 0-15 at shuffle_xor (", "lanes 16-31 exited"}},
         {"a shuffle while the other lanes wait at a barrier",
          {"warp ", "lanes 0-15 at shuffle_xor (", "lanes 16-31 at sync_block ("}},
-        {"two collectives", {"divergent warp", "ballot (", "sync_warp ("}},
+        {"two collectives", {"divergent warp", "warp_ballot (", "sync_warp ("}},
         {"one collective at two places", {"divergent warp", "sync_warp ("}},
         {"a lane that exits before a block barrier",
          {"warp 1", "lanes 0-12,14-31 at sync_block (", "lanes 13 exited"}},

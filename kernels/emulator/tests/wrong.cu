@@ -90,7 +90,7 @@ KERNEL(divergent, TestParams, 64, 1) {
         break;
     case 2:
         if (low)
-            ballot(true);
+            warp_ballot(true);
         else
             sync_warp();
         break;

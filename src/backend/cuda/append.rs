@@ -150,7 +150,8 @@ pub fn append<T: Element>(
         return Err(Error::config("append", "the plan is of other arenas or another KV group"));
     }
     check(group, call, T::CODEC, plan.rows, qkv.len())?;
-    for (slots, n_slots, streams) in plan.slots.parts(call.at.layer, kv_heads as u32) {
+    let layer = call.at.layer;
+    for (slots, n_slots, streams) in plan.slots.parts(layer..layer + 1, kv_heads as u32) {
         let params = AppendParams {
             qkv: qkv.address(),
             positions: plan.positions.address_of(0),
@@ -162,7 +163,7 @@ pub fn append<T: Element>(
             heads: call.heads as u32,
             kv_heads: kv_heads as u32,
             head_dim: d as u32,
-            layer: call.at.layer as u32,
+            layer: layer as u32,
         };
         // Cosines and sines.
         let shape = Launch::grid([n_slots, streams, 1], THREADS).shared(4 * d as u32);

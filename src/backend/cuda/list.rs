@@ -69,14 +69,14 @@ impl<T: Pod> LayerList<T> {
         Ok(())
     }
 
-    /// The parts that concern layer `layer`, those that are empty left out: address,
-    /// items, and streams that an item names (`all`, or 1).
-    pub fn parts(&self, layer: usize, all: u32) -> impl Iterator<Item = (u64, u32, u32)> {
+    /// The two parts that concern these layers, those that are empty left out: address,
+    /// items, and streams that an item stands for (`all`, or 1).
+    pub fn parts(&self, layers: Range<usize>, all: u32) -> impl Iterator<Item = (u64, u32, u32)> {
         let start = |layer: usize| self.starts.get(layer).copied().unwrap_or(self.list.len());
         let part = |range: Range<usize>, streams| {
             (self.list.address_of(range.start), range.len() as u32, streams)
         };
-        [part(0..start(0), all), part(start(layer)..start(layer + 1), 1)]
+        [part(0..start(0), all), part(start(layers.start)..start(layers.end), 1)]
             .into_iter()
             .filter(|(_, n, _)| *n > 0)
     }

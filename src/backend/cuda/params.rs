@@ -254,7 +254,7 @@ mirror! {
         0 qkv: u64,
         /// `u32 [rows]` what RoPE sees.
         8 positions: u64,
-        /// `AppendSlot [n_slots]`.
+        /// `AppendSlot [n_slots]`, either all with a stream of this layer or all without.
         16 slots: u64,
         /// `KvArena []`.
         24 arenas: u64,
@@ -270,7 +270,7 @@ mirror! {
         52 kv_heads: u32,
         /// Channels of a head.
         56 head_dim: u32,
-        /// The layer within its KV group; slots of other layers' streams are skipped.
+        /// The layer within its KV group.
         60 layer: u32,
     }
 }
@@ -280,7 +280,7 @@ mirror! {
     AppendSlot, 24 bytes {
         /// Row of `qkv`.
         0 row: u32,
-        /// Index in `arenas`, or [`NONE`]: no page, the row is only rotated.
+        /// Index in `arenas`.
         4 arena: u32,
         /// Block number.
         8 block: u32,
@@ -296,7 +296,7 @@ mirror! {
 mirror! {
     /// Encodes whole 16-bit pages: one (page, half) a warp or block.
     SealParams, 40 bytes {
-        /// `SealJob [n_jobs]`.
+        /// `SealJob [n_jobs]`, either all with a stream of these layers or all without.
         0 jobs: u64,
         /// `KvArena []`.
         8 arenas: u64,

@@ -3,17 +3,17 @@
 use super::arenas::{Arenas, layer_of};
 use super::list::LayerList;
 use super::params::{NONE, SealJob, SealParams};
-use crate::backend::LayerIndex;
 use crate::backend::driver::{Device, Launch, Stream};
 use crate::cache::{Seal, SeqStep};
 use crate::codec::affine::{Affine, KIVI2, KIVI4};
 use crate::codec::{Codec, Side, TILE_TOKENS};
 use crate::error::{Error, Result};
+use std::ops::Range;
 
 const THREADS: u32 = 128;
 
-/// The pages that a step seals: made once a step, used by every layer of one KV
-/// group, on one stream.
+/// The pages that a step seals: made once a step, for one KV group, on one
+/// stream.
 pub struct SealPlan {
     arenas: u64,
     group: usize,
@@ -70,26 +70,38 @@ fn job(arenas: &Arenas, seal: &Seal) -> Result<(Option<usize>, SealJob)> {
     Ok((layer_of(group, seal.stream)?, job))
 }
 
-/// Encodes the planned pages of one layer.
+/// Encodes the planned pages of layers of a KV group. A page can be sealed as soon as
+/// its rows of that layer are written: in decode that is long before the step, so all
+/// layers can be sealed at once.
 ///
 /// # Errors
-/// [`Error::Config`] if the plan is of another group; [`Error::Unsupported`] for a
-/// codec that has no kernel.
-pub fn seal(arenas: &mut Arenas, plan: &SealPlan, at: LayerIndex, stream: &Stream) -> Result<()> {
-    let group = arenas.group_of(at)?;
-    if (plan.arenas, plan.group) != (arenas.id(), at.group) {
+/// [`Error::Config`] if the plan is of another group; [`Error::NotFound`] for layers
+/// that do not exist; [`Error::Unsupported`] for a codec that has no kernel.
+pub fn seal(
+    arenas: &mut Arenas,
+    plan: &SealPlan,
+    group: usize,
+    layers: Range<usize>,
+    stream: &Stream,
+) -> Result<()> {
+    if (plan.arenas, plan.group) != (arenas.id(), group) {
         return Err(Error::config("seal", "the plan is of other arenas or another KV group"));
     }
+    let group = arenas.group(group)?;
+    if layers.end > group.layers {
+        return Err(Error::NotFound { what: format!("KV layer {}", layers.end - 1) });
+    }
+    let streams = (layers.len() * group.kv_heads) as u32;
     let (hot, d) = (group.format.hot(), group.head_dim);
     for (side, codec) in [(Side::Key, group.format.key), (Side::Value, group.format.value)] {
         let kernel = kernel(hot, codec, side)?;
-        for (jobs, n_jobs, streams) in plan.jobs.parts(at.layer, group.kv_heads as u32) {
+        for (jobs, n_jobs, streams) in plan.jobs.parts(layers.clone(), streams) {
             let params = SealParams {
                 jobs,
                 arenas: arenas.table(),
                 n_jobs,
-                first_layer: at.layer as u32,
-                n_layers: 1,
+                first_layer: layers.start as u32,
+                n_layers: layers.len() as u32,
                 kv_heads: group.kv_heads as u32,
                 head_dim: d as u32,
                 reserved: 0,
