@@ -42,17 +42,6 @@ constexpr uint32_t decode_warp_bytes(uint32_t half, uint32_t sealed) {
     return three <= 24576 ? three : two;
 }
 
-// What a block works on.
-struct Context {
-    AttendItem item;
-    AttendSeq seq;
-    KvStream stream;
-    Columns columns;
-    uint32_t reserved[5];
-    uint8_t walk[4][128]; // one of a Walk for each warp
-};
-static_assert(sizeof(Context) % 128 == 0, "what follows is aligned");
-
 template <class S> DEVICE S load_struct(uint64_t base, uint32_t index) {
     static_assert(sizeof(S) % 8 == 0, "read in words of 8 bytes");
     S s;
@@ -62,6 +51,28 @@ template <class S> DEVICE S load_struct(uint64_t base, uint32_t index) {
     for (uint32_t i = 0; i < sizeof(S) / 8; ++i) to[i] = load(from + i);
     return s;
 }
+
+// What a block works on, in shared memory.
+struct Context {
+    AttendItem item;
+    AttendSeq seq;
+    KvStream stream;
+    Columns columns;
+    uint32_t index; // of the item
+    uint32_t n_items;
+    uint32_t reserved[3];
+    uint8_t walk[4][128]; // one of a Walk for each warp
+
+    // Reads item `index`, if it is one. By one thread.
+    DEVICE void fetch(const AttendParams& p, uint32_t at_most) {
+        if (index >= n_items) return;
+        item = load_struct<AttendItem>(p.items, index);
+        seq = load_struct<AttendSeq>(p.seqs, item.seq);
+        stream = load_struct<KvStream>(p.streams, item.stream);
+        columns = columns_of(p, stream, seq.q_len, item.column, at_most);
+    }
+};
+static_assert(sizeof(Context) % 128 == 0, "what follows is aligned");
 
 template <class T, int D, int NT, class Pages> struct Decode {
     static constexpr bool SEALS = !SameType<Pages, NeverSealed>::VALUE;
@@ -83,21 +94,22 @@ template <class T, int D, int NT, class Pages> struct Decode {
     uint8_t* shared;        // this warp's
 
     static DEVICE void run(const AttendParams& p) {
-        uint32_t n = load(&reinterpret_cast<const AttendPlan*>(p.plan)->n_items);
         Context& context = *reinterpret_cast<Context*>(shared_memory());
         uint8_t* shared = shared_memory() + sizeof(Context) + warp_id() * WARP_BYTES;
-        for (uint32_t i = blockIdx.x; i < n; i += gridDim.x) {
+        if (threadIdx.x == 0) {
+            context.index = blockIdx.x;
+            context.n_items = load(&reinterpret_cast<const AttendPlan*>(p.plan)->n_items);
+            context.fetch(p, COLUMNS);
+        }
+        sync_block();
+        while (context.index < context.n_items) {
+            Decode{p, context, shared}.one();
+            sync_block(); // everything in shared memory is free again
             if (threadIdx.x == 0) {
-                AttendItem item = load_struct<AttendItem>(p.items, i);
-                context.item = item;
-                context.seq = load_struct<AttendSeq>(p.seqs, item.seq);
-                context.stream = load_struct<KvStream>(p.streams, item.stream);
-                context.columns =
-                    columns_of(p, context.stream, context.seq.q_len, item.column, COLUMNS);
+                context.index += gridDim.x;
+                context.fetch(p, COLUMNS);
             }
             sync_block();
-            Decode{p, context, shared}.one();
-            sync_block(); // shared memory is free again
         }
     }
 

@@ -120,39 +120,39 @@ struct AttendParams {
     uint32_t reserved;
 };
 
-// Writes new rows to 16-bit pages; RoPE first, if `inv_turns` is given.
+// Writes new rows to 16-bit pages; RoPE first, if `inv_turns` is given. Every
+// (row, KV head of the layer) has one slot: it names the page that takes its key and
+// value, and it is where its query heads are rotated.
 struct AppendParams {
     uint64_t qkv;       // T [rows][stride]: q heads, k heads, v heads; q and k are rotated in place
     uint64_t positions; // u32 [rows] what RoPE sees
     uint64_t slots;     // AppendSlot [n_slots]
     uint64_t arenas;    // KvArena []
     uint64_t inv_turns; // f64 [d/2]: inv_freq / 2π, or 0: rows are rotated already
-    uint32_t n_rows;
-    uint32_t stride; // elements
+    uint32_t n_slots;
+    uint32_t stride; // elements, a multiple of 8
     uint32_t heads;
     uint32_t kv_heads;
     uint32_t head_dim;
-    uint32_t layer;
-    uint32_t n_slots;
-    uint32_t reserved;
+    uint32_t layer; // slots of other layers' streams are skipped
 };
 
 // One row of one page.
 struct AppendSlot {
-    uint32_t row; // of qkv
-    uint32_t arena;
+    uint32_t row;   // of qkv
+    uint32_t arena; // KV_NONE: no page, the row is only rotated
     uint32_t block;
     uint32_t slot;   // token within the page
     uint32_t stream; // KV_NONE: all KV heads of the layer; else layer · kv_heads + head
     uint32_t reserved;
 };
 
-// Encodes whole 16-bit pages: one (page, half) a warp or block.
+// Encodes whole 16-bit pages: one (page, half) a block.
 struct SealParams {
     uint64_t jobs;   // SealJob [n_jobs]
     uint64_t arenas; // KvArena []
     uint32_t n_jobs;
-    uint32_t first_layer; // jobs with stream = KV_NONE seal layers [first, first + n)
+    uint32_t first_layer; // layers [first, first + n) are sealed; jobs of other layers' streams are skipped
     uint32_t n_layers;
     uint32_t kv_heads;
     uint32_t head_dim;
@@ -164,7 +164,7 @@ struct SealJob {
     uint32_t from_block;
     uint32_t to_arena;
     uint32_t to_block;
-    uint32_t stream; // KV_NONE: all of the layers asked for
+    uint32_t stream; // KV_NONE: all of the layers asked for; else layer · kv_heads + head
     uint32_t reserved;
 };
 

@@ -58,8 +58,8 @@ DEVICE float shuffle_xor(float x, uint32_t mask) { return __shfl_xor_sync(~0u, x
 DEVICE uint32_t shuffle_xor(uint32_t x, uint32_t mask) { return __shfl_xor_sync(~0u, x, mask); } // warp
 DEVICE float shuffle(float x, uint32_t lane) { return __shfl_sync(~0u, x, lane); }         // warp
 DEVICE uint32_t shuffle(uint32_t x, uint32_t lane) { return __shfl_sync(~0u, x, lane); }   // warp
-DEVICE uint32_t warp_ballot(bool p) { return __ballot_sync(~0u, p); }                           // warp
-DEVICE bool warp_any(bool p) { return __any_sync(~0u, p); }                                     // warp
+DEVICE uint32_t warp_ballot(bool p) { return __ballot_sync(~0u, p); }                     // warp
+DEVICE bool warp_any(bool p) { return __any_sync(~0u, p); }                               // warp
 
 DEVICE uint32_t atomic_add(uint32_t* p, uint32_t x) { return atomicAdd(p, x); }
 
@@ -111,8 +111,11 @@ DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 DEVICE float sub_rn(float a, float b) { return __fsub_rn(a, b); }
 DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+DEVICE double mul_rn(double a, double b) { return __dmul_rn(a, b); }
+DEVICE double sub_rn(double a, double b) { return __dsub_rn(a, b); }
 // Rounds to the nearest integer, ties to even.
 DEVICE float rint_rn(float x) { return rintf(x); }
+DEVICE double rint_rn(double x) { return rint(x); }
 
 DEVICE float fma_fast(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 // 2^x, about 2 ulp, 0 at −∞.

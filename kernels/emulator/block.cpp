@@ -19,40 +19,46 @@ void Launch::fail(const std::string& text) {
 
 // ---- a block from start to end --------------------------------------------
 
-// After shared memory: found changed, or by AddressSanitizer, touched.
+// Bytes before and after shared memory that no kernel may change; what it reads
+// there is NaN. AddressSanitizer does better: the heap's own red zones.
+#ifdef KVFOLD_ASAN
+constexpr uint32_t GUARD_BYTES = 0;
+#else
 constexpr uint32_t GUARD_BYTES = 1024;
-constexpr uint8_t GUARD = 0xa5;
+#endif
+// 0xfffb is NaN in f16 and bf16, twice it is in f32, and rarely written by mistake.
+static uint8_t guard_byte(uint32_t i) { return i % 2 ? 0xff : 0xfb; }
 
 Block::~Block() { free(shared_buffer_); }
 
 bool Block::prepare_shared(uint32_t bytes) {
-#ifdef KVFOLD_ASAN
-    uint32_t guard = 0; // the heap's own red zone follows at once
-#else
-    uint32_t guard = GUARD_BYTES;
-#endif
+    size_t all = size_t(bytes) + 2 * GUARD_BYTES;
     if (!shared_buffer_ || shared_bytes_ != bytes) {
         free(std::exchange(shared_buffer_, nullptr));
         void* memory = nullptr;
-        if (posix_memalign(&memory, 128, bytes + guard ? bytes + guard : 1) != 0) return false;
+        if (posix_memalign(&memory, 128, all ? all : 1) != 0) return false;
         shared_buffer_ = static_cast<uint8_t*>(memory);
+        shared = shared_buffer_ + GUARD_BYTES;
         shared_bytes_ = bytes;
     }
-    shared = shared_buffer_;
+    for (uint32_t i = 0; i < GUARD_BYTES; ++i) {
+        shared_buffer_[i] = guard_byte(i);
+        shared[bytes + i] = guard_byte(i);
+    }
     memset(shared, 0xff, bytes);
-    memset(shared + bytes, GUARD, guard);
     return true;
 }
 
 void Block::check_guard() {
-#ifndef KVFOLD_ASAN
     for (uint32_t i = 0; i < GUARD_BYTES; ++i) {
-        if (shared[shared_bytes_ + i] == GUARD) continue;
-        launch->fail(place(nullptr) + ": wrote byte " + std::to_string(i) + " past the end of shared memory (" +
-                     std::to_string(shared_bytes_) + " bytes)");
-        return;
+        bool before = shared_buffer_[i] != guard_byte(i),
+             after = shared[shared_bytes_ + i] != guard_byte(i);
+        if (!before && !after) continue;
+        return launch->fail(
+            place(nullptr) + ": wrote outside shared memory, at offset " +
+            std::to_string(before ? int64_t(i) - GUARD_BYTES : int64_t(shared_bytes_) + i) +
+            " of " + std::to_string(shared_bytes_) + " bytes");
     }
-#endif
 }
 
 bool Block::prepare(Launch& new_launch, Index index) {
@@ -125,7 +131,8 @@ void Block::leave() {
 void Block::fail(Site site, const char* text) {
     { // leave() runs no destructors
         std::string message = place(running) + ": " + text;
-        if (site.file) message += std::string(", at ") + site.file + ":" + std::to_string(site.line);
+        if (site.file)
+            message += std::string(", at ") + site.file + ":" + std::to_string(site.line);
         launch->fail(message);
     }
     leave();
@@ -201,7 +208,8 @@ void Block::wait_at_barrier(Wait kind, uint32_t id, uint32_t threads, Site site)
     Barrier& barrier = barriers_[id];
     if (barrier.arrived == 0) barrier.expected = threads;
     if (barrier.expected != threads)
-        emulator::fail(site, "sync_named(%u, %u) while others wait there for %u threads", id, threads, barrier.expected);
+        emulator::fail(site, "sync_named(%u, %u) while others wait there for %u threads", id,
+                       threads, barrier.expected);
     running->wait = kind;
     running->barrier = uint8_t(id);
     running->site = site;
@@ -220,7 +228,8 @@ void Block::release(Barrier& barrier, uint32_t id) {
     for (uint32_t k = 0; k < n_threads_; ++k) {
         uint32_t i = (start + k) % n_threads_;
         uint32_t leader = id == 0 ? 0 : i / WARP * WARP;
-        if (waits(leader) != waits(i) || (waits(i) && !same(threads_[i].site, threads_[leader].site))) {
+        if (waits(leader) != waits(i) ||
+            (waits(i) && !same(threads_[i].site, threads_[leader].site))) {
             launch->fail(describe_deadlock());
             leave();
         }
@@ -235,7 +244,8 @@ void Block::release(Barrier& barrier, uint32_t id) {
 }
 
 bool Block::is_shared(const void* p, uint32_t bytes) const {
-    return holds({reinterpret_cast<uintptr_t>(shared), shared_bytes_}, reinterpret_cast<uintptr_t>(p), bytes);
+    return holds({reinterpret_cast<uintptr_t>(shared), shared_bytes_},
+                 reinterpret_cast<uintptr_t>(p), bytes);
 }
 
 } // namespace kvfold::emulator

@@ -75,7 +75,7 @@ class Block {
 
     Launch* launch = nullptr;
     Thread* running = nullptr;
-    uint8_t* shared = nullptr;
+    uint8_t* shared = nullptr; // shared_bytes_, in shared_buffer_
     Random random;
 
   private:

@@ -19,7 +19,8 @@ static void shuffle(void* const (&operands)[WARP], bool exclusive_or) {
 
 static uint32_t votes(void* const (&operands)[WARP]) {
     uint32_t bits = 0;
-    for (uint32_t l = 0; l < WARP; ++l) bits |= uint32_t(operand<VoteOperands>(operands, l).value) << l;
+    for (uint32_t l = 0; l < WARP; ++l)
+        bits |= uint32_t(operand<VoteOperands>(operands, l).value) << l;
     return bits;
 }
 
@@ -95,7 +96,8 @@ template <class Half> static void mma(void* const (&operands)[WARP]) {
         const auto& o = operand<MmaOperands>(operands, l);
         uint32_t g = l / 4, c = 2 * (l % 4);
         Word4 ra = {o.a[0], o.a[1], o.a[2], o.a[3]}, rb = {o.b[0], o.b[1], 0, 0};
-        Float4 a_half[2] = {Half::low(ra), Half::high(ra)}, b_half[2] = {Half::low(rb), Half::high(rb)};
+        Float4 a_half[2] = {Half::low(ra), Half::high(ra)},
+               b_half[2] = {Half::low(rb), Half::high(rb)};
         for (uint32_t i = 0; i < 2; ++i) {
             a[g][c + i] = a_half[i][0];
             a[g + 8][c + i] = a_half[i][1];

@@ -20,8 +20,8 @@ inline float float_of(uint32_t u) {
 
 inline float float_from_f16(uint16_t h) {
     uint32_t magnitude = uint32_t(h & 0x7fff) << 13, exponent = magnitude & 0x0f800000;
-    magnitude += 0x38000000;                              // 127 − 15 exponents
-    if (exponent == 0x0f800000) magnitude += 0x38000000;  // all ones stay all ones
+    magnitude += 0x38000000;                             // 127 − 15 exponents
+    if (exponent == 0x0f800000) magnitude += 0x38000000; // all ones stay all ones
     if (exponent == 0) // the mantissa alone: put a one before it, subtract the one
         magnitude = bits_of(float_of(magnitude + 0x00800000) - 0x1p-14f);
     return float_of(magnitude | uint32_t(h & 0x8000) << 16);

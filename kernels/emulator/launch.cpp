@@ -29,7 +29,7 @@ class BlockPool {
     }
     void give(std::unique_ptr<Block> block) {
         std::lock_guard<std::mutex> guard(lock_);
-        if (free_.size() < 64) free_.push_back(std::move(block));
+        if (free_.size() < 16) free_.push_back(std::move(block));
     }
 
   private:
@@ -49,7 +49,9 @@ class Order {
     Order(uint64_t n, Random& random) : n_(n), start_(random.next() % n), step_(random.next() % n) {
         while (common_divisor(step_, n_) != 1) step_ = (step_ + 1) % n_;
     }
-    uint64_t at(uint64_t i) const { return uint64_t((unsigned __int128)(i)*step_ % n_ + start_) % n_; }
+    uint64_t at(uint64_t i) const {
+        return uint64_t((unsigned __int128)(i)*step_ % n_ + start_) % n_;
+    }
 
   private:
     static uint64_t common_divisor(uint64_t a, uint64_t b) {
@@ -63,17 +65,19 @@ class Order {
     uint64_t n_, start_, step_;
 };
 
-std::string configuration_error(const Kernel* k, const uint32_t grid[3], uint32_t threads, uint32_t shared_bytes,
-                                uint64_t params_bytes) {
+std::string configuration_error(const Kernel* k, const uint32_t grid[3], uint32_t threads,
+                                uint32_t shared_bytes, uint64_t params_bytes) {
     auto text = [](uint64_t n) { return std::to_string(n); };
     std::string kernel = "kernel '" + std::string(k->name) + "': ";
     if (params_bytes != k->params_bytes)
         return kernel + "params of " + text(params_bytes) + " bytes, not " + text(k->params_bytes);
     if (threads != k->threads)
-        return kernel + "launched with " + text(threads) + " threads, declared with " + text(k->threads);
+        return kernel + "launched with " + text(threads) + " threads, declared with " +
+               text(k->threads);
     if (threads == 0 || threads % WARP != 0 || threads > MAX_THREADS)
         return kernel + text(threads) + " threads are not 1 to 32 whole warps";
-    if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[0] > 0x7fffffff || grid[1] > 65535 || grid[2] > 65535)
+    if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[0] > 0x7fffffff || grid[1] > 65535 ||
+        grid[2] > 65535)
         return kernel + "grid (" + text(grid[0]) + "," + text(grid[1]) + "," + text(grid[2]) + ")";
     if (shared_bytes > MAX_SHARED)
         return kernel + text(shared_bytes) + " bytes of shared memory, at most " + text(MAX_SHARED);
@@ -105,7 +109,8 @@ void run_blocks(Launch& launch, uint32_t host_threads) {
         uint64_t i;
         while (!launch.failed && (i = next++) < n) {
             uint64_t b = order.at(i), row = b / launch.grid.x;
-            block->run(launch, {uint32_t(b % launch.grid.x), uint32_t(row % launch.grid.y), uint32_t(row / launch.grid.y)});
+            block->run(launch, {uint32_t(b % launch.grid.x), uint32_t(row % launch.grid.y),
+                                uint32_t(row / launch.grid.y)});
         }
         pool().give(std::move(block));
     };
@@ -120,8 +125,9 @@ void run_blocks(Launch& launch, uint32_t host_threads) {
 }
 
 // The message of what went wrong, or "".
-std::string launch(const char* name, const uint32_t grid[3], uint32_t threads, uint32_t shared_bytes,
-                   const void* params, uint64_t params_bytes, uint64_t seed, uint32_t host_threads) {
+std::string launch(const char* name, const uint32_t grid[3], uint32_t threads,
+                   uint32_t shared_bytes, const void* params, uint64_t params_bytes, uint64_t seed,
+                   uint32_t host_threads) {
     std::string message;
     const Kernel* kernel = find_kernel(name, message);
     if (!kernel) return message;
@@ -145,12 +151,14 @@ std::string launch(const char* name, const uint32_t grid[3], uint32_t threads, u
 } // namespace kvfold::emulator
 
 extern "C" int kvfold_emulator_launch(const char* kernel, const uint32_t grid[3], uint32_t threads,
-                                      uint32_t shared_bytes, const void* params, uint64_t params_bytes, uint64_t seed,
-                                      uint32_t host_threads, char* error, uint64_t error_bytes) {
+                                      uint32_t shared_bytes, const void* params,
+                                      uint64_t params_bytes, uint64_t seed, uint32_t host_threads,
+                                      char* error, uint64_t error_bytes) {
     // The host's own failures (no memory, no threads) must not cross into Rust.
     std::string message;
     try {
-        message = kvfold::emulator::launch(kernel, grid, threads, shared_bytes, params, params_bytes, seed, host_threads);
+        message = kvfold::emulator::launch(kernel, grid, threads, shared_bytes, params,
+                                           params_bytes, seed, host_threads);
     } catch (const std::exception& failure) {
         message = std::string("the host failed: ") + failure.what();
     }

@@ -11,6 +11,11 @@
 #include <string.h>
 
 #include "emulator/emulator.h"
+#include "emulator/fiber.h"
+
+#ifdef KVFOLD_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace kvfold::emulator {
 
@@ -51,7 +56,8 @@ void describe_address(uintptr_t address, char* text, size_t bytes) {
     Found below = find_allocation(address);
     if (below.any && address - below.begin < below.bytes) {
         snprintf(text, bytes, "byte %" PRIu64 " of %s of %" PRIu64 " bytes",
-                 uint64_t(address - below.begin), below.live ? "an allocation" : "a freed allocation", below.bytes);
+                 uint64_t(address - below.begin),
+                 below.live ? "an allocation" : "a freed allocation", below.bytes);
         return;
     }
     Table& t = table();
@@ -75,7 +81,8 @@ using namespace kvfold::emulator;
 
 extern "C" void* kvfold_emulator_alloc(uint64_t bytes) {
     void* memory = nullptr;
-    if (bytes > SIZE_MAX / 2 || posix_memalign(&memory, 256, bytes ? bytes : 1) != 0) return nullptr;
+    if (bytes > SIZE_MAX / 2 || posix_memalign(&memory, 256, bytes ? bytes : 1) != 0)
+        return nullptr;
     memset(memory, 0xff, bytes);
     Table& t = table();
     std::unique_lock<std::shared_mutex> guard(t.lock);
@@ -90,6 +97,9 @@ extern "C" int kvfold_emulator_free(void* address) {
     auto at = t.allocations.find(reinterpret_cast<uintptr_t>(address));
     if (at == t.allocations.end() || !at->second.live) return 1;
     memset(address, 0xff, at->second.bytes);
+#ifdef KVFOLD_ASAN
+    __asan_poison_memory_region(address, at->second.bytes); // until free() below
+#endif
     at->second.live = false;
     t.graves.push_back(at->first);
     t.grave_bytes += at->second.bytes;
@@ -97,6 +107,9 @@ extern "C" int kvfold_emulator_free(void* address) {
         auto oldest = t.allocations.find(t.graves.front());
         t.graves.pop_front();
         t.grave_bytes -= oldest->second.bytes;
+#ifdef KVFOLD_ASAN
+        __asan_unpoison_memory_region(reinterpret_cast<void*>(oldest->first), oldest->second.bytes);
+#endif
         free(reinterpret_cast<void*>(oldest->first));
         t.allocations.erase(oldest);
     }

@@ -23,7 +23,9 @@ template <class T> DEVICE void store(T* p, T x, KvSite site = KvSite::here()) {
     *p = x;
 }
 
-struct alignas(16) Vec16 { uint32_t w[4]; };
+struct alignas(16) Vec16 {
+    uint32_t w[4];
+};
 
 // ---- asynchronous copies to shared memory ---------------------------------
 
@@ -116,7 +118,10 @@ DEVICE float mul_rn(float a, float b) { return a * b; }
 DEVICE float add_rn(float a, float b) { return a + b; }
 DEVICE float sub_rn(float a, float b) { return a - b; }
 DEVICE float div_rn(float a, float b) { return a / b; }
+DEVICE double mul_rn(double a, double b) { return a * b; }
+DEVICE double sub_rn(double a, double b) { return a - b; }
 DEVICE float rint_rn(float x) { return rintf(x); }
+DEVICE double rint_rn(double x) { return rint(x); }
 
 DEVICE float fma_fast(float a, float b, float c) { return fmaf(a, b, c); }
 // .ftz: subnormal inputs and results are zeros of the same sign.
@@ -151,19 +156,26 @@ DEVICE float f16_float(uint16_t x) { return kvfold::emulator::float_from_f16(x);
 DEVICE uint16_t float_f16(float x) { return kvfold::emulator::f16_from_float(x); }
 DEVICE float bf16_float(uint16_t x) { return kvfold::emulator::float_from_bf16(x); }
 DEVICE uint16_t float_bf16(float x) { return kvfold::emulator::bf16_from_float(x); }
-DEVICE uint32_t pack_f16(float low, float high) { return float_f16(low) | uint32_t(float_f16(high)) << 16; }
-DEVICE uint32_t pack_bf16(float low, float high) { return float_bf16(low) | uint32_t(float_bf16(high)) << 16; }
+DEVICE uint32_t pack_f16(float low, float high) {
+    return float_f16(low) | uint32_t(float_f16(high)) << 16;
+}
+DEVICE uint32_t pack_bf16(float low, float high) {
+    return float_bf16(low) | uint32_t(float_bf16(high)) << 16;
+}
 // The product of two f16 is exact in f32, so this rounds once.
 DEVICE uint32_t mul_f16x2(uint32_t a, uint32_t b) {
     return pack_f16(f16_float(uint16_t(a)) * f16_float(uint16_t(b)),
                     f16_float(uint16_t(a >> 16)) * f16_float(uint16_t(b >> 16)));
 }
-DEVICE uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector, KvSite site = KvSite::here()) {
+DEVICE uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector,
+                             KvSite site = KvSite::here()) {
     if (selector & 0x8888)
-        kvfold::emulator::fail(site, "byte_permute: bit 3 of a selector (0x%x) would replicate a sign", selector);
+        kvfold::emulator::fail(
+            site, "byte_permute: bit 3 of a selector (0x%x) would replicate a sign", selector);
     uint64_t bytes = uint64_t(b) << 32 | a;
     uint32_t result = 0;
-    for (int i = 0; i < 4; ++i) result |= uint32_t(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    for (int i = 0; i < 4; ++i)
+        result |= uint32_t(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
     return result;
 }
 DEVICE uint32_t popcount(uint64_t x) { return uint32_t(__builtin_popcountll(x)); }

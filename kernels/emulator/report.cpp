@@ -58,18 +58,20 @@ static std::string groups(const Thread* threads, uint32_t count, const char* uni
 
 // "kernel 'x', block (0,0,0)", and the thread if there is one.
 std::string Block::place(const Thread* thread) const {
-    std::string text = "kernel '" + std::string(launch->kernel->name) + "', block (" + std::to_string(blockIdx.x) +
-                       "," + std::to_string(blockIdx.y) + "," + std::to_string(blockIdx.z) + ")";
+    std::string text = "kernel '" + std::string(launch->kernel->name) + "', block (" +
+                       std::to_string(blockIdx.x) + "," + std::to_string(blockIdx.y) + "," +
+                       std::to_string(blockIdx.z) + ")";
     if (thread) {
         uint32_t id = id_of(thread);
-        text += ", thread " + std::to_string(id) + " (warp " + std::to_string(id / WARP) + ", lane " +
-                std::to_string(id % WARP) + ")";
+        text += ", thread " + std::to_string(id) + " (warp " + std::to_string(id / WARP) +
+                ", lane " + std::to_string(id % WARP) + ")";
     }
     return text;
 }
 
 std::string Block::describe_mismatch(uint32_t warp, Wait collective, Site site) const {
-    return place(running) + ": came to " + name_of(collective) + " (" + site.file + ":" + std::to_string(site.line) +
+    return place(running) + ": came to " + name_of(collective) + " (" + site.file + ":" +
+           std::to_string(site.line) +
            ") in a divergent warp: " + groups(&threads_[warp * WARP], WARP, "lanes");
 }
 
@@ -81,9 +83,11 @@ std::string Block::describe_deadlock() const {
         bool divergent = false;
         for (uint32_t l = 1; l < WARP; ++l) divergent |= state(lanes[l]) != state(lanes[0]);
         if (divergent)
-            return place(nullptr) + ": divergence in warp " + std::to_string(w) + ": " + groups(lanes, WARP, "lanes");
+            return place(nullptr) + ": divergence in warp " + std::to_string(w) + ": " +
+                   groups(lanes, WARP, "lanes");
     }
-    return place(nullptr) + ": a barrier that some threads miss: " + groups(threads_.data(), n_threads_, "threads");
+    return place(nullptr) +
+           ": a barrier that some threads miss: " + groups(threads_.data(), n_threads_, "threads");
 }
 
 } // namespace kvfold::emulator

@@ -20,14 +20,17 @@ void fail(Site site, const char* format, ...) {
     current_block->fail(site, text);
 }
 
-void meet(Wait collective, void* operands, Site site) { current_block->meet(collective, operands, site); }
+void meet(Wait collective, void* operands, Site site) {
+    current_block->meet(collective, operands, site);
+}
 
 void sync_block_at(Site site) {
     current_block->wait_at_barrier(Wait::sync_block, 0, current_block->n_threads(), site);
 }
 
 void wait_at_barrier(uint32_t id, uint32_t threads, Site site) {
-    if (id == 0 || id >= N_BARRIERS) fail(site, "sync_named(%u, %u): barriers are 1 to 15", id, threads);
+    if (id == 0 || id >= N_BARRIERS)
+        fail(site, "sync_named(%u, %u): barriers are 1 to 15", id, threads);
     if (threads == 0 || threads % WARP != 0 || threads > current_block->n_threads())
         fail(site, "sync_named(%u, %u): not a number of whole warps of this block", id, threads);
     current_block->wait_at_barrier(Wait::sync_named, id, threads, site);
@@ -38,8 +41,8 @@ void perhaps_yield() { current_block->perhaps_yield(); }
 // ---- copies ---------------------------------------------------------------
 
 void copy_issue(void* shared, const void* global, bool valid, Site site) {
-    check_shared(shared, 16, "cp_async16 to", site);
-    check_global(global, 16, 16, "cp_async16 from", site);
+    check_shared(shared, 16, "cp_async16 destination", site);
+    check_global(global, 16, 16, "cp_async16 source", site);
     Block& block = *current_block;
     block.running->copies.issue(shared, valid ? global : nullptr, block.random.below(2));
 }
@@ -50,39 +53,40 @@ void copy_wait(uint32_t newest) { current_block->running->copies.wait(newest); }
 
 void check_shared(const void* address, uint32_t bytes, const char* what, Site site) {
     Block& block = *current_block;
+    long long offset = static_cast<const uint8_t*>(address) - block.shared;
     if (!block.is_shared(address, bytes))
-        fail(site, "%s %u bytes at offset %lld of %u bytes of shared memory", what, bytes,
-             (long long)(static_cast<const uint8_t*>(address) - block.shared), block.launch->shared_bytes);
-    uintptr_t offset = reinterpret_cast<uintptr_t>(address);
+        fail(site, "%s: %u bytes at offset %lld of %u bytes of shared memory", what, bytes, offset,
+             block.launch->shared_bytes);
     if (offset % bytes != 0)
-        fail(site, "%s a misaligned address: offset %lld of shared memory is not a multiple of %u", what,
-             (long long)(static_cast<const uint8_t*>(address) - block.shared), bytes);
+        fail(site, "%s: misaligned, offset %lld of shared memory is not a multiple of %u", what,
+             offset, bytes);
 }
 
-void check_global_slowly(uintptr_t address, uint32_t bytes, uint32_t align, const char* what, Site site) {
+void check_global_slowly(uintptr_t address, uint32_t bytes, uint32_t align, const char* what,
+                         Site site) {
+    uint32_t at = 0;
+    while (at < N_RECENT && !holds(recent[at], address, bytes)) ++at;
+    bool known = at < N_RECENT;
+    Recent allocation = known ? recent[at] : Recent{};
+    if (!known) {
+        at = N_RECENT - 1;
+        Found found = find_allocation(address);
+        allocation = {found.begin, found.bytes};
+        known = found.any && found.live && holds(allocation, address, bytes);
+    }
+    if (known) { // it moves to the front
+        for (; at > 0; --at) recent[at] = recent[at - 1];
+        recent[0] = allocation;
+    }
+    if (known && address % align == 0) return;
+    auto shown = static_cast<unsigned long long>(address);
+    if (current_block->is_shared(reinterpret_cast<const void*>(address), 1))
+        fail(site, "%s: 0x%llx is in shared memory, not global", what, shown);
     char where[160];
-    Found found = {};
-    bool known = false;
-    for (const Recent& r : recent) known |= holds(r, address, bytes);
-    if (!known) {
-        found = find_allocation(address);
-        known = found.any && found.live && holds({found.begin, found.bytes}, address, bytes);
-        if (known) {
-            for (uint32_t i = N_RECENT - 1; i > 0; --i) recent[i] = recent[i - 1];
-            recent[0] = {found.begin, found.bytes};
-        }
-    }
-    if (!known) {
-        if (current_block->is_shared(reinterpret_cast<const void*>(address), 1))
-            fail(site, "%s at 0x%llx: that is shared memory, not global", what, (unsigned long long)address);
-        describe_address(address, where, sizeof where);
-        fail(site, "%s of %u bytes out of bounds at 0x%llx: %s", what, bytes, (unsigned long long)address, where);
-    }
-    if (address % align != 0) {
-        describe_address(address, where, sizeof where);
-        fail(site, "%s of %u bytes at 0x%llx, which is not a multiple of %u: %s", what, bytes,
-             (unsigned long long)address, align, where);
-    }
+    describe_address(address, where, sizeof where);
+    if (!known) fail(site, "%s: %u bytes out of bounds at 0x%llx, %s", what, bytes, shown, where);
+    fail(site, "%s: %u bytes misaligned at 0x%llx, not a multiple of %u, %s", what, bytes, shown,
+         align, where);
 }
 
 } // namespace kvfold::emulator

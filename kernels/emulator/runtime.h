@@ -61,12 +61,12 @@ void check_shared(const void* address, uint32_t bytes, const char* what, Site si
 
 // ---- global memory --------------------------------------------------------
 
-// The allocations that this host thread touched last in this block.
+// The allocations that this host thread touched last in this block, newest first.
 struct Recent {
     uintptr_t begin;
     uint64_t bytes; // 0: none
 };
-constexpr uint32_t N_RECENT = 4;
+constexpr uint32_t N_RECENT = 8;
 extern __thread Recent recent[N_RECENT];
 
 inline bool holds(const Recent& r, uintptr_t address, uint64_t bytes) {
@@ -74,12 +74,15 @@ inline bool holds(const Recent& r, uintptr_t address, uint64_t bytes) {
     return offset < r.bytes && r.bytes - offset >= bytes;
 }
 
-void check_global_slowly(uintptr_t address, uint32_t bytes, uint32_t align, const char* what, Site site);
+void check_global_slowly(uintptr_t address, uint32_t bytes, uint32_t align, const char* what,
+                         Site site);
 
 // An error unless the bytes lie in one live allocation, aligned.
-inline void check_global(const void* pointer, uint32_t bytes, uint32_t align, const char* what, Site site) {
+inline void check_global(const void* pointer, uint32_t bytes, uint32_t align, const char* what,
+                         Site site) {
     uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
-    if (address % align == 0 && (holds(recent[0], address, bytes) || holds(recent[1], address, bytes)))
+    if (address % align == 0 &&
+        (holds(recent[0], address, bytes) || holds(recent[1], address, bytes)))
         return;
     check_global_slowly(address, bytes, align, what, site);
 }

@@ -57,8 +57,10 @@ impl Affine {
         ((1u32 << self.bits) - 1) as f32
     }
 
-    /// (scale, zero) of a group from its extremes, rounded to f16.
+    /// (scale, zero) of a group from its extremes, rounded to f16. Adding +0 turns
+    /// −0 to +0: which of the two `f32::min` returns is not defined.
     fn fit(&self, min: f32, max: f32) -> (f16, f16) {
+        let (min, max) = (min + 0.0, max + 0.0);
         (f16::from_f32((max - min) / self.levels()), f16::from_f32(min))
     }
 
@@ -197,6 +199,25 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// The order in which zeros of both signs appear does not show in the bytes.
+    #[test]
+    fn zeros_of_either_sign_give_the_same_bytes() {
+        let d = 64;
+        let bytes = |zero: [f32; 2]| {
+            let x: Vec<f32> = (0..TILE_TOKENS * d).map(|i| zero[(i / d + i) % 2]).collect();
+            [Side::Key, Side::Value].map(|side| {
+                let mut bytes = vec![0xff; KIVI2.tile_bytes(d)];
+                KIVI2.encode(side, &x, d, &mut bytes);
+                bytes
+            })
+        };
+        let plain = bytes([0.0, 0.0]);
+        assert!(plain.iter().flatten().all(|&b| b == 0));
+        for signs in [[-0.0, 0.0], [0.0, -0.0], [-0.0, -0.0]] {
+            assert_eq!(bytes(signs), plain, "{signs:?}");
         }
     }
 

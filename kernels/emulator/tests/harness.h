@@ -22,7 +22,8 @@ constexpr uint64_t N_SEEDS = 16;
 // Global memory holding n values.
 template <class T> class Buffer {
   public:
-    explicit Buffer(size_t n) : n_(n), data_(static_cast<T*>(kvfold_emulator_alloc(n * sizeof(T)))) {}
+    explicit Buffer(size_t n)
+        : n_(n), data_(static_cast<T*>(kvfold_emulator_alloc(n * sizeof(T)))) {}
     explicit Buffer(const std::vector<T>& values) : Buffer(values.size()) {
         memcpy(data_, values.data(), n_ * sizeof(T));
     }
@@ -46,11 +47,12 @@ struct Configuration {
 };
 
 // The launch's error, or "".
-inline std::string launch(const char* kernel, const Configuration& c, const TestParams& params, uint64_t seed) {
+inline std::string launch(const char* kernel, const Configuration& c, const TestParams& params,
+                          uint64_t seed) {
     char error[2048] = "";
     uint32_t grid[3] = {c.blocks, 1, 1};
-    int rc = kvfold_emulator_launch(kernel, grid, c.threads, c.shared_bytes, &params, sizeof params, seed,
-                                    c.host_threads, error, sizeof error);
+    int rc = kvfold_emulator_launch(kernel, grid, c.threads, c.shared_bytes, &params, sizeof params,
+                                    seed, c.host_threads, error, sizeof error);
     if ((rc != 0) != (error[0] != 0)) return "return code and message disagree";
     return error;
 }
@@ -58,7 +60,8 @@ inline std::string launch(const char* kernel, const Configuration& c, const Test
 // Prints one line for a case; counts failures.
 extern int failures;
 inline void report(const std::string& name, const std::string& problem) {
-    printf("%-6s %s%s%s\n", problem.empty() ? "ok" : "FAILED", name.c_str(), problem.empty() ? "" : ": ", problem.c_str());
+    printf("%-6s %s%s%s\n", problem.empty() ? "ok" : "FAILED", name.c_str(),
+           problem.empty() ? "" : ": ", problem.c_str());
     if (!problem.empty()) ++failures;
 }
 

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include <functional>
+#include <thread>
 
 #include "emulator/half.h"
 #include "emulator/random.h"
@@ -10,7 +11,8 @@
 using namespace kvfold::emulator;
 
 // `check` launches with the seed and says what was wrong, or "".
-static void under_seeds(const std::string& name, const std::function<std::string(uint64_t)>& check) {
+static void under_seeds(const std::string& name,
+                        const std::function<std::string(uint64_t)>& check) {
     for (uint64_t seed = 0; seed < N_SEEDS; ++seed) {
         std::string problem = check(seed);
         if (!problem.empty()) return report(name, "seed " + std::to_string(seed) + ": " + problem);
@@ -21,7 +23,8 @@ static void under_seeds(const std::string& name, const std::function<std::string
 template <class T> static std::string differ(const Buffer<T>& got, const std::vector<T>& expected) {
     for (size_t i = 0; i < expected.size(); ++i)
         if (memcmp(&got[i], &expected[i], sizeof(T)) != 0)
-            return "element " + std::to_string(i) + " is " + std::to_string(got[i]) + ", not " + std::to_string(expected[i]);
+            return "element " + std::to_string(i) + " is " + std::to_string(got[i]) + ", not " +
+                   std::to_string(expected[i]);
     return "";
 }
 
@@ -33,8 +36,9 @@ static std::string collectives(uint64_t seed) {
     for (uint32_t id = 0; id < 64; ++id) {
         uint32_t base = id / 32 * 32, lane = id % 32, thirds = 0;
         for (uint32_t l = 0; l < 32; l += 3) thirds |= 1u << l;
-        for (uint32_t x : {(base + (lane ^ 5)) * 10, bits_of(float(base + (lane ^ 3)) + 0.5f), (base + (lane * 7 + 1) % 32) * 3,
-                           bits_of(float(base + 31 - lane)), thirds, 1u, 0u, base ? 0xffu : ~0u})
+        for (uint32_t x : {(base + (lane ^ 5)) * 10, bits_of(float(base + (lane ^ 3)) + 0.5f),
+                           (base + (lane * 7 + 1) % 32) * 3, bits_of(float(base + 31 - lane)),
+                           thirds, 1u, 0u, base ? 0xffu : ~0u})
             expected.push_back(x);
     }
     return differ(out, expected);
@@ -83,10 +87,12 @@ static std::string mma_any_bits(uint64_t seed, bool bf16) {
     for (int m = 0; m < 16; ++m)
         for (int n = 0; n < 8; ++n) {
             double sum = c[m * 8 + n];
-            for (int k = 0; k < 16; ++k) sum += double(decode(in[m * 16 + k])) * double(decode(in[256 + k * 8 + n]));
+            for (int k = 0; k < 16; ++k)
+                sum += double(decode(in[m * 16 + k])) * double(decode(in[256 + k * 8 + n]));
             float expected = float(sum), got = out[m * 8 + n];
             if (isnan(expected) ? !isnan(got) : got != expected)
-                return "row " + std::to_string(m) + ", column " + std::to_string(n) + " is " + std::to_string(got);
+                return "row " + std::to_string(m) + ", column " + std::to_string(n) + " is " +
+                       std::to_string(got);
         }
     return "";
 }
@@ -101,8 +107,12 @@ static std::string matrices(uint64_t seed) {
     std::vector<uint32_t> expected;
     for (int lane = 0; lane < 32; ++lane) {
         int g = lane / 4, t = lane % 4;
-        auto plain = [&](int m) { return in[m * 64 + g * 8 + 2 * t] | uint32_t(in[m * 64 + g * 8 + 2 * t + 1]) << 16; };
-        auto trans = [&](int m) { return in[m * 64 + 16 * t + g] | uint32_t(in[m * 64 + 16 * t + 8 + g]) << 16; };
+        auto plain = [&](int m) {
+            return in[m * 64 + g * 8 + 2 * t] | uint32_t(in[m * 64 + g * 8 + 2 * t + 1]) << 16;
+        };
+        auto trans = [&](int m) {
+            return in[m * 64 + 16 * t + g] | uint32_t(in[m * 64 + 16 * t + 8 + g]) << 16;
+        };
         for (int m = 0; m < 4; ++m) expected.push_back(plain(m));
         for (int turn = 0; turn < 2; ++turn)
             for (int m = 0; m < 4; ++m) expected.push_back(trans(m));
@@ -116,18 +126,22 @@ static std::string double_buffer(uint64_t seed) {
     for (uint32_t i = 0; i < in.size(); ++i) in[i] = i * 2654435761u;
     for (uint32_t id = 0; id < 128; ++id)
         for (uint32_t tile = 0; tile < n; ++tile)
-            for (uint32_t w = 0; w < 4; ++w) expected[id] += (w + 1) * in[tile * 512 + (127 - id) * 4 + w];
+            for (uint32_t w = 0; w < 4; ++w)
+                expected[id] += (w + 1) * in[tile * 512 + (127 - id) * 4 + w];
     Buffer<uint32_t> input(in), out(128);
-    std::string error = launch("double_buffer", {128, 4096}, {input.address(), out.address(), n, 0}, seed);
+    std::string error =
+        launch("double_buffer", {128, 4096}, {input.address(), out.address(), n, 0}, seed);
     return error.empty() ? differ(out, expected) : error;
 }
 
 static std::string copy_or_zero(uint64_t seed) {
     std::vector<uint32_t> in(256), expected(256);
     for (uint32_t i = 0; i < 256; ++i) in[i] = i + 1;
-    for (uint32_t i = 0; i < 256; ++i) expected[i] = i / 4 % 2 == 1 ? in[(63 - i / 4) * 4 + i % 4] : 0;
+    for (uint32_t i = 0; i < 256; ++i)
+        expected[i] = i / 4 % 2 == 1 ? in[(63 - i / 4) * 4 + i % 4] : 0;
     Buffer<uint32_t> input(in), out(256);
-    std::string error = launch("copy_or_zero", {64, 1024}, {input.address(), out.address(), 0, 0}, seed);
+    std::string error =
+        launch("copy_or_zero", {64, 1024}, {input.address(), out.address(), 0, 0}, seed);
     return error.empty() ? differ(out, expected) : error;
 }
 
@@ -161,7 +175,8 @@ static std::string tickets(uint64_t seed) {
     std::vector<bool> seen(n, false);
     for (uint32_t i = 0; i < n; ++i) {
         uint32_t who = out[1 + i];
-        if (who >= n || seen[who]) return "ticket " + std::to_string(i) + " went to " + std::to_string(who);
+        if (who >= n || seen[who])
+            return "ticket " + std::to_string(i) + " went to " + std::to_string(who);
         seen[who] = true;
     }
     return out[0] == n ? "" : "the count is " + std::to_string(out[0]);
@@ -184,11 +199,27 @@ static std::string grid_indices(uint64_t seed) {
     Buffer<uint32_t> out(60);
     TestParams params = {0, out.address(), 0, 0};
     char error[256];
-    if (kvfold_emulator_launch("grid_indices", grid, 32, 0, &params, sizeof params, seed, 3, error, sizeof error))
+    if (kvfold_emulator_launch("grid_indices", grid, 32, 0, &params, sizeof params, seed, 3, error,
+                               sizeof error))
         return error;
     std::vector<uint32_t> expected(60);
     for (uint32_t i = 0; i < 60; ++i) expected[i] = i;
     return differ(out, expected);
+}
+
+// Launches from several host threads at once, some with host threads of their own.
+static std::string launches_at_once() {
+    std::vector<std::string> problems(4);
+    std::vector<std::thread> threads;
+    for (size_t t = 0; t < problems.size(); ++t)
+        threads.emplace_back([&problems, t] {
+            for (uint64_t seed = 0; seed < 8 && problems[t].empty(); ++seed)
+                problems[t] = t % 2 ? tickets(seed) : double_buffer(seed);
+        });
+    for (std::thread& thread : threads) thread.join();
+    for (const std::string& problem : problems)
+        if (!problem.empty()) return problem;
+    return "";
 }
 
 void test_right() {
@@ -206,4 +237,5 @@ void test_right() {
     under_seeds("atomic_add", tickets);
     report("the order follows the seed", order_follows_seed());
     under_seeds("three-dimensional grid, 3 host threads", grid_indices);
+    report("launches at once", launches_at_once());
 }

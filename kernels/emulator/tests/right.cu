@@ -7,7 +7,7 @@ KERNEL(collectives, TestParams, 64, 1) {
     uint32_t* out = reinterpret_cast<uint32_t*>(params.out) + threadIdx.x * 8;
     uint32_t lane = lane_id(), id = threadIdx.x;
     store(out + 0, shuffle_xor(id * 10, 5));
-    store(out + 1, float_bits(shuffle_xor(float(id) + 0.5f, lane % 2 ? 3u : 3u)));
+    store(out + 1, float_bits(shuffle_xor(float(id) + 0.5f, 3)));
     store(out + 2, shuffle(id * 3, (lane * 7 + 1) % 32));
     store(out + 3, float_bits(shuffle(float(id), 31 - lane)));
     store(out + 4, warp_ballot(lane % 3 == 0));
@@ -25,9 +25,12 @@ KERNEL(mma, TestParams, 32, 1) {
     float* out = reinterpret_cast<float*>(params.out);
     uint32_t g = lane_id() / 4, t = lane_id() % 4;
     auto pair = [](uint16_t low, uint16_t high) { return low | uint32_t(high) << 16; };
-    auto a_pair = [&](uint32_t row, uint32_t k) { return pair(load(a + row * 16 + k), load(a + row * 16 + k + 1)); };
+    auto a_pair = [&](uint32_t row, uint32_t k) {
+        return pair(load(a + row * 16 + k), load(a + row * 16 + k + 1));
+    };
     auto b_pair = [&](uint32_t k) { return pair(load(b + k * 8 + g), load(b + (k + 1) * 8 + g)); };
-    uint32_t ra[4] = {a_pair(g, 2 * t), a_pair(g + 8, 2 * t), a_pair(g, 2 * t + 8), a_pair(g + 8, 2 * t + 8)};
+    uint32_t ra[4] = {a_pair(g, 2 * t), a_pair(g + 8, 2 * t), a_pair(g, 2 * t + 8),
+                      a_pair(g + 8, 2 * t + 8)};
     uint32_t rb[2] = {b_pair(2 * t), b_pair(2 * t + 8)};
     float d[4];
     for (uint32_t i = 0; i < 4; ++i) d[i] = load(c + (g + i / 2 * 8) * 8 + 2 * t + i % 2);
@@ -42,7 +45,8 @@ KERNEL(mma, TestParams, 32, 1) {
 KERNEL(matrices, TestParams, 32, 1) {
     uint16_t* tile = reinterpret_cast<uint16_t*>(shared_memory());
     uint32_t lane = lane_id();
-    for (uint32_t i = lane; i < 256; i += 32) tile[i] = load(reinterpret_cast<const uint16_t*>(params.in) + i);
+    for (uint32_t i = lane; i < 256; i += 32)
+        tile[i] = load(reinterpret_cast<const uint16_t*>(params.in) + i);
     sync_warp();
     uint32_t r[4], rt[4];
     ldmatrix_x4(r, tile + lane * 8);
@@ -63,7 +67,8 @@ KERNEL(double_buffer, TestParams, 128, 1) {
     cp_async16(buffer + id, in + id);
     cp_async_commit();
     for (uint32_t tile = 0; tile < params.n; ++tile) {
-        if (tile + 1 < params.n) cp_async16(buffer + (tile + 1) % 2 * 128 + id, in + (tile + 1) * 128 + id);
+        if (tile + 1 < params.n)
+            cp_async16(buffer + (tile + 1) % 2 * 128 + id, in + (tile + 1) * 128 + id);
         cp_async_commit();
         cp_async_wait<1>();
         sync_block();
@@ -77,7 +82,9 @@ KERNEL(double_buffer, TestParams, 128, 1) {
 // Odd threads copy zeros.
 KERNEL(copy_or_zero, TestParams, 64, 1) {
     Vec16* buffer = reinterpret_cast<Vec16*>(shared_memory());
-    cp_async16_or_zero(buffer + threadIdx.x, reinterpret_cast<const Vec16*>(params.in) + threadIdx.x, threadIdx.x % 2 == 0);
+    cp_async16_or_zero(buffer + threadIdx.x,
+                       reinterpret_cast<const Vec16*>(params.in) + threadIdx.x,
+                       threadIdx.x % 2 == 0);
     cp_async_commit();
     cp_async_wait<0>();
     sync_block();
@@ -129,7 +136,7 @@ KERNEL(grid_indices, TestParams, 32, 1) {
     if (threadIdx.x == 0) store(reinterpret_cast<uint32_t*>(params.out) + linear, linear);
 }
 
-// n times (out of seconds): mode 0 mma_f16, 1 sync_block, 2 shuffle_xor, 3 load.
+// n times one thing, to be timed: mode 0 mma_f16, 1 sync_block, 2 shuffle_xor, 3 load.
 KERNEL(costs, TestParams, 128, 1) {
     uint32_t a[4] = {}, b[2] = {}, x = threadIdx.x;
     float d[4] = {};

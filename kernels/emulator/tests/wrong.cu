@@ -2,8 +2,12 @@
 #include "common/ptx.cuh"
 #include "emulator/tests/harness.h"
 
-static uint32_t* output(const TestParams& params) { return reinterpret_cast<uint32_t*>(params.out); }
-static const Vec16* input(const TestParams& params) { return reinterpret_cast<const Vec16*>(params.in); }
+static uint32_t* output(const TestParams& params) {
+    return reinterpret_cast<uint32_t*>(params.out);
+}
+static const Vec16* input(const TestParams& params) {
+    return reinterpret_cast<const Vec16*>(params.in);
+}
 
 // ---- races: the launch succeeds, the output is wrong under some seed ------
 
@@ -53,7 +57,7 @@ KERNEL(unawaited_copy, TestParams, 32, 1) {
 KERNEL(out_of_bounds, TestParams, 64, 1) {
     if (blockIdx.x != 2 || threadIdx.x != 40) return;
     if (params.mode == 0) load(output(params) + params.n);
-    if (params.mode == 1) store(output(params) + params.n, 1u);
+    if (params.mode == 1) store(output(params) + int32_t(params.n), 1u);
     if (params.mode == 2) atomic_add(output(params) + params.n, 1);
     if (params.mode == 3) cp_async16(shared_memory(), output(params) + params.n);
     if (params.mode == 4) load(reinterpret_cast<uint32_t*>(shared_memory()));
@@ -120,10 +124,10 @@ KERNEL(divergent, TestParams, 64, 1) {
     }
 }
 
-// Writes n bytes from the start of shared memory.
+// Writes n bytes from `mode` before the start of shared memory.
 KERNEL(shared_overrun, TestParams, 32, 1) {
     if (threadIdx.x != 0) return;
-    volatile uint8_t* bytes = shared_memory();
+    volatile uint8_t* bytes = shared_memory() - params.mode;
     for (uint32_t i = 0; i < params.n; ++i) bytes[i] = 0;
 }
 

@@ -1,3 +1,14 @@
 //! Launchers of the kernels in `kernels/`: one file a kernel family.
+//!
+//! Launchers check on the host what a kernel takes for granted: codecs, head
+//! dims, block numbers, rows. They enqueue work and return.
 
+pub mod append;
+pub mod arenas;
+pub mod attend;
+pub mod copy;
+pub mod gather;
+mod list;
 pub mod params;
+pub mod seal;
+pub mod tables;

@@ -133,24 +133,24 @@ mirror! {
 }
 
 mirror! {
-    /// A share of decode attention: some pages of one stream for some columns. A column
-    /// is a (query, head) pair of one KV head: `query · group + head`.
+    /// A share of decode attention: some pages of one stream for some columns. A
+    /// column is a (query, head) pair of one KV head: `query · group + head`.
     AttendItem, 32 bytes {
-        /// Its sequence.
+        /// The sequence.
         0 seq: u32,
-        /// Its KV head.
+        /// The KV head.
         4 kv_head: u32,
         /// Index in `streams`.
         8 stream: u32,
         /// First column.
         12 column: u32,
-        /// Kept pages `[first_page, first_page + n_pages)`.
+        /// First kept page.
         16 first_page: u32,
-        /// Pages.
+        /// Kept pages.
         20 n_pages: u32,
         /// Part of column 0; column c goes to `part + c · n_splits`.
         24 part: u32,
-        /// Splits; 1: results go straight to `out`.
+        /// 1: results go straight to `out`.
         28 n_splits: u32,
     }
 }
@@ -164,7 +164,7 @@ mirror! {
         4 n_items: u32,
         /// Part of column 0, split 0.
         8 first_part: u32,
-        /// Splits.
+        /// Splits of the stream.
         12 n_splits: u32,
     }
 }
@@ -206,7 +206,7 @@ mirror! {
         64 arenas: u64,
         /// `f32 [n][d/2][2]`: cos and sin of −Δ · inv_freq, or 0.
         72 rotations: u64,
-        /// [`AttendPlan`].
+        /// `AttendPlan`.
         80 plan: u64,
         /// `AttendItem [max_items]`.
         88 items: u64,
@@ -232,13 +232,13 @@ mirror! {
         144 hot_pages: u32,
         /// A query sees the last `window` tokens; [`NONE`]: all.
         148 window: u32,
-        /// Columns of an item: 8 or 16.
+        /// Columns of a decode item: 8 or 16.
         152 tile_columns: u32,
         /// Sequences with more queries than this are left to prefill.
         156 decode_rows: u32,
-        /// Capacity of the plan.
+        /// Capacity of `items`.
         160 max_items: u32,
-        /// Capacity in parts.
+        /// Capacity of `part_out` and `part_lse`.
         164 max_parts: u32,
         /// Factor on q·k for base-2 logits: softmax scale · log2(e).
         168 scale: f32,
@@ -249,7 +249,7 @@ mirror! {
 
 mirror! {
     /// Writes new rows to 16-bit pages; RoPE first, if `inv_turns` is given.
-    AppendParams, 72 bytes {
+    AppendParams, 64 bytes {
         /// `T [rows][stride]`: q heads, k heads, v heads; q and k are rotated in place.
         0 qkv: u64,
         /// `u32 [rows]` what RoPE sees.
@@ -260,9 +260,9 @@ mirror! {
         24 arenas: u64,
         /// `f64 [d/2]`: inv_freq / 2π, or 0: rows are rotated already.
         32 inv_turns: u64,
-        /// Rows.
-        40 n_rows: u32,
-        /// Elements from a row of `qkv` to the next.
+        /// Slots.
+        40 n_slots: u32,
+        /// Elements from a row of `qkv` to the next, a multiple of 8.
         44 stride: u32,
         /// Query heads.
         48 heads: u32,
@@ -270,12 +270,8 @@ mirror! {
         52 kv_heads: u32,
         /// Channels of a head.
         56 head_dim: u32,
-        /// The layer within its KV group.
+        /// The layer within its KV group; slots of other layers' streams are skipped.
         60 layer: u32,
-        /// Slots.
-        64 n_slots: u32,
-        /// 0.
-        68 reserved: u32,
     }
 }
 
@@ -284,7 +280,7 @@ mirror! {
     AppendSlot, 24 bytes {
         /// Row of `qkv`.
         0 row: u32,
-        /// Index in `arenas`.
+        /// Index in `arenas`, or [`NONE`]: no page, the row is only rotated.
         4 arena: u32,
         /// Block number.
         8 block: u32,

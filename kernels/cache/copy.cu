@@ -1,0 +1,37 @@
+// copy: copies whole blocks within their arenas (copy-on-write). No block of a
+// launch is both read and written.
+//
+// Grid (n_copies, blocks a copy), 256 threads: the blocks of a copy stride over it
+// in vectors of 16 bytes, four in flight a thread.
+// Must move 2 · block_bytes a copy.
+
+#include "cache/page.cuh"
+
+constexpr uint32_t COPY_THREADS = 256;
+constexpr uint32_t COPY_DEPTH = 4;
+
+// Copies vectors first, first + stride, … below n; all loads before all stores.
+DEVICE void copy_batch(const Vec16* from, Vec16* to, uint64_t first, uint64_t stride, uint64_t n) {
+    Vec16 batch[COPY_DEPTH];
+    UNROLL
+    for (uint32_t i = 0; i < COPY_DEPTH; ++i) {
+        if (first + i * stride < n) batch[i] = load(from + first + i * stride);
+    }
+    UNROLL
+    for (uint32_t i = 0; i < COPY_DEPTH; ++i) {
+        if (first + i * stride < n) store(to + first + i * stride, batch[i]);
+    }
+}
+
+KERNEL(copy, CopyParams, COPY_THREADS, 4) {
+    const CopyJob* job = address<const CopyJob>(params.copies) + blockIdx.x;
+    const KvArena* arena = address<const KvArena>(params.arenas) + load(&job->arena);
+    uint64_t base = load(&arena->base), bytes = load(&arena->block_bytes);
+    const Vec16* from = address<const Vec16>(base + load(&job->from) * bytes);
+    Vec16* to = address<Vec16>(base + load(&job->to) * bytes);
+    uint64_t stride = uint64_t(gridDim.y) * COPY_THREADS;
+    uint64_t first = uint64_t(blockIdx.y) * COPY_THREADS + threadIdx.x;
+    for (; first < bytes / 16; first += COPY_DEPTH * stride) {
+        copy_batch(from, to, first, stride, bytes / 16);
+    }
+}

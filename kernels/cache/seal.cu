@@ -1,0 +1,45 @@
+// seal: encodes one half of 16-bit pages as the bytes of a codec, bit for bit as the
+// scalar codecs of src/codec/ do. A kernel is named seal_{16-bit type}_{codec}_{side}.
+//
+// Grid (n_jobs, n_layers · kv_heads), 128 threads; (n_jobs, 1) if every job names its
+// stream. A block encodes one half of one stream's page; jobs of other layers' streams
+// are skipped.
+//
+// Shared memory: floats none; affine codecs a padded tile of 64 · (2d + 16) bytes
+// and 16d bytes for scales and zeros (g = 32): 37 KiB at d = 256.
+// Must move, a half page: 128·d bytes in, and out 64·d (fp8), 128·d (16 bits),
+// 40·d (kivi4) or 24·d (kivi2).
+
+#include "cache/seal_affine.cuh"
+#include "cache/seal_float.cuh"
+
+template <class T, class To, Side SIDE> DEVICE void seal_as_float(const SealParams& p) {
+    SealHalf half = seal_half<SIDE>(p);
+    if (half.from) seal_float<T, To>(half.from, half.to, p.head_dim);
+}
+
+// KIVI: groups of 32, unrotated.
+template <class T, uint32_t BITS, Side SIDE> DEVICE void seal_as_kivi(const SealParams& p) {
+    SealHalf half = seal_half<SIDE>(p);
+    if (half.from) seal_affine<T, BITS, 32, SIDE>(half.from, half.to, p.head_dim);
+}
+
+KERNEL(seal_f16_kivi2_key, SealParams, SEAL_THREADS, 4) { seal_as_kivi<F16, 2, KEY>(params); }
+KERNEL(seal_f16_kivi2_value, SealParams, SEAL_THREADS, 4) { seal_as_kivi<F16, 2, VALUE>(params); }
+KERNEL(seal_f16_kivi4_key, SealParams, SEAL_THREADS, 4) { seal_as_kivi<F16, 4, KEY>(params); }
+KERNEL(seal_f16_kivi4_value, SealParams, SEAL_THREADS, 4) { seal_as_kivi<F16, 4, VALUE>(params); }
+KERNEL(seal_bf16_kivi2_key, SealParams, SEAL_THREADS, 4) { seal_as_kivi<Bf16, 2, KEY>(params); }
+KERNEL(seal_bf16_kivi2_value, SealParams, SEAL_THREADS, 4) { seal_as_kivi<Bf16, 2, VALUE>(params); }
+KERNEL(seal_bf16_kivi4_key, SealParams, SEAL_THREADS, 4) { seal_as_kivi<Bf16, 4, KEY>(params); }
+KERNEL(seal_bf16_kivi4_value, SealParams, SEAL_THREADS, 4) { seal_as_kivi<Bf16, 4, VALUE>(params); }
+
+KERNEL(seal_f16_fp8_key, SealParams, SEAL_THREADS, 4) { seal_as_float<F16, ToFp8, KEY>(params); }
+KERNEL(seal_f16_fp8_value, SealParams, SEAL_THREADS, 4) { seal_as_float<F16, ToFp8, VALUE>(params); }
+KERNEL(seal_bf16_fp8_key, SealParams, SEAL_THREADS, 4) { seal_as_float<Bf16, ToFp8, KEY>(params); }
+KERNEL(seal_bf16_fp8_value, SealParams, SEAL_THREADS, 4) { seal_as_float<Bf16, ToFp8, VALUE>(params); }
+KERNEL(seal_f16_f16_key, SealParams, SEAL_THREADS, 4) { seal_as_float<F16, To16<F16>, KEY>(params); }
+KERNEL(seal_f16_f16_value, SealParams, SEAL_THREADS, 4) { seal_as_float<F16, To16<F16>, VALUE>(params); }
+KERNEL(seal_bf16_bf16_key, SealParams, SEAL_THREADS, 4) { seal_as_float<Bf16, To16<Bf16>, KEY>(params); }
+KERNEL(seal_bf16_bf16_value, SealParams, SEAL_THREADS, 4) { seal_as_float<Bf16, To16<Bf16>, VALUE>(params); }
+KERNEL(seal_bf16_f16_key, SealParams, SEAL_THREADS, 4) { seal_as_float<Bf16, To16<F16>, KEY>(params); }
+KERNEL(seal_bf16_f16_value, SealParams, SEAL_THREADS, 4) { seal_as_float<Bf16, To16<F16>, VALUE>(params); }

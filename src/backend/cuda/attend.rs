@@ -1,0 +1,349 @@
+//! Launches `kernels/attention/`: attention over paged KV, and nothing else.
+//!
+//! [`Attention`] is the layer alone. Everything that it reads and writes is named
+//! by device address, on a context and stream that the caller may own: it is what
+//! another server links (`examples/02_attention_layer.rs`). kvfold's own tables are
+//! made by [`tables`](super::tables).
+//!
+//! Three kernels and a choice. `attend_plan` shares the pages of each stream among
+//! blocks, on the device, so that nothing of a step has to come from the host;
+//! `decode_*` attends, up to [`DECODE_ROWS`] queries a sequence; `attend_merge`
+//! joins split streams. Longer chunks go to `prefill_*`. How a stream is split
+//! depends on that stream alone, so a result does not depend on the batch.
+
+use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
+use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
+use crate::codec::{Codec, KvFormat};
+use crate::error::{Error, Result};
+
+/// Most queries of a sequence that decode takes; longer chunks go to prefill.
+pub const DECODE_ROWS: usize = 16;
+
+/// What does not change from call to call.
+#[derive(Clone, Debug)]
+pub struct AttentionShape {
+    /// Channels of a head: 64, 128 or 256.
+    pub head_dim: usize,
+    /// Query heads: 1 to 16 a KV head.
+    pub heads: usize,
+    /// KV heads.
+    pub kv_heads: usize,
+    /// How pages are stored. Its 16-bit type is that of queries and outputs too.
+    pub format: KvFormat,
+    /// S: tokens at the start that are never sealed, at most 64.
+    pub sinks: usize,
+    /// R: tokens that every query sees in 16 bits, a multiple of 64.
+    pub hot_window: usize,
+    /// Sliding window W: the query at position i sees keys j with i − W < j ≤ i.
+    pub window: Option<usize>,
+    /// Factor on q·k, usually `head_dim^-1/2`.
+    pub scale: f32,
+}
+
+/// The most that calls with one [`Workspace`] may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sequences of a call.
+    pub seqs: usize,
+    /// Queries, over all sequences with at most [`DECODE_ROWS`] of them.
+    pub decode_rows: usize,
+    /// Tokens that a stream keeps.
+    pub tokens: usize,
+}
+
+/// Memory for plans and partial results. Calls that share one must be on one
+/// stream.
+pub struct Workspace {
+    limits: Limits,
+    plan: DeviceBuffer<AttendPlan>,
+    items: DeviceBuffer<AttendItem>,
+    entries: DeviceBuffer<AttendEntry>,
+    part_out: DeviceBuffer<f32>,
+    part_lse: DeviceBuffer<f32>,
+}
+
+/// One call, by device addresses. All arrays are the caller's; the kernels only
+/// read them, except `out` and `lse`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttentionCall {
+    /// Queries: 16-bit `[rows][q_stride]`, `heads · head_dim` in the first columns.
+    pub q: u64,
+    /// Elements from a row of `q` to the next: even.
+    pub q_stride: usize,
+    /// Outputs: 16-bit `[rows][heads · head_dim]`. A row that sees nothing is 0.
+    pub out: u64,
+    /// Base-2 log-sum-exp: f32 `[rows][heads]`, −∞ for a row that sees nothing; or 0.
+    pub lse: u64,
+    /// [`AttendSeq`](super::params::AttendSeq)`[n_seqs]`.
+    pub seqs: u64,
+    /// Sequences.
+    pub n_seqs: usize,
+    /// The most queries that one of them has.
+    pub max_q_len: usize,
+    /// [`KvStream`](super::params::KvStream)`[]`.
+    pub streams: u64,
+    /// [`KvRun`](super::params::KvRun)`[]`, those of a stream side by side.
+    pub runs: u64,
+    /// Block numbers: `u32[]`.
+    pub table: u64,
+    /// Live masks: `u64[]`, one word a page; 0 if no run has one.
+    pub masks: u64,
+    /// [`KvArena`](super::params::KvArena)`[]`.
+    pub arenas: u64,
+    /// Cosines and sines of −Δ · inv_freq: f32 `[n][head_dim/2][2]`; 0 if no run has
+    /// a rotation.
+    pub rotations: u64,
+    /// The layer within its KV group: pages of stream `layer · kv_heads + head` are
+    /// read.
+    pub layer: usize,
+}
+
+/// Attention of one shape on one device.
+pub struct Attention {
+    device: Device,
+    shape: AttentionShape,
+    decode: String,
+    prefill: String,
+    merge: String,
+    tile_columns: usize,
+}
+
+impl Attention {
+    /// Attention of a shape.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] that names a head dim, group or format for which there
+    /// is no kernel; [`Error::Config`] for a field out of range.
+    pub fn new(device: &Device, shape: AttentionShape) -> Result<Self> {
+        let AttentionShape { head_dim, heads, kv_heads, ref format, .. } = shape;
+        if ![64, 128, 256].contains(&head_dim) {
+            return Err(Error::Unsupported {
+                what: format!("head_dim {head_dim} on this device"),
+                remedy: "it must be 64, 128 or 256; the CPU takes others".into(),
+            });
+        }
+        if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(Error::config("heads", format!("{heads} do not fit {kv_heads} KV heads")));
+        }
+        let group = heads / kv_heads;
+        if group > 16 {
+            return Err(Error::Unsupported {
+                what: format!("{group} query heads a KV head on this device"),
+                remedy: "at most 16 are".into(),
+            });
+        }
+        if shape.sinks > 64 || !shape.hot_window.is_multiple_of(64) {
+            let what = format!("{} sinks, hot window {}", shape.sinks, shape.hot_window);
+            return Err(Error::config("sinks, hot_window", what));
+        }
+        if !shape.scale.is_finite() || shape.window == Some(0) {
+            let what = format!("{}, window {:?}", shape.scale, shape.window);
+            return Err(Error::config("scale, window", what));
+        }
+        let form = form(format)?;
+        let element = format.hot();
+        // A wider tile serves two columns of 8 with one read of the pages; at 256
+        // channels its accumulators would not fit the registers.
+        let tile_columns = if group > 8 && head_dim < 256 { 16 } else { 8 };
+        Ok(Self {
+            device: device.clone(),
+            decode: format!("decode_{form}_{element}_d{head_dim}_n{tile_columns}"),
+            prefill: format!("prefill_{form}_{element}_d{head_dim}"),
+            merge: format!("attend_merge_{element}_d{head_dim}"),
+            shape,
+            tile_columns,
+        })
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> &AttentionShape {
+        &self.shape
+    }
+
+    /// Memory for calls within `limits`.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`]; [`Error::Config`] for limits beyond 32 bits.
+    pub fn workspace(&self, limits: Limits) -> Result<Workspace> {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
+        let splits = max_splits(limits.tokens);
+        // Each sequence adds at most one tile that is not full.
+        let tiles =
+            (limits.decode_rows * (heads / kv_heads)).div_ceil(self.tile_columns) + limits.seqs;
+        let items = tiles * kv_heads * splits;
+        let parts = limits.decode_rows * heads * splits;
+        if u32::try_from(items.max(parts)).is_err() {
+            return Err(Error::config("limits", format!("{limits:?} exceed 32 bits")));
+        }
+        Ok(Workspace {
+            limits,
+            plan: self.device.alloc(1)?,
+            items: self.device.alloc(items)?,
+            entries: self.device.alloc(limits.seqs * kv_heads)?,
+            part_out: self.device.alloc(parts * head_dim)?,
+            part_lse: self.device.alloc(parts)?,
+        })
+    }
+
+    /// Attention of one layer. Enqueues work and returns.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for more sequences than the workspace was made for and for
+    /// a stride that does not fit; [`Error::NoKernelForArch`] and the like.
+    ///
+    /// # Safety
+    /// The arrays are as [`AttentionCall`] says, consistent with each other and with
+    /// the shape, within the limits of the workspace, and live until the work is
+    /// done; `out` and `lse` are not used by other work meanwhile.
+    pub unsafe fn attend(
+        &self,
+        call: &AttentionCall,
+        workspace: &mut Workspace,
+        stream: &Stream,
+    ) -> Result<()> {
+        let shape = &self.shape;
+        let group = shape.heads / shape.kv_heads;
+        if call.n_seqs > workspace.limits.seqs {
+            let what = format!("{} in a workspace for {}", call.n_seqs, workspace.limits.seqs);
+            return Err(Error::config("n_seqs", what));
+        }
+        if !call.q_stride.is_multiple_of(2) || call.q_stride < shape.heads * shape.head_dim {
+            return Err(Error::config(
+                "q_stride",
+                format!("{} is odd or too short", call.q_stride),
+            ));
+        }
+        if call.n_seqs == 0 || call.max_q_len == 0 {
+            return Ok(());
+        }
+        let params = self.params(call, workspace);
+        let entries = (call.n_seqs * shape.kv_heads) as u32;
+        let columns = call.max_q_len.min(DECODE_ROWS) * group;
+        // SAFETY: the caller's promise; plans and parts are the workspace's, whose
+        // capacity the plan kernel respects.
+        unsafe {
+            stream.launch("attend_plan", Launch::new(1, 256).shared(4 * 256), &params)?;
+            stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
+            let merge = Launch::grid([entries, columns.div_ceil(4) as u32, 1], 128);
+            stream.launch(&self.merge, merge, &params)?;
+            if call.max_q_len > DECODE_ROWS {
+                stream.launch(&self.prefill, self.prefill_launch(call), &params)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the last call needed more than its workspace holds, in which case it
+    /// has written nothing. Waits for the stream. Cannot happen within the limits.
+    ///
+    /// # Errors
+    /// What went wrong in the stream's work.
+    pub fn overflowed(&self, workspace: &Workspace, stream: &Stream) -> Result<bool> {
+        Ok(workspace.plan.to_vec(stream)?[0].overflow != 0)
+    }
+
+    fn params(&self, call: &AttentionCall, workspace: &Workspace) -> AttendParams {
+        let shape = &self.shape;
+        let seals = shape.format.seals();
+        AttendParams {
+            q: call.q,
+            out: call.out,
+            lse: call.lse,
+            seqs: call.seqs,
+            streams: call.streams,
+            runs: call.runs,
+            table: call.table,
+            masks: call.masks,
+            arenas: call.arenas,
+            rotations: call.rotations,
+            plan: workspace.plan.address(),
+            items: workspace.items.address(),
+            entries: workspace.entries.address(),
+            part_out: workspace.part_out.address(),
+            part_lse: workspace.part_lse.address(),
+            n_seqs: call.n_seqs as u32,
+            q_stride: call.q_stride as u32,
+            heads: shape.heads as u32,
+            kv_heads: shape.kv_heads as u32,
+            layer: call.layer as u32,
+            sinks: if seals { shape.sinks as u32 } else { 0 },
+            hot_pages: if seals { (shape.hot_window / 64) as u32 } else { NONE },
+            window: shape.window.map_or(NONE, |w| w.min(NONE as usize - 1) as u32),
+            tile_columns: self.tile_columns as u32,
+            decode_rows: DECODE_ROWS as u32,
+            max_items: workspace.items.len() as u32,
+            max_parts: workspace.part_lse.len() as u32,
+            scale: shape.scale * std::f32::consts::LOG2_E,
+            reserved: 0,
+        }
+    }
+
+    /// Blocks that fill the device and take items in turn.
+    fn decode_launch(&self, max_items: u32) -> Launch {
+        let d = self.shape.head_dim;
+        let warps = if d == 256 { 2 } else { 4 };
+        let shared = DECODE_CONTEXT + warps * warp_bytes(&self.shape);
+        let per_multiprocessor = (self.device.info().shared_bytes as usize / shared).clamp(1, 4);
+        let blocks = self.device.info().multiprocessors * per_multiprocessor as u32;
+        Launch::new(blocks.min(max_items), 32 * warps as u32).shared(shared as u32)
+    }
+
+    fn prefill_launch(&self, _call: &AttentionCall) -> Launch {
+        todo!()
+    }
+}
+
+/// Bytes of the `Context` of kernels/attention/decode.cuh.
+const DECODE_CONTEXT: usize = 640;
+
+/// Shared memory of a decode warp: `decode_warp_bytes` of kernels/attention/decode.cuh.
+fn warp_bytes(shape: &AttentionShape) -> usize {
+    let (d, format) = (shape.head_dim, &shape.format);
+    let half = 64 * d;
+    let tile = |codec: Codec| match codec {
+        Codec::Fp8 => 32 * d,
+        codec => codec.tile().tile_bytes(d),
+    };
+    let sealed = if format.seals() { tile(format.key) + tile(format.value) } else { 0 };
+    let two = 2 * half.max(sealed);
+    let three = two.max(3 * if sealed > 0 { sealed } else { half });
+    if three <= 24 << 10 { three } else { two }
+}
+
+/// The part of a kernel's name that says how pages are sealed.
+fn form(format: &KvFormat) -> Result<&'static str> {
+    Ok(match (format.key, format.value) {
+        (Codec::F16, Codec::F16) | (Codec::Bf16, Codec::Bf16) => "half",
+        (Codec::Fp8, Codec::Fp8) => "fp8",
+        (Codec::Kivi4, Codec::Kivi4) => "kivi4",
+        (Codec::Kivi2, Codec::Kivi2) => "kivi2",
+        (Codec::Kivi4, Codec::Kivi2) => "kivi42",
+        _ => {
+            return Err(Error::Unsupported {
+                what: format!("the KV format {format} on this device"),
+                remedy: "f16, bf16, fp8, kivi4, kivi2 and kivi4/kivi2 are".into(),
+            });
+        }
+    })
+}
+
+/// Splits of the longest stream: `splits_of` of kernels/attention/plan.cuh.
+fn max_splits(tokens: usize) -> usize {
+    let pages = tokens.div_ceil(64).max(1);
+    let splits = |pages: usize| {
+        pages.div_ceil(match pages {
+            0..=256 => 8,
+            257..=1024 => 16,
+            1025..=2048 => 32,
+            _ => 64,
+        })
+    };
+    // A shorter stream may have more of them.
+    [256, 1024, 2048]
+        .into_iter()
+        .filter(|&p| p < pages)
+        .chain([pages])
+        .map(splits)
+        .max()
+        .unwrap_or(1)
+}

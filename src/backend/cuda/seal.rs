@@ -1,0 +1,143 @@
+//! Launches `kernels/cache/seal.cu`: 16-bit pages to the bytes of a codec.
+
+use super::arenas::{Arenas, layer_of};
+use super::list::LayerList;
+use super::params::{NONE, SealJob, SealParams};
+use crate::backend::LayerIndex;
+use crate::backend::driver::{Device, Launch, Stream};
+use crate::cache::{Seal, SeqStep};
+use crate::codec::affine::{Affine, KIVI2, KIVI4};
+use crate::codec::{Codec, Side, TILE_TOKENS};
+use crate::error::{Error, Result};
+
+const THREADS: u32 = 128;
+
+/// The pages that a step seals: made once a step, used by every layer of one KV
+/// group, on one stream.
+pub struct SealPlan {
+    arenas: u64,
+    group: usize,
+    jobs: LayerList<SealJob>,
+}
+
+impl SealPlan {
+    /// An empty plan.
+    pub fn new(device: &Device) -> Result<Self> {
+        Ok(Self { arenas: 0, group: 0, jobs: LayerList::new(device)? })
+    }
+
+    /// Plans a step.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a group, stream or block that does not exist;
+    /// [`Error::Config`] for a block that does not hold what is asked for.
+    pub fn set(
+        &mut self,
+        arenas: &Arenas,
+        group: usize,
+        seqs: &[SeqStep],
+        stream: &Stream,
+    ) -> Result<()> {
+        self.arenas = 0;
+        let layers = arenas.group(group)?.layers;
+        let seals = seqs.iter().flat_map(|seq| &seq.seals).filter(|seal| seal.group == group);
+        let jobs = seals.map(|seal| job(arenas, seal)).collect::<Result<_>>()?;
+        self.jobs.set(layers, jobs, stream)?;
+        (self.arenas, self.group) = (arenas.id(), group);
+        Ok(())
+    }
+}
+
+fn job(arenas: &Arenas, seal: &Seal) -> Result<(Option<usize>, SealJob)> {
+    let group = arenas.group(seal.group)?;
+    let (from, to) = (arenas.block(seal.from)?, arenas.block(seal.to)?);
+    let ours = [from, to].iter().all(|l| l.group == seal.group && l.page_tokens == TILE_TOKENS);
+    let forms = from.holds_rows_of(group.format.hot())
+        && (to.key, to.value) == (group.format.key, group.format.value);
+    // A ragged block holds one stream's page, so it needs to be told which.
+    let streams = seal.stream.is_some() || !(from.ragged || to.ragged);
+    if !(ours && forms && streams) || seal.from == seal.to {
+        return Err(Error::config("seal", format!("{seal:?} does not fit the arenas")));
+    }
+    let job = SealJob {
+        from_arena: seal.from.class.0.into(),
+        from_block: seal.from.index,
+        to_arena: seal.to.class.0.into(),
+        to_block: seal.to.index,
+        stream: seal.stream.map_or(NONE, |s| s as u32),
+        reserved: 0,
+    };
+    Ok((layer_of(group, seal.stream)?, job))
+}
+
+/// Encodes the planned pages of one layer.
+///
+/// # Errors
+/// [`Error::Config`] if the plan is of another group; [`Error::Unsupported`] for a
+/// codec that has no kernel.
+pub fn seal(arenas: &mut Arenas, plan: &SealPlan, at: LayerIndex, stream: &Stream) -> Result<()> {
+    let group = arenas.group_of(at)?;
+    if (plan.arenas, plan.group) != (arenas.id(), at.group) {
+        return Err(Error::config("seal", "the plan is of other arenas or another KV group"));
+    }
+    let (hot, d) = (group.format.hot(), group.head_dim);
+    for (side, codec) in [(Side::Key, group.format.key), (Side::Value, group.format.value)] {
+        let kernel = kernel(hot, codec, side)?;
+        for (jobs, n_jobs, streams) in plan.jobs.parts(at.layer, group.kv_heads as u32) {
+            let params = SealParams {
+                jobs,
+                arenas: arenas.table(),
+                n_jobs,
+                first_layer: at.layer as u32,
+                n_layers: 1,
+                kv_heads: group.kv_heads as u32,
+                head_dim: d as u32,
+                reserved: 0,
+            };
+            let shape = Launch::grid([n_jobs, streams, 1], THREADS).shared(shared_bytes(codec, d));
+            // SAFETY: the plan's blocks and streams were checked against the arenas;
+            // sealed and hot pages are different blocks.
+            unsafe { stream.launch(&kernel, shape, &params)? };
+        }
+    }
+    Ok(())
+}
+
+/// The name of the kernel that encodes one half of `hot` pages.
+fn kernel(hot: Codec, codec: Codec, side: Side) -> Result<String> {
+    if (hot, codec) == (Codec::F16, Codec::Bf16) || !hot.is_16_bit() {
+        return Err(Error::Unsupported {
+            what: format!("sealing {hot} pages as {codec}"),
+            remedy: "choose another --kv format".into(),
+        });
+    }
+    let side = match side {
+        Side::Key => "key",
+        Side::Value => "value",
+    };
+    Ok(format!("seal_{hot}_{codec}_{side}"))
+}
+
+/// Affine codecs stage a half page, its rows 16 bytes apart, with scales and zeros.
+fn shared_bytes(codec: Codec, d: usize) -> u32 {
+    let staged =
+        |c: &Affine| TILE_TOKENS * (2 * d + 16) + 2 * size_of::<f32>() * TILE_TOKENS * d / c.group;
+    match codec {
+        Codec::Kivi4 => staged(&KIVI4) as u32,
+        Codec::Kivi2 => staged(&KIVI2) as u32,
+        Codec::F16 | Codec::Bf16 | Codec::Fp8 => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_codec_without_a_kernel_is_named() {
+        for (hot, codec) in [(Codec::F16, Codec::Bf16), (Codec::Fp8, Codec::Kivi2)] {
+            let error = kernel(hot, codec, Side::Key).unwrap_err().to_string();
+            assert!(error.contains(hot.name()) && error.contains(codec.name()), "{error}");
+        }
+    }
+}

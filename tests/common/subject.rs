@@ -1,0 +1,270 @@
+//! Who is tested: one interface over the CPU backend and the kernels on a device.
+
+use half::{bf16, f16};
+use kvfold::backend::cpu::{CpuBackend, Level};
+use kvfold::backend::cuda::append::{AppendCall, AppendPlan, Element, append};
+use kvfold::backend::cuda::arenas::Arenas;
+use kvfold::backend::cuda::attend::{Attention, AttentionCall, AttentionShape, Limits};
+use kvfold::backend::cuda::copy::Copier;
+use kvfold::backend::cuda::gather::Gatherer;
+use kvfold::backend::cuda::seal::{SealPlan, seal};
+use kvfold::backend::cuda::tables::AttendTables;
+use kvfold::backend::driver::emulated::EmulatorOptions;
+use kvfold::backend::driver::{Device, Stream};
+use kvfold::backend::{Attend, Backend, KvGroup};
+use kvfold::cache::{BlockRef, ClassDesc, ClassKind, CopyBlock, Gather, SeqStep};
+use kvfold::codec::Codec;
+
+/// One layer of one step.
+pub struct LayerStep<'a> {
+    /// The attention call; its views are those of `seqs`.
+    pub call: &'a Attend<'a>,
+    /// What is appended and sealed first.
+    pub seqs: &'a [SeqStep],
+    /// `[rows][cols]`: query heads, key heads, value heads.
+    pub qkv: &'a [f32],
+    /// Floats of a row.
+    pub cols: usize,
+}
+
+/// Outputs `[rows][heads · head_dim]` and base-2 log-sum-exps `[rows][heads]`.
+pub struct Attended {
+    pub out: Vec<f32>,
+    pub lse: Vec<f32>,
+}
+
+/// Something that keeps KV and attends.
+pub trait Subject {
+    fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]);
+    fn copy_blocks(&mut self, copies: &[CopyBlock]);
+    fn gather(&mut self, gathers: &[Gather]);
+    fn free_blocks(&mut self, blocks: &[BlockRef]);
+    /// Appends, seals, attends.
+    fn layer(&mut self, step: &LayerStep<'_>) -> Attended;
+    /// Bytes of KV held, if it counts them.
+    fn held_bytes(&self) -> Option<u64>;
+    /// The type that queries are rounded to, if any.
+    fn query_type(&self) -> Option<Codec>;
+    /// Relative rms error of outputs, and error of log-sum-exps, that are allowed.
+    fn tolerance(&self) -> (f64, f64);
+}
+
+impl Subject for CpuBackend {
+    fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]) {
+        self.configure_kv(std::slice::from_ref(group), classes).unwrap();
+    }
+
+    fn copy_blocks(&mut self, copies: &[CopyBlock]) {
+        Backend::copy_blocks(self, copies).unwrap();
+    }
+
+    fn gather(&mut self, gathers: &[Gather]) {
+        Backend::gather(self, gathers).unwrap();
+    }
+
+    fn free_blocks(&mut self, blocks: &[BlockRef]) {
+        Backend::free_blocks(self, blocks);
+    }
+
+    fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
+        let LayerStep { call, seqs, qkv: flat, cols } = *step;
+        let rows = flat.len() / cols;
+        let mut qkv = self.buffer(rows, cols).unwrap();
+        self.write(flat, cols, &mut qkv).unwrap();
+        self.append(call.at, call.heads, &qkv, seqs).unwrap();
+        self.seal(call.at, seqs).unwrap();
+        let (mut out, mut lse) = (self.buffer(0, 0).unwrap(), self.buffer(0, 0).unwrap());
+        self.attend(call, &qkv, &mut out, Some(&mut lse)).unwrap();
+        Attended {
+            out: (0..rows).flat_map(|r| out.row(r).to_vec()).collect(),
+            lse: (0..rows).flat_map(|r| lse.row(r).to_vec()).collect(),
+        }
+    }
+
+    fn held_bytes(&self) -> Option<u64> {
+        Some(self.kv_bytes())
+    }
+
+    fn query_type(&self) -> Option<Codec> {
+        None
+    }
+
+    fn tolerance(&self) -> (f64, f64) {
+        (1e-5, 1e-4)
+    }
+}
+
+/// The kernels on a device.
+pub struct OnDevice {
+    stream: Stream,
+    kv: Option<Kv>,
+}
+
+struct Kv {
+    group: KvGroup,
+    arenas: Arenas,
+    appends: AppendPlan,
+    seals: SealPlan,
+    tables: AttendTables,
+    copier: Copier,
+    gatherer: Gatherer,
+}
+
+impl OnDevice {
+    pub fn new(device: &Device) -> Self {
+        Self { stream: device.stream().unwrap(), kv: None }
+    }
+
+    fn kv(&mut self) -> (&mut Kv, &Stream) {
+        (self.kv.as_mut().unwrap(), &self.stream)
+    }
+
+    fn layer_of<T: Element>(
+        &mut self,
+        step: &LayerStep<'_>,
+        round: fn(f32) -> T,
+        widen: fn(T) -> f32,
+    ) -> Attended {
+        let LayerStep { call, seqs, qkv, cols } = *step;
+        let (kv, stream) = self.kv();
+        let device = stream.device();
+        let rows = qkv.len() / cols;
+        let stride = cols.next_multiple_of(8);
+        let mut narrow = vec![T::zeroed(); rows * stride];
+        for (to, from) in narrow.chunks_exact_mut(stride).zip(qkv.chunks_exact(cols)) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = round(*from));
+        }
+        let mut qkv = device.upload(&narrow, stream).unwrap();
+
+        let group = call.at.group;
+        kv.appends.set(&kv.arenas, group, seqs, stream).unwrap();
+        kv.seals.set(&kv.arenas, group, seqs, stream).unwrap();
+        kv.tables.set(&kv.arenas, group, call.seqs, call.rope, stream).unwrap();
+        let shape = AppendCall { at: call.at, heads: call.heads, stride, inv_turns: None };
+        append(&mut kv.arenas, &kv.appends, &shape, &mut qkv, stream).unwrap();
+        seal(&mut kv.arenas, &kv.seals, call.at, stream).unwrap();
+
+        let attention = Attention::new(
+            device,
+            AttentionShape {
+                head_dim: kv.group.head_dim,
+                heads: call.heads,
+                kv_heads: kv.group.kv_heads,
+                format: kv.group.format,
+                sinks: kv.group.sinks,
+                hot_window: kv.group.hot_window,
+                window: call.window,
+                scale: call.scale,
+            },
+        )
+        .unwrap();
+        let sizes = kv.tables.sizes();
+        let limits = Limits { seqs: call.seqs.len(), decode_rows: rows, tokens: sizes.tokens };
+        let mut workspace = attention.workspace(limits).unwrap();
+        let d = kv.group.head_dim;
+        // Poisoned on the emulated device: every row must be written.
+        let out = device.alloc::<T>(rows * call.heads * d).unwrap();
+        let lse = device.alloc::<f32>(rows * call.heads).unwrap();
+        let tables = kv.tables.call(&kv.arenas, call.at.layer).unwrap();
+        let (q, q_stride) = (qkv.address(), stride);
+        let attend =
+            AttentionCall { q, q_stride, out: out.address(), lse: lse.address(), ..tables };
+        // SAFETY: the tables were checked against the arenas; buffers are of these shapes.
+        unsafe { attention.attend(&attend, &mut workspace, stream).unwrap() };
+        assert!(!attention.overflowed(&workspace, stream).unwrap());
+        Attended {
+            out: out.to_vec(stream).unwrap().into_iter().map(widen).collect(),
+            lse: lse.to_vec(stream).unwrap(),
+        }
+    }
+}
+
+impl Subject for OnDevice {
+    fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]) {
+        let (stream, groups) = (&self.stream, std::slice::from_ref(group));
+        let device = stream.device();
+        let blocks: Vec<u32> = classes
+            .iter()
+            .map(|class| match class.kind {
+                ClassKind::Sink | ClassKind::RaggedSink => 16,
+                ClassKind::Hot | ClassKind::Sealed => 96,
+                ClassKind::RaggedHot | ClassKind::RaggedSealed => 128,
+            })
+            .collect();
+        self.kv = Some(Kv {
+            group: group.clone(),
+            arenas: Arenas::new(device, groups, classes, &blocks, stream).unwrap(),
+            appends: AppendPlan::new(device).unwrap(),
+            seals: SealPlan::new(device).unwrap(),
+            tables: AttendTables::new(device).unwrap(),
+            copier: Copier::new(device).unwrap(),
+            gatherer: Gatherer::new(device).unwrap(),
+        });
+    }
+
+    fn copy_blocks(&mut self, copies: &[CopyBlock]) {
+        let (kv, stream) = self.kv();
+        kv.copier.copy(&mut kv.arenas, copies, stream).unwrap();
+    }
+
+    fn gather(&mut self, gathers: &[Gather]) {
+        let (kv, stream) = self.kv();
+        kv.gatherer.gather(&mut kv.arenas, gathers, stream).unwrap();
+    }
+
+    fn free_blocks(&mut self, _blocks: &[BlockRef]) {}
+
+    fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
+        match self.query_type() {
+            Some(Codec::Bf16) => self.layer_of::<bf16>(step, bf16::from_f32, bf16::to_f32),
+            _ => self.layer_of::<f16>(step, f16::from_f32, f16::to_f32),
+        }
+    }
+
+    fn held_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn query_type(&self) -> Option<Codec> {
+        self.kv.as_ref().map(|kv| kv.group.format.hot())
+    }
+
+    fn tolerance(&self) -> (f64, f64) {
+        match self.query_type() {
+            Some(Codec::Bf16) => (6e-3, 2e-2),
+            _ => (1e-3, 3e-3),
+        }
+    }
+}
+
+/// Makes subjects of one kind.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Cpu(Level),
+    /// Threads run in an order drawn from this seed.
+    Emulated(u64),
+    /// The first CUDA device.
+    Cuda,
+}
+
+impl Kind {
+    /// Every SIMD level of this processor, the emulated device under each seed, and
+    /// a CUDA device if there is one.
+    pub fn all(seeds: std::ops::Range<u64>) -> Vec<Kind> {
+        let levels = Level::ALL.into_iter().filter(|l| l.available()).map(Kind::Cpu);
+        let mut kinds: Vec<_> = levels.chain(seeds.map(Kind::Emulated)).collect();
+        kinds.extend(Device::cuda(0).is_ok().then_some(Kind::Cuda));
+        kinds
+    }
+
+    pub fn subject(self) -> Box<dyn Subject> {
+        match self {
+            Kind::Cpu(level) => Box::new(CpuBackend::with_level(level)),
+            Kind::Emulated(seed) => {
+                let options = EmulatorOptions { seed, host_threads: 2, ..Default::default() };
+                Box::new(OnDevice::new(&Device::emulated(options)))
+            }
+            Kind::Cuda => Box::new(OnDevice::new(&Device::cuda(0).unwrap())),
+        }
+    }
+}
