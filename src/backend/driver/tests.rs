@@ -1,6 +1,7 @@
 //! What every driver promises, on the emulated device and on CUDA if there is one.
 
 use super::*;
+use crate::backend::cuda::params::{CopyJob, CopyParams, KvArena};
 use crate::error::Error;
 use std::time::Duration;
 
@@ -87,54 +88,81 @@ fn memory_that_is_full_says_how_much_is_free() {
     assert_eq!(device.memory().unwrap().free, 400);
 }
 
-/// TestParams of kernels/emulator/tests/harness.h.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
-struct TestParams {
-    input: u64,
-    out: u64,
-    n: u32,
-    mode: u32,
+/// Three blocks of 16 bytes, the third a copy of the first once `copy` has run.
+struct Copy {
+    blocks: DeviceBuffer<u32>,
+    // Named by `params`.
+    _arenas: DeviceBuffer<KvArena>,
+    _jobs: DeviceBuffer<CopyJob>,
+    params: CopyParams,
+}
+
+impl Copy {
+    fn new(device: &Device, stream: &Stream) -> Self {
+        let numbers: Vec<u32> = (0..12).collect();
+        let blocks = device.upload(&numbers, stream).unwrap();
+        let arena = KvArena { base: blocks.address(), block_bytes: 16, ..Default::default() };
+        let arenas = device.upload(&[arena], stream).unwrap();
+        let jobs = device.upload(&[CopyJob { from: 0, to: 2, ..Default::default() }], stream);
+        let jobs = jobs.unwrap();
+        let (copies, arenas_at) = (jobs.address(), arenas.address());
+        let params = CopyParams { copies, arenas: arenas_at, n_copies: 1, reserved: 0 };
+        Self { blocks, _arenas: arenas, _jobs: jobs, params }
+    }
 }
 
 #[test]
-fn kernels_run_and_are_counted() {
-    let device = emulated(emulated::EmulatorOptions { seed: 7, ..Default::default() });
-    let stream = device.stream().unwrap();
-    let (start, end) = (device.event().unwrap(), device.event().unwrap());
-    let out = device.zeroed::<u32>(64 * 8, &stream).unwrap();
-    let params = TestParams { input: 0, out: out.address(), n: 0, mode: 0 };
-    assert!(end.elapsed_since(&start).is_err(), "nothing was recorded");
-    stream.record(&start).unwrap();
-    for _ in 0..2 {
-        // SAFETY: `out` has the 64 rows of 8 that the kernel writes.
-        unsafe { stream.launch("collectives", Launch::new(1, 64), &params).unwrap() };
+fn kernels_run() {
+    for device in devices() {
+        let stream = device.stream().unwrap();
+        let copy = Copy::new(&device, &stream);
+        // SAFETY: `copy` holds what the parameters name.
+        unsafe { stream.launch("copy", Launch::new(1, 256), &copy.params).unwrap() };
+        let after = copy.blocks.to_vec(&stream).unwrap();
+        assert_eq!(after, [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]);
     }
-    stream.record(&end).unwrap();
-    stream.wait(&end).unwrap();
-    stream.synchronize().unwrap();
-    assert_eq!(end.elapsed_since(&start).unwrap(), Duration::from_nanos(2));
-    // Column 0 is ten times the thread whose lane differs in bits 0 and 2.
-    let rows = out.to_vec(&stream).unwrap();
-    assert!(rows.chunks(8).zip(0u32..).all(|(row, thread)| row[0] == 10 * (thread ^ 5)));
+}
+
+#[test]
+fn events_measure() {
+    for device in devices() {
+        let stream = device.stream().unwrap();
+        let copy = Copy::new(&device, &stream);
+        let (start, end) = (device.event().unwrap(), device.event().unwrap());
+        assert!(end.elapsed_since(&start).is_err(), "nothing was recorded");
+        stream.record(&start).unwrap();
+        for _ in 0..2 {
+            // SAFETY: `copy` holds what the parameters name.
+            unsafe { stream.launch("copy", Launch::new(1, 256), &copy.params).unwrap() };
+        }
+        stream.record(&end).unwrap();
+        stream.wait(&end).unwrap();
+        stream.synchronize().unwrap();
+        let elapsed = end.elapsed_since(&start).unwrap();
+        match device.info().name.starts_with("emulated") {
+            true => assert_eq!(elapsed, Duration::from_nanos(2)),
+            false => assert!(elapsed > Duration::ZERO),
+        }
+    }
 }
 
 #[test]
 fn what_cannot_be_launched_is_named() {
-    let device = emulated(Default::default());
-    let stream = device.stream().unwrap();
-    let params = TestParams { input: 0, out: 0, n: 0, mode: 0 };
-    let told = |kernel: &str, shape: Launch| {
-        // SAFETY: none of these comes to run.
-        unsafe { stream.launch(kernel, shape, &params) }.unwrap_err().to_string()
-    };
-    assert!(told("no_such_kernel", Launch::new(1, 64)).contains("no_such_kernel"));
-    assert!(told("a\0b", Launch::new(1, 64)).contains("no such kernel"));
-    let much = Launch::new(1, 64).shared(1 << 20);
-    assert!(told("collectives", much).contains("bytes of shared memory"));
-    let error = told("collectives", Launch::new(1, 32));
-    assert!(error.contains("32") && error.contains("seed"), "{error}");
-    // SAFETY: the parameters are refused.
-    let error = unsafe { stream.launch("collectives", Launch::new(1, 64), &0u64) }.unwrap_err();
-    assert!(error.to_string().contains("collectives"), "{error}");
+    for device in devices() {
+        let stream = device.stream().unwrap();
+        let params = CopyParams::default();
+        let told = |kernel: &str, shape: Launch| {
+            // SAFETY: none of these comes to run.
+            unsafe { stream.launch(kernel, shape, &params) }.unwrap_err().to_string()
+        };
+        assert!(told("no_such_kernel", Launch::new(1, 256)).contains("no_such_kernel"));
+        assert!(told("a\0b", Launch::new(1, 256)).contains("no such kernel"));
+        let much = Launch::new(1, 256).shared(1 << 20);
+        assert!(told("copy", much).contains("bytes of shared memory"));
+        let error = told("copy", Launch::new(1, 2048));
+        assert!(error.contains("launch copy") && error.contains("2048"), "{error}");
+        // SAFETY: the parameters have the wrong size and are refused.
+        let error = unsafe { stream.launch("copy", Launch::new(1, 256), &0u32) }.unwrap_err();
+        assert!(error.to_string().contains("launch copy"), "{error}");
+    }
 }
