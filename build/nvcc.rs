@@ -13,6 +13,8 @@ pub struct Nvcc {
     pub toolkit: (u32, u32),
 }
 
+const MISSING: &str = "the feature `cuda` needs the CUDA compiler, and no nvcc was found: run scripts/setup-nvcc (no GPU or root needed), or name one in KVFOLD_NVCC";
+
 /// The compiler: `KVFOLD_NVCC`, `NVCC`, beneath `CUDA_HOME` or `CUDA_PATH`, on the
 /// `PATH`, in its usual place, or in a Python environment (`VIRTUAL_ENV`, `.venv`,
 /// python3's own).
@@ -22,12 +24,15 @@ pub fn find() -> Result<Nvcc, String> {
             return ask(&path).map_err(|e| format!("{variable}={}: {e}", path.display()));
         }
     }
-    (installed().chain(in_environments()).chain(of_python()))
-        .find(|path| path.is_file())
-        .ok_or_else(|| {
-            "the feature `cuda` needs the CUDA compiler, and no nvcc was found: run scripts/setup-nvcc (no GPU or root needed), or name one in KVFOLD_NVCC".to_owned()
-        })
-        .and_then(|path| ask(&path).map_err(|e| format!("{}: {e}", path.display())))
+    first_of(installed().chain(in_environments()).chain(of_python()))
+}
+
+/// The first that exists.
+pub fn first_of(mut candidates: impl Iterator<Item = PathBuf>) -> Result<Nvcc, String> {
+    match candidates.find(|path| path.is_file()) {
+        Some(path) => ask(&path).map_err(|e| format!("{}: {e}", path.display())),
+        None => Err(MISSING.to_owned()),
+    }
 }
 
 fn variable_path(name: &str) -> Option<PathBuf> {
@@ -53,13 +58,15 @@ fn installed() -> impl Iterator<Item = PathBuf> {
 /// The wheels in the active environment, or where scripts/setup-nvcc puts them.
 fn in_environments() -> impl Iterator<Item = PathBuf> {
     let environments = variable_path("VIRTUAL_ENV").into_iter().chain([PathBuf::from(".venv")]);
-    environments.flat_map(|environment| {
-        let lib = environment.join("lib");
-        let versions = std::fs::read_dir(lib).into_iter().flatten().flatten().map(|e| e.path());
-        let mut sites: Vec<_> = versions.map(|v| v.join("site-packages")).collect();
-        sites.push(environment.join("Lib/site-packages")); // Windows
-        sites.into_iter().map(|site| wheel_nvcc(&site))
-    })
+    environments.flat_map(|environment| in_environment(&environment))
+}
+
+/// Where the wheels of one environment have the compiler.
+pub fn in_environment(environment: &Path) -> Vec<PathBuf> {
+    let versions = std::fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
+    let mut sites: Vec<_> = versions.map(|v| v.path().join("site-packages")).collect();
+    sites.push(environment.join("Lib/site-packages")); // Windows
+    sites.iter().map(|site| wheel_nvcc(site)).collect()
 }
 
 /// The wheels where python3 itself would look.
@@ -79,7 +86,7 @@ fn wheel_nvcc(site_packages: &Path) -> PathBuf {
 }
 
 /// Asks a compiler for its version.
-fn ask(path: &Path) -> Result<Nvcc, String> {
+pub fn ask(path: &Path) -> Result<Nvcc, String> {
     let output = Command::new(path)
         .arg("--version")
         .output()

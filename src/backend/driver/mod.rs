@@ -28,6 +28,8 @@ mod embedded;
 #[cfg(feature = "emulator")]
 pub mod emulated;
 mod stream;
+#[cfg(all(test, feature = "emulator"))]
+mod tests;
 
 pub use buffer::DeviceBuffer;
 pub use device::Device;

@@ -5,6 +5,7 @@ use crate::size;
 use anyhow::Result;
 use clap::Args;
 use kvfold::backend::cpu::{Level, threads};
+use kvfold::backend::driver::embedded;
 use kvfold::codec::{Codec, KvFormat};
 use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, cache_dir, find};
 use kvfold::model::{Checkpoint, ModelConfig};
@@ -33,7 +34,7 @@ pub fn run(args: &InfoArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         Level::best().name(),
         levels.join(", ")
     )?;
-    writeln!(out, "cuda    not built in: this version runs on the CPU")?;
+    cuda(&mut out)?;
     writeln!(out, "models  {}", cache_dir()?.display())?;
 
     let absent = args.model.model == DEFAULT_MODEL && !default_is_here()?;
@@ -46,6 +47,47 @@ pub fn run(args: &InfoArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         Some(checkpoint) => describe(&mut out, checkpoint)?,
     }
     formats(&mut out, checkpoint.as_ref().map(Checkpoint::config))
+}
+
+/// What the build has for CUDA devices, and the devices.
+fn cuda(out: &mut impl Write) -> Result<()> {
+    let Some(kernels) = embedded() else {
+        writeln!(out, "cuda    not built in (--features cuda)")?;
+        return Ok(());
+    };
+    let (major, minor) = kernels.toolkit;
+    writeln!(out, "cuda    kernels for {}, by CUDA {major}.{minor}", kernels.describe())?;
+    #[cfg(feature = "cuda")]
+    devices(out)?;
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn devices(out: &mut impl Write) -> Result<()> {
+    use kvfold::backend::driver::cuda;
+    match cuda::driver_version() {
+        Ok((major, minor)) => writeln!(out, "        the driver supports CUDA {major}.{minor}")?,
+        Err(error) => return Ok(writeln!(out, "        {error}")?),
+    }
+    let devices = match cuda::devices() {
+        Ok(devices) => devices,
+        Err(error) => return Ok(writeln!(out, "        {error}")?),
+    };
+    for (ordinal, (info, usable)) in devices.iter().enumerate() {
+        write!(
+            out,
+            "        device {ordinal}: {}, sm_{}, {} multiprocessors, {}",
+            info.name,
+            info.arch,
+            info.multiprocessors,
+            size::show(info.memory)
+        )?;
+        match usable {
+            Ok(()) => writeln!(out)?,
+            Err(error) => writeln!(out, "; cannot be used: {error}")?,
+        }
+    }
+    Ok(())
 }
 
 fn default_is_here() -> Result<bool> {

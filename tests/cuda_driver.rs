@@ -1,0 +1,243 @@
+//! The CUDA driver layer without a GPU: a driver of our own over host memory
+//! (`fake_cuda/libcuda.cpp`) stands where the system's would, in processes of their
+//! own, because a process looks for its driver once.
+#![cfg(all(feature = "cuda", target_os = "linux"))]
+
+use kvfold::Error;
+use kvfold::backend::driver::{Device, Launch, embedded};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+/// A folder with `libcuda.so` and `libcuda.so.1`.
+struct FakeDriver(tempfile::TempDir);
+
+impl FakeDriver {
+    fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let library = place.path().join("libcuda.so.1");
+        let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake_cuda/libcuda.cpp");
+        let status = (Command::new(compiler).args(["-std=c++17", "-O1", "-shared", "-fPIC", "-o"]))
+            .arg(&library)
+            .arg(source)
+            .status()
+            .expect("a C++ compiler");
+        assert!(status.success());
+        std::os::unix::fs::symlink(&library, place.path().join("libcuda.so")).unwrap();
+        Self(place)
+    }
+
+    /// What is no library stands where the driver would.
+    fn broken() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["libcuda.so", "libcuda.so.1"] {
+            std::fs::write(place.path().join(name), "no library, but long enough to be one")
+                .unwrap();
+        }
+        Self(place)
+    }
+
+    /// Runs a program that finds this driver. `pretend` is for its FAKE_CUDA.
+    fn run(&self, program: PathBuf, args: &[&str], pretend: &str) -> Output {
+        (Command::new(program).args(args))
+            .env("LD_LIBRARY_PATH", self.0.path())
+            .env("FAKE_CUDA", pretend)
+            .env("KVFOLD_CACHE", self.0.path())
+            .output()
+            .unwrap()
+    }
+
+    /// The lines of `kvfold info` about CUDA.
+    fn info(&self, pretend: &str) -> String {
+        let output = self.run(env!("CARGO_BIN_EXE_kvfold").into(), &["info"], pretend);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}");
+        assert!(output.stderr.is_empty(), "{:?}", String::from_utf8_lossy(&output.stderr));
+        let lines = text.lines().skip_while(|l| !l.starts_with("cuda"));
+        lines.take_while(|l| !l.starts_with("models")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[test]
+fn info_names_the_driver_and_the_devices() {
+    let driver = FakeDriver::new();
+    let text = driver.info("13010 2 90 0");
+    let kernels = embedded().unwrap();
+    assert!(text.contains(&kernels.describe()), "{text}");
+    assert!(text.contains("the driver supports CUDA 13.1"), "{text}");
+    assert!(text.contains("device 0: Fake device, sm_90, 3 multiprocessors"), "{text}");
+    assert!(text.contains("device 1: ") && !text.contains("cannot be used"), "{text}");
+}
+
+#[test]
+fn info_says_why_a_device_cannot_be_used() {
+    let driver = FakeDriver::new();
+    let text = driver.info("13000 1 75 0");
+    assert!(text.contains("sm_75") && text.contains("no kernels for sm_75"), "{text}");
+    assert!(text.contains("KVFOLD_CUDA_ARCHS"), "{text}");
+    let text = driver.info("13000 0 90 0");
+    assert!(text.contains("initialise the driver") && text.contains("NO_DEVICE"), "{text}");
+    let text = driver.info("11040 1 90 0");
+    assert!(
+        text.contains("supports CUDA 11.4, but") && text.contains("update the driver"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_binary_without_a_driver_starts_and_says_so() {
+    let text = FakeDriver::broken().info("");
+    assert!(
+        text.contains("no NVIDIA driver was found (") && text.contains("libcuda.so.1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_driver_layer_works_on_a_fake_driver() {
+    let driver = FakeDriver::new();
+    for (test, pretend) in [
+        ("memory_streams_events_and_launches", "13000 1 90 0"),
+        ("a_borrowed_context_is_given_back", "13000 1 90 0"),
+        ("no_code_for_the_device", "13000 1 90 209"),
+        ("no_code_for_an_old_device", "13000 1 70 0"),
+        ("ptx_is_too_new", "13000 1 90 222"),
+        ("the_driver_is_too_old", "11080 1 90 0"),
+    ] {
+        let name = format!("inside::{test}");
+        let args = ["--ignored", "--exact", &name, "--nocapture"];
+        let output = driver.run(std::env::current_exe().unwrap(), &args, pretend);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+    }
+}
+
+/// These run in processes that have the fake driver.
+mod inside {
+    use super::*;
+    use std::ffi::c_void;
+
+    #[test]
+    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
+    fn memory_streams_events_and_launches() {
+        let device = Device::cuda(0).unwrap();
+        let info = device.info();
+        assert_eq!((info.name.as_str(), info.arch, info.multiprocessors), ("Fake device", 90, 3));
+        assert_eq!((info.shared_bytes, info.l2_bytes), (227 << 10, 50 << 20));
+        assert!(matches!(Device::cuda(1), Err(Error::Config { .. })));
+
+        let stream = device.stream().unwrap();
+        let mut a = device.upload(&[1u8, 2, 3, 4], &stream).unwrap();
+        assert_eq!(device.memory().unwrap().free, 999_996);
+        match device.alloc::<u8>(1_000_000) {
+            Err(Error::DeviceOutOfMemory { needed: 1_000_000, free: 999_996 }) => {}
+            other => panic!("{other:?}"),
+        }
+        let mut b = device.zeroed::<u8>(4, &stream).unwrap();
+        b.copy_from(1, &a, 0, 3, &stream).unwrap();
+        assert_eq!(b.to_vec(&stream).unwrap(), [0, 1, 2, 3]);
+        a.fill(9, &stream).unwrap();
+
+        let (start, end) = (device.event().unwrap(), device.event().unwrap());
+        stream.record(&start).unwrap();
+        let params = [a.address(), 3];
+        let launch = |kernel: &str, shape: Launch| {
+            // SAFETY: `a` holds the 3 bytes that the kernel adds to.
+            unsafe { stream.launch(kernel, shape, &params) }
+        };
+        launch("add_one", Launch::new(1, 32)).unwrap();
+        // More shared memory than a kernel has without asking.
+        launch("add_one", Launch::new(1, 32).shared(100 << 10)).unwrap();
+        launch("add_one", Launch::new(1, 32).shared(64 << 10)).unwrap();
+        stream.record(&end).unwrap();
+        stream.wait(&end).unwrap();
+        assert_eq!(end.elapsed_since(&start).unwrap(), Duration::from_micros(1500));
+        assert_eq!(a.to_vec(&stream).unwrap(), [12, 12, 12, 9]);
+
+        let told = |r: kvfold::Result<()>| r.unwrap_err().to_string();
+        let error = told(launch("add_one", Launch::new(1, 32).shared(228 << 10)));
+        assert!(error.contains("233472 bytes of shared memory are needed"), "{error}");
+        let error = told(launch("subtract_one", Launch::new(1, 32)));
+        assert!(error.contains("subtract_one: the build has no such kernel"), "{error}");
+        // SAFETY: refused for its size.
+        let error = told(unsafe { stream.launch("add_one", Launch::new(1, 32), &0u32) });
+        assert!(error.contains("launch add_one") && error.contains("as the test asked"), "{error}");
+
+        // In whatever order they go, the context goes last: the fake driver aborts
+        // if anything is left in it.
+        drop((device, a, end, stream, start, b));
+    }
+
+    unsafe extern "C" {
+        fn dlsym(library: *mut c_void, name: *const std::ffi::c_char) -> *mut c_void;
+        fn dlopen(name: *const std::ffi::c_char, flags: i32) -> *mut c_void;
+    }
+
+    /// A function of the driver without arguments but one handle.
+    fn with_context(name: &std::ffi::CStr, context: *mut c_void) {
+        // SAFETY: the driver has this function, of this type.
+        unsafe {
+            let library = dlopen(c"libcuda.so.1".as_ptr(), 2);
+            let function = dlsym(library, name.as_ptr());
+            let function: extern "C" fn(*mut c_void) -> i32 = std::mem::transmute(function);
+            assert_eq!(function(context), 0);
+        }
+    }
+
+    #[test]
+    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
+    fn a_borrowed_context_is_given_back() {
+        let mut theirs = 0u64;
+        let context: *mut c_void = (&raw mut theirs).cast();
+        with_context(c"cuCtxPushCurrent_v2", context);
+        // SAFETY: the fake driver takes any address for a context.
+        let device = unsafe { Device::borrow_cuda(context).unwrap() };
+        // SAFETY: null is the default stream.
+        let stream = unsafe { device.borrow_stream(std::ptr::null_mut()) };
+        let a = device.upload(&[1u32, 2], &stream).unwrap();
+        assert_eq!(a.to_vec(&stream).unwrap(), [1, 2]);
+        drop((a, stream, device));
+        // Their context is current as before.
+        let mut now: *mut c_void = std::ptr::null_mut();
+        with_context(c"cuCtxGetCurrent", (&raw mut now).cast());
+        assert_eq!(now, context);
+        // SAFETY: as above.
+        let null = unsafe { Device::borrow_cuda(std::ptr::null_mut()) };
+        assert!(matches!(null, Err(Error::Config { .. })));
+    }
+
+    fn refused() -> Error {
+        Device::cuda(0).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
+    fn no_code_for_the_device() {
+        match refused() {
+            Error::NoKernelForArch { arch, embedded: has } => {
+                assert_eq!((arch.as_str(), has), ("sm_90", embedded().unwrap().describe()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
+    fn no_code_for_an_old_device() {
+        assert!(matches!(refused(), Error::NoKernelForArch { arch, .. } if arch == "sm_70"));
+    }
+
+    #[test]
+    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
+    fn ptx_is_too_new() {
+        assert!(matches!(refused(), Error::DriverTooOld { found, .. } if found == "13.0"));
+    }
+
+    #[test]
+    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
+    fn the_driver_is_too_old() {
+        assert!(matches!(refused(), Error::DriverTooOld { found, .. } if found == "11.8"));
+    }
+}
