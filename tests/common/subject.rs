@@ -145,7 +145,8 @@ impl OnDevice {
         kv.tables.set(&kv.arenas, group, call.seqs, call.rope, stream).unwrap();
         let shape = AppendCall { at: call.at, heads: call.heads, stride, inv_turns: None };
         append(&mut kv.arenas, &kv.appends, &shape, &mut qkv, stream).unwrap();
-        seal(&mut kv.arenas, &kv.seals, call.at, stream).unwrap();
+        let layers = call.at.layer..call.at.layer + 1;
+        seal(&mut kv.arenas, &kv.seals, group, layers, stream).unwrap();
 
         let attention = Attention::new(
             device,
