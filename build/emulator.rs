@@ -1,5 +1,8 @@
 //! The feature `emulator`: the kernels and the emulated device as one archive,
 //! compiled by the host's C++ compiler. For tests.
+//!
+//! With `KVFOLD_EMULATOR_SANITIZE=1` they are compiled under AddressSanitizer and
+//! UBSan, so that the conformance suite itself runs under both.
 
 use crate::compile::{Compiler, Unit, compile, sources};
 use std::collections::BTreeSet;
@@ -7,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const KERNELS: &str = "kernels";
+const SANITIZE: &str = "KVFOLD_EMULATOR_SANITIZE";
 
 /// Compiles and links. Returns the files that were read.
 pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
@@ -36,7 +40,13 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
         })
         .collect();
     let flags = "-c -std=c++17 -O2 -g1 -fPIC -pthread -Wall -ffp-contract=off -fno-strict-aliasing -DKVFOLD_EMULATED -I kernels -x c++";
-    let flags = flags.split(' ').map(String::from).collect();
+    let mut flags: Vec<_> = flags.split(' ').map(String::from).collect();
+    println!("cargo::rerun-if-env-changed={SANITIZE}");
+    if std::env::var_os(SANITIZE).is_some_and(|v| v == "1") {
+        const SANITIZERS: &str = "-fsanitize=address,undefined";
+        flags.extend([SANITIZERS, "-fno-sanitize-recover=undefined"].map(String::from));
+        println!("cargo::rustc-link-arg={SANITIZERS}");
+    }
     let compiled = compile(&Compiler { program, version, flags }, &units)?;
     for log in &compiled.logs {
         log.lines().for_each(|line| println!("cargo::warning={line}"));
