@@ -15,6 +15,7 @@
 //! vectors along k are kept in *even-odd order*: of each 32 elements first those
 //! with even, then those with odd index.
 
+use super::prefetch::prefetch_part;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::affine::Affine;
 use crate::codec::fragment::{span, tile_words};
@@ -22,6 +23,9 @@ use crate::codec::{Side, TILE_TOKENS};
 
 /// Channels of a head that the kernels can hold.
 pub(super) const MAX_HEAD_DIM: usize = 256;
+
+/// Lanes of the biases of a value tile: a vector of up to 16 for 32 rows or more.
+pub(super) const MAX_BIASES: usize = MAX_HEAD_DIM / 32 * 16;
 
 /// Index, in even-odd order, of element `i`.
 pub(super) const fn even_odd(i: usize) -> usize {
@@ -82,7 +86,8 @@ impl<'a> AffineTile<'a> {
         }
     }
 
-    /// `fold = scale·x` for every head, and the biases `Σ zero·x`.
+    /// `fold = scale·x` for every head; adds `zero·x` to the biases, whose lanes
+    /// are summed later.
     #[inline(always)]
     fn fold<S: Simd, const G: usize, const K: usize>(
         &self,
@@ -90,10 +95,10 @@ impl<'a> AffineTile<'a> {
         row_group: usize,
         x: [&[f32; K]; G],
         fold: &mut [[f32; MAX_HEAD_DIM]; G],
-    ) -> [f32; G] {
+        bias: &mut [S::F; G],
+    ) {
         assert!(self.k <= K && self.k <= MAX_HEAD_DIM);
         let (scales, zeros) = self.parameters(row_group);
-        let mut bias = [s.splat(0.0); G];
         for start in (0..self.k).step_by(2 * S::LANES) {
             // SAFETY: k is a multiple of 32 and within the lengths of x and fold;
             // scales and zeros have k elements.
@@ -110,16 +115,11 @@ impl<'a> AffineTile<'a> {
                 }
             }
         }
-        let mut sums = [0f32; G];
-        for g in 0..G {
-            sums[g] = s.horizontal_sum(bias[g]);
-        }
-        sums
     }
 
     /// Row products for each head: `out[even_odd(row)] = Σ_k x̂[row, k]·x[k]`,
     /// `x` in even-odd order along k; `fold` is scratch. Used for the scores of a
-    /// key tile.
+    /// key tile. Meanwhile asks for the bytes of `ahead`.
     #[inline(always)]
     pub(super) fn rows_product<S: Simd, const G: usize>(
         &self,
@@ -127,21 +127,31 @@ impl<'a> AffineTile<'a> {
         x: [&[f32; MAX_HEAD_DIM]; G],
         fold: &mut [[f32; MAX_HEAD_DIM]; G],
         out: &mut [[f32; TILE_TOKENS]; G],
+        ahead: &[u8],
     ) {
         assert!(self.rows == TILE_TOKENS);
         for row_group in 0..self.rows / self.group {
-            let bias = self.fold(s, row_group, x, fold);
+            let mut bias = [s.splat(0.0); G];
+            self.fold(s, row_group, x, fold, &mut bias);
+            // Each row adds up four lanes, so that is how it gets its bias.
+            for g in 0..G {
+                bias[g] = s.sum_across_blocks(bias[g]);
+            }
             for i in 0..self.group / 16 {
                 let block = row_group * self.group / 16 + i;
+                prefetch_part(ahead, block, self.rows / 16);
                 for first in (0..32 / S::LANES).step_by(S::FRAGMENT_BLOCK) {
                     let mut acc = [[s.splat(0.0); 4]; G];
+                    for g in 0..G {
+                        acc[g] = [bias[g]; 4];
+                    }
                     self.block_product(s, block, first, fold, &mut acc);
                     for g in 0..G {
                         let at = block / 2 * 32 + block % 2 * 8;
                         // SAFETY: eight rows each fit behind `at` and `at + 16`.
                         unsafe {
                             let even = out[g].as_mut_ptr().add(at);
-                            s.store_rows(&acc[g], first, bias[g], even, even.add(16));
+                            s.store_rows(&acc[g], first, even, even.add(16));
                         }
                     }
                 }
@@ -150,8 +160,9 @@ impl<'a> AffineTile<'a> {
     }
 
     /// Adds row products for each head to accumulators that stay in fragment
-    /// form (`4·rows` floats a head) and biases (one a row group); `x` in
-    /// even-odd order along k. Used for the output of a value tile.
+    /// form (`4·rows` floats a head) and biases (a vector a row group); `x` in
+    /// even-odd order along k. Used for the output of a value tile. Meanwhile asks
+    /// for the bytes of `ahead`.
     #[inline(always)]
     pub(super) fn accumulate_product<S: Simd, const G: usize>(
         &self,
@@ -159,15 +170,24 @@ impl<'a> AffineTile<'a> {
         x: [&[f32; TILE_TOKENS]; G],
         fold: &mut [[f32; MAX_HEAD_DIM]; G],
         accumulators: &mut [[f32; 4 * MAX_HEAD_DIM]; G],
-        biases: &mut [[f32; MAX_HEAD_DIM / 32]; G],
+        biases: &mut [[f32; MAX_BIASES]; G],
+        ahead: &[u8],
     ) {
         for row_group in 0..self.rows / self.group {
-            let bias = self.fold(s, row_group, x, fold);
-            for g in 0..G {
-                biases[g][row_group] += bias[g];
+            // SAFETY: row groups have at least 32 of at most MAX_HEAD_DIM rows.
+            unsafe {
+                let mut bias = [s.splat(0.0); G];
+                for g in 0..G {
+                    bias[g] = s.load(biases[g].as_ptr().add(row_group * S::LANES));
+                }
+                self.fold(s, row_group, x, fold, &mut bias);
+                for g in 0..G {
+                    s.store(biases[g].as_mut_ptr().add(row_group * S::LANES), bias[g]);
+                }
             }
             for i in 0..self.group / 16 {
                 let block = row_group * self.group / 16 + i;
+                prefetch_part(ahead, block, self.rows / 16);
                 for first in (0..32 / S::LANES).step_by(S::FRAGMENT_BLOCK) {
                     let at = block * 64 + first * 2 * S::LANES;
                     let mut acc = [[s.splat(0.0); 4]; G];
@@ -199,7 +219,7 @@ impl<'a> AffineTile<'a> {
         s: S,
         group: usize,
         accumulators: &[f32; 4 * MAX_HEAD_DIM],
-        biases: &[f32; MAX_HEAD_DIM / 32],
+        biases: &[f32; MAX_BIASES],
         out: &mut [f32],
     ) {
         for (block, rows) in out.chunks_exact_mut(16).enumerate() {
@@ -213,10 +233,12 @@ impl<'a> AffineTile<'a> {
                     for (j, a) in acc[..2 * S::FRAGMENT_BLOCK].iter_mut().enumerate() {
                         *a = s.load(block.add((first * 2 + j) * S::LANES));
                     }
-                    s.store_rows(&acc, first, 0.0, even.as_mut_ptr(), odd.as_mut_ptr());
+                    s.store_rows(&acc, first, even.as_mut_ptr(), odd.as_mut_ptr());
                 }
             }
-            let bias = biases[block * 16 / group];
+            let bias = &biases[block * 16 / group * S::LANES..][..S::LANES];
+            // SAFETY: the slice is one vector.
+            let bias = s.horizontal_sum(unsafe { s.load(bias.as_ptr()) });
             for (i, row) in rows.iter_mut().enumerate() {
                 *row += bias + if i % 2 == 0 { even[i / 2] } else { odd[i / 2] };
             }

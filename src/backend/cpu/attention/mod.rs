@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `pages.rs` | which pages a query reads, and which of their rows |
+//! | `prefetch.rs` | asking for bytes before they are read |
 //! | `affine.rs` | products with low-bit tiles, read in place |
 //! | `rows.rs` | products with f16, bf16 and fp8 tiles |
 //! | `decode.rs` | one query: each K and V byte is read once a query group |
@@ -21,11 +22,12 @@
 mod affine;
 mod decode;
 mod pages;
+mod prefetch;
 mod prefill;
 mod rows;
 
 use super::arena::Arenas;
-use super::pool::{Shared, parallel_for};
+use super::pool::{Shared, parallel_items};
 use super::simd::{Level, dispatch};
 use super::tensor::Buffer;
 use crate::backend::{Attend, AttendSeq, KvGroup};
@@ -135,7 +137,7 @@ impl<'a> Call<'a> {
         let mut partial = vec![0f32; items.len() * row];
         let parts = Shared::new(&mut partial);
         let failed = Mutex::new(None);
-        parallel_for(items.len(), |i| {
+        parallel_items(items.len(), |i| {
             // SAFETY: each item has a part of its own.
             let part = unsafe { parts.slice(i * row, row) };
             if let Err(error) = self.execute(&items[i], part) {
