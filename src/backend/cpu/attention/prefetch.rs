@@ -4,11 +4,12 @@
 //! page at once would fill the core's miss buffers and stall it; so the next page
 //! is asked for in parts, between the products with the present one.
 
-/// Asks for part `i` of `parts` of some bytes.
+/// Asks for part `i` of `parts` of a tile, counted from the end: there its scales
+/// and zeros lie, which are read first.
 #[inline(always)]
 pub(super) fn prefetch_part(bytes: &[u8], i: usize, parts: usize) {
     let part = bytes.len().div_ceil(parts).next_multiple_of(64);
-    let start = (i * part).min(bytes.len());
+    let start = ((parts - 1 - i) * part).min(bytes.len());
     let end = (start + part).min(bytes.len());
     prefetch(&bytes[start..end]);
 }
