@@ -136,7 +136,7 @@ impl Decode<'_> {
         for g in 0..G {
             rows[g][..d].fill(0.0);
             fragments[g][..4 * d].fill(0.0);
-            biases[g].fill(0.0);
+            biases[g][..d / 32 * S::LANES].fill(0.0);
         }
         let mut softmax = Softmax::<S, G>::new(s);
         let mut group = 32;
@@ -166,7 +166,7 @@ impl Decode<'_> {
                 for g in (0..G).filter(|g| factors[*g] != 1.0) {
                     rescale(s, &mut rows[g][..d], factors[g]);
                     rescale(s, &mut fragments[g][..4 * d], factors[g]);
-                    rescale(s, &mut biases[g], factors[g]);
+                    rescale(s, &mut biases[g][..d / 32 * S::LANES], factors[g]);
                 }
             }
 
@@ -212,6 +212,7 @@ impl Decode<'_> {
     }
 
     /// Sets the queries as a run relocated by `shift` sees them.
+    #[inline(always)]
     fn place_queries<const G: usize>(
         &self,
         shift: i32,
