@@ -1,17 +1,14 @@
-//! The bytes of the KV cache: one arena a class, one allocation a block.
+//! The bytes of the KV cache: one arena a class.
 //!
-//! A block is allocated when it is first written and released when the cache
-//! says so, so memory in use follows the cache's books.
+//! A block is taken from its class's slabs when it is first written and given
+//! back when the cache says so, so memory in use follows the cache's books to
+//! within the last slab of each class.
 
+use super::slab::Slabs;
 use crate::backend::KvGroup;
 use crate::cache::{BlockRef, ClassDesc, ClassId, ClassKind, CopyBlock};
 use crate::codec::{Codec, TILE_TOKENS};
 use crate::error::{Error, Result};
-
-/// A cache line; blocks are aligned to it.
-#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
 
 /// How the pages of a class lie in its blocks.
 #[derive(Clone, Copy, Debug)]
@@ -64,22 +61,22 @@ impl ClassLayout {
         Ok(Self { key, value, head_dim, page_tokens, key_bytes, page_bytes, pages })
     }
 
+    /// Bytes of a block.
+    fn block_bytes(&self) -> usize {
+        self.page_bytes * self.pages
+    }
+
     /// Bytes of one row of the key half; float codecs only.
     pub(super) fn key_row_bytes(&self) -> usize {
         self.key_bytes / self.page_tokens
     }
 }
 
-#[derive(Default)]
-struct Arena {
-    blocks: Vec<Option<Box<[Line]>>>,
-}
-
 /// All arenas of a backend.
 #[derive(Default)]
 pub(super) struct Arenas {
     layouts: Vec<ClassLayout>,
-    arenas: Vec<Arena>,
+    arenas: Vec<Slabs>,
     bytes: u64,
 }
 
@@ -93,7 +90,7 @@ impl Arenas {
                 None => Err(Error::config("classes", format!("no KV group {}", class.group))),
             })
             .collect::<Result<Vec<_>>>()?;
-        let arenas = classes.iter().map(|_| Arena::default()).collect();
+        let arenas = layouts.iter().map(|layout| Slabs::new(layout.block_bytes())).collect();
         Ok(Self { layouts, arenas, bytes: 0 })
     }
 
@@ -110,14 +107,11 @@ impl Arenas {
     /// The page of `stream` in a block: key half and value half.
     pub(super) fn page(&self, block: BlockRef, stream: usize) -> Result<(&[u8], &[u8])> {
         let layout = self.layout(block.class);
-        let lines = self.arenas[usize::from(block.class.0)]
-            .blocks
+        let bytes = self.arenas[usize::from(block.class.0)]
             .get(block.index as usize)
-            .and_then(Option::as_ref)
             .ok_or_else(|| missing(block))?;
         let at = if layout.pages == 1 { 0 } else { stream * layout.page_bytes };
-        let page = &bytemuck::cast_slice::<Line, u8>(lines)[at..at + layout.page_bytes];
-        Ok(page.split_at(layout.key_bytes))
+        Ok(bytes[at..at + layout.page_bytes].split_at(layout.key_bytes))
     }
 
     /// As [`page`](Self::page), to write; the block is allocated if it is new.
@@ -129,41 +123,28 @@ impl Arenas {
     }
 
     fn block_mut(&mut self, block: BlockRef) -> &mut [u8] {
-        let layout = &self.layouts[usize::from(block.class.0)];
-        let size = layout.page_bytes * layout.pages;
-        let blocks = &mut self.arenas[usize::from(block.class.0)].blocks;
-        let index = block.index as usize;
-        if blocks.len() <= index {
-            blocks.resize_with(index + 1, || None);
+        let (bytes, new) = self.arenas[usize::from(block.class.0)].take(block.index as usize);
+        if new {
+            self.bytes += bytes.len() as u64;
         }
-        let bytes = &mut self.bytes;
-        let lines = blocks[index].get_or_insert_with(|| {
-            *bytes += size as u64;
-            vec![Line([0; 64]); size.div_ceil(size_of::<Line>())].into_boxed_slice()
-        });
-        &mut bytemuck::cast_slice_mut(lines)[..size]
+        bytes
     }
 
     /// Copies a whole block.
     pub(super) fn copy(&mut self, copy: &CopyBlock) -> Result<()> {
         let from = self.arenas[usize::from(copy.from.class.0)]
-            .blocks
             .get(copy.from.index as usize)
-            .and_then(Option::as_ref)
             .ok_or_else(|| missing(copy.from))?
-            .clone();
-        self.block_mut(copy.to);
-        self.arenas[usize::from(copy.to.class.0)].blocks[copy.to.index as usize] = Some(from);
+            .to_vec();
+        self.block_mut(copy.to).copy_from_slice(&from);
         Ok(())
     }
 
     /// Releases a block; one that was never written is nothing.
     pub(super) fn free(&mut self, block: BlockRef) {
-        let layout = &self.layouts[usize::from(block.class.0)];
-        let size = (layout.page_bytes * layout.pages) as u64;
-        let slot = self.arenas[usize::from(block.class.0)].blocks.get_mut(block.index as usize);
-        if slot.and_then(Option::take).is_some() {
-            self.bytes -= size;
+        let class = usize::from(block.class.0);
+        if self.arenas[class].give_back(block.index as usize) {
+            self.bytes -= self.layouts[class].block_bytes() as u64;
         }
     }
 }

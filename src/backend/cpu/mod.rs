@@ -9,6 +9,7 @@ mod dense;
 mod ops;
 mod pool;
 mod simd;
+mod slab;
 mod tensor;
 #[cfg(target_arch = "x86_64")]
 mod vnni;

@@ -4,6 +4,7 @@
 //! would compete with them for the same cores.
 
 use candle_core::utils::barrier_pool;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Threads that share the work, the calling one included.
 pub(crate) fn threads() -> usize {
@@ -27,6 +28,25 @@ pub(crate) fn parallel_for(n: usize, f: impl Fn(usize) + Sync) {
     } else {
         barrier_pool().execute_chunked(n, |range| range.for_each(&f));
     }
+}
+
+/// As [`parallel_for`], for few items of uneven length: each thread takes one at
+/// a time, in order.
+pub(crate) fn parallel_items(n: usize, f: impl Fn(usize) + Sync) {
+    if n <= 1 {
+        return (0..n).for_each(f);
+    }
+    let cursor = AtomicUsize::new(0);
+    // One call a thread, since the pool's own chunks are too coarse.
+    parallel_for(threads(), |_| {
+        loop {
+            let i = cursor.fetch_add(1, Ordering::Relaxed);
+            if i >= n {
+                break;
+            }
+            f(i);
+        }
+    });
 }
 
 /// A pointer into a buffer whose disjoint parts are written by different threads.

@@ -15,6 +15,7 @@
 //! vectors along k are kept in *even-odd order*: of each 32 elements first those
 //! with even, then those with odd index.
 
+use super::prefetch::prefetch_part;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::affine::Affine;
 use crate::codec::fragment::{span, tile_words};
@@ -22,6 +23,12 @@ use crate::codec::{Side, TILE_TOKENS};
 
 /// Channels of a head that the kernels can hold.
 pub(super) const MAX_HEAD_DIM: usize = 256;
+
+/// Lanes of the biases of a tile: a vector of up to 16 for 32 rows or more.
+pub(super) const MAX_BIASES: usize = MAX_HEAD_DIM / 32 * 16;
+
+/// Elements of a folded vector: k of each row group of a tile.
+pub(super) const MAX_FOLD: usize = MAX_HEAD_DIM / 32 * TILE_TOKENS;
 
 /// Index, in even-odd order, of element `i`.
 pub(super) const fn even_odd(i: usize) -> usize {
@@ -82,66 +89,85 @@ impl<'a> AffineTile<'a> {
         }
     }
 
-    /// `fold = scale·x` for every head, and the biases `Σ zero·x`.
+    /// For each row group and head: `fold = scale·x`, and adds `zero·x` to a vector
+    /// of biases, whose lanes are summed later. `x` is in even-odd order along k.
     #[inline(always)]
-    fn fold<S: Simd, const G: usize, const K: usize>(
+    pub(super) fn fold<S: Simd, const G: usize, const K: usize>(
         &self,
         s: S,
-        row_group: usize,
         x: [&[f32; K]; G],
-        fold: &mut [[f32; MAX_HEAD_DIM]; G],
-    ) -> [f32; G] {
+        fold: &mut [[f32; MAX_FOLD]; G],
+        biases: &mut [[f32; MAX_BIASES]; G],
+    ) {
         assert!(self.k <= K && self.k <= MAX_HEAD_DIM);
-        let (scales, zeros) = self.parameters(row_group);
-        let mut bias = [s.splat(0.0); G];
-        for start in (0..self.k).step_by(2 * S::LANES) {
-            // SAFETY: k is a multiple of 32 and within the lengths of x and fold;
-            // scales and zeros have k elements.
-            unsafe {
-                let (scale_even, scale_odd) = s.load_f16_even_odd(scales.add(2 * start));
-                let (zero_even, zero_odd) = s.load_f16_even_odd(zeros.add(2 * start));
-                let even = start / 32 * 32 + start % 32 / 2;
-                for g in 0..G {
-                    let (from, to) = (x[g].as_ptr(), fold[g].as_mut_ptr());
-                    let (xe, xo) = (s.load(from.add(even)), s.load(from.add(even + 16)));
-                    s.store(to.add(even), s.mul(xe, scale_even));
-                    s.store(to.add(even + 16), s.mul(xo, scale_odd));
-                    bias[g] = s.fma(xe, zero_even, s.fma(xo, zero_odd, bias[g]));
+        for row_group in 0..self.rows / self.group {
+            let (scales, zeros) = self.parameters(row_group);
+            let bias_at = row_group * S::LANES;
+            let mut bias = [s.splat(0.0); G];
+            for g in 0..G {
+                // SAFETY: row groups have at least 32 of at most MAX_HEAD_DIM rows.
+                bias[g] = unsafe { s.load(biases[g].as_ptr().add(bias_at)) };
+            }
+            for start in (0..self.k).step_by(2 * S::LANES) {
+                // SAFETY: k is a multiple of 32 and within the length of x; all
+                // row groups' k fit MAX_FOLD; scales and zeros have k elements.
+                unsafe {
+                    let (scale_even, scale_odd) = s.load_f16_even_odd(scales.add(2 * start));
+                    let (zero_even, zero_odd) = s.load_f16_even_odd(zeros.add(2 * start));
+                    let even = start / 32 * 32 + start % 32 / 2;
+                    for g in 0..G {
+                        let from = x[g].as_ptr().add(even);
+                        let to = fold[g].as_mut_ptr().add(row_group * self.k + even);
+                        let (xe, xo) = (s.load(from), s.load(from.add(16)));
+                        s.store(to, s.mul(xe, scale_even));
+                        s.store(to.add(16), s.mul(xo, scale_odd));
+                        bias[g] = s.fma(xe, zero_even, s.fma(xo, zero_odd, bias[g]));
+                    }
                 }
             }
+            for g in 0..G {
+                // SAFETY: as above.
+                unsafe { s.store(biases[g].as_mut_ptr().add(bias_at), bias[g]) }
+            }
         }
-        let mut sums = [0f32; G];
-        for g in 0..G {
-            sums[g] = s.horizontal_sum(bias[g]);
-        }
-        sums
     }
 
-    /// Row products for each head: `out[even_odd(row)] = Σ_k x̂[row, k]·x[k]`,
-    /// `x` in even-odd order along k; `fold` is scratch. Used for the scores of a
-    /// key tile.
+    /// Row products for each head: `out[even_odd(row)] = Σ_k x̂[row, k]·x[k]`, from
+    /// what [`fold`](Self::fold) made of `x`. Used for the scores of a key tile.
+    /// Meanwhile asks for the bytes of `ahead`.
     #[inline(always)]
     pub(super) fn rows_product<S: Simd, const G: usize>(
         &self,
         s: S,
-        x: [&[f32; MAX_HEAD_DIM]; G],
-        fold: &mut [[f32; MAX_HEAD_DIM]; G],
+        fold: &[[f32; MAX_FOLD]; G],
+        biases: &[[f32; MAX_BIASES]; G],
         out: &mut [[f32; TILE_TOKENS]; G],
+        ahead: &[u8],
     ) {
         assert!(self.rows == TILE_TOKENS);
         for row_group in 0..self.rows / self.group {
-            let bias = self.fold(s, row_group, x, fold);
+            // Each row adds up four lanes, so that is how it gets its bias.
+            let mut bias = [s.splat(0.0); G];
+            for g in 0..G {
+                // SAFETY: as in `fold`.
+                let lanes = unsafe { s.load(biases[g].as_ptr().add(row_group * S::LANES)) };
+                bias[g] = s.sum_across_blocks(lanes);
+            }
             for i in 0..self.group / 16 {
                 let block = row_group * self.group / 16 + i;
+                prefetch_part(ahead, block, self.rows / 16);
                 for first in (0..32 / S::LANES).step_by(S::FRAGMENT_BLOCK) {
                     let mut acc = [[s.splat(0.0); 4]; G];
+                    for g in 0..G {
+                        acc[g] = [bias[g]; 4];
+                    }
                     self.block_product(s, block, first, fold, &mut acc);
                     for g in 0..G {
                         let at = block / 2 * 32 + block % 2 * 8;
                         // SAFETY: eight rows each fit behind `at` and `at + 16`.
                         unsafe {
                             let even = out[g].as_mut_ptr().add(at);
-                            s.store_rows(&acc[g], first, bias[g], even, even.add(16));
+                            s.store_rows(&acc[g], first, even, even.add(16));
                         }
                     }
                 }
@@ -149,42 +175,36 @@ impl<'a> AffineTile<'a> {
         }
     }
 
-    /// Adds row products for each head to accumulators that stay in fragment
-    /// form (`4·rows` floats a head) and biases (one a row group); `x` in
-    /// even-odd order along k. Used for the output of a value tile.
+    /// Adds row products for each head, without their biases, to accumulators that
+    /// stay in fragment form (`4·rows` floats a head), from what
+    /// [`fold`](Self::fold) made of `x`. Used for the output of a value tile.
+    /// Meanwhile asks for the bytes of `ahead`.
     #[inline(always)]
     pub(super) fn accumulate_product<S: Simd, const G: usize>(
         &self,
         s: S,
-        x: [&[f32; TILE_TOKENS]; G],
-        fold: &mut [[f32; MAX_HEAD_DIM]; G],
+        fold: &[[f32; MAX_FOLD]; G],
         accumulators: &mut [[f32; 4 * MAX_HEAD_DIM]; G],
-        biases: &mut [[f32; MAX_HEAD_DIM / 32]; G],
+        ahead: &[u8],
     ) {
-        for row_group in 0..self.rows / self.group {
-            let bias = self.fold(s, row_group, x, fold);
-            for g in 0..G {
-                biases[g][row_group] += bias[g];
-            }
-            for i in 0..self.group / 16 {
-                let block = row_group * self.group / 16 + i;
-                for first in (0..32 / S::LANES).step_by(S::FRAGMENT_BLOCK) {
-                    let at = block * 64 + first * 2 * S::LANES;
-                    let mut acc = [[s.splat(0.0); 4]; G];
-                    // SAFETY: a block of 16 rows has 64 accumulators.
-                    unsafe {
-                        for g in 0..G {
-                            let from = accumulators[g].as_ptr().add(at);
-                            for j in 0..2 * S::FRAGMENT_BLOCK {
-                                acc[g][j] = s.load(from.add(j * S::LANES));
-                            }
+        for block in 0..self.rows / 16 {
+            prefetch_part(ahead, block, self.rows / 16);
+            for first in (0..32 / S::LANES).step_by(S::FRAGMENT_BLOCK) {
+                let at = block * 64 + first * 2 * S::LANES;
+                let mut acc = [[s.splat(0.0); 4]; G];
+                // SAFETY: a block of 16 rows has 64 accumulators.
+                unsafe {
+                    for g in 0..G {
+                        let from = accumulators[g].as_ptr().add(at);
+                        for j in 0..2 * S::FRAGMENT_BLOCK {
+                            acc[g][j] = s.load(from.add(j * S::LANES));
                         }
-                        self.block_product(s, block, first, fold, &mut acc);
-                        for g in 0..G {
-                            let to = accumulators[g].as_mut_ptr().add(at);
-                            for j in 0..2 * S::FRAGMENT_BLOCK {
-                                s.store(to.add(j * S::LANES), acc[g][j]);
-                            }
+                    }
+                    self.block_product(s, block, first, fold, &mut acc);
+                    for g in 0..G {
+                        let to = accumulators[g].as_mut_ptr().add(at);
+                        for j in 0..2 * S::FRAGMENT_BLOCK {
+                            s.store(to.add(j * S::LANES), acc[g][j]);
                         }
                     }
                 }
@@ -199,7 +219,7 @@ impl<'a> AffineTile<'a> {
         s: S,
         group: usize,
         accumulators: &[f32; 4 * MAX_HEAD_DIM],
-        biases: &[f32; MAX_HEAD_DIM / 32],
+        biases: &[f32; MAX_BIASES],
         out: &mut [f32],
     ) {
         for (block, rows) in out.chunks_exact_mut(16).enumerate() {
@@ -213,10 +233,12 @@ impl<'a> AffineTile<'a> {
                     for (j, a) in acc[..2 * S::FRAGMENT_BLOCK].iter_mut().enumerate() {
                         *a = s.load(block.add((first * 2 + j) * S::LANES));
                     }
-                    s.store_rows(&acc, first, 0.0, even.as_mut_ptr(), odd.as_mut_ptr());
+                    s.store_rows(&acc, first, even.as_mut_ptr(), odd.as_mut_ptr());
                 }
             }
-            let bias = biases[block * 16 / group];
+            let bias = &biases[block * 16 / group * S::LANES..][..S::LANES];
+            // SAFETY: the slice is one vector.
+            let bias = s.horizontal_sum(unsafe { s.load(bias.as_ptr()) });
             for (i, row) in rows.iter_mut().enumerate() {
                 *row += bias + if i % 2 == 0 { even[i / 2] } else { odd[i / 2] };
             }
@@ -279,7 +301,7 @@ impl<'a> AffineTile<'a> {
         s: S,
         block: usize,
         first: usize,
-        fold: &[[f32; MAX_HEAD_DIM]; G],
+        fold: &[[f32; MAX_FOLD]; G],
         acc: &mut [[S::F; 4]; G],
     ) {
         if self.bits == 2 {
@@ -295,14 +317,16 @@ impl<'a> AffineTile<'a> {
         s: S,
         block: usize,
         first: usize,
-        fold: &[[f32; MAX_HEAD_DIM]; G],
+        fold: &[[f32; MAX_FOLD]; G],
         acc: &mut [[S::F; 4]; G],
     ) {
         let mut sums = *acc;
+        // The folded vector of the block's row group.
+        let folded = block * 16 / self.group * self.k;
         for span_index in 0..self.k / span(BITS) {
             let fragment = self.fragment(block, span_index);
             // SAFETY: a fragment has 32 words; the fields of a span lie within
-            // the k elements of fold.
+            // the k elements of the row group's part of fold.
             unsafe {
                 let mut w = [s.load_words(fragment.add(4 * first * S::LANES)); 2];
                 if S::FRAGMENT_BLOCK == 2 {
@@ -315,7 +339,7 @@ impl<'a> AffineTile<'a> {
                         (codes[2 * v], codes[2 * v + 1], w[v]) = next_codes(s, BITS, w[v]);
                     }
                     for g in 0..G {
-                        let f = s.load4(fold[g].as_ptr().add(at));
+                        let f = s.load4(fold[g].as_ptr().add(folded + at));
                         for j in 0..2 * S::FRAGMENT_BLOCK {
                             sums[g][j] = s.fma(codes[j], f, sums[g][j]);
                         }

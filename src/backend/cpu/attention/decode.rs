@@ -1,8 +1,9 @@
 //! One query of each head of a group over some pages: low-bit pages are read in
 //! place, codes never become a tile.
 
-use super::affine::{AffineTile, MAX_HEAD_DIM, even_odd};
+use super::affine::{AffineTile, MAX_BIASES, MAX_FOLD, MAX_HEAD_DIM, even_odd};
 use super::pages::{Page, Tile, affine};
+use super::prefetch::prefetch;
 use crate::backend::Rope;
 use crate::backend::cpu::ops::rotate;
 use crate::backend::cpu::simd::{Kernel, Simd};
@@ -16,6 +17,8 @@ pub(super) const MAX_HEADS: usize = 4;
 pub(super) struct Decode<'a> {
     /// The pages, all of one head's stream.
     pub pages: &'a [Page<'a>],
+    /// The page that this thread will probably read after them.
+    pub following: Option<&'a Page<'a>>,
     /// Queries `[heads][head_dim]`, scaled for base-2 logits.
     pub q: &'a [f32],
     /// Channels of a head.
@@ -36,9 +39,11 @@ struct State {
     q_even_odd: [[f32; MAX_HEAD_DIM]; MAX_HEADS],
     rows: [[f32; MAX_HEAD_DIM]; MAX_HEADS],
     fragments: [[f32; 4 * MAX_HEAD_DIM]; MAX_HEADS],
-    biases: [[f32; MAX_HEAD_DIM / 32]; MAX_HEADS],
+    biases: [[f32; MAX_BIASES]; MAX_HEADS],
     scores: [[f32; TILE_TOKENS]; MAX_HEADS],
-    fold: [[f32; MAX_HEAD_DIM]; MAX_HEADS],
+    key_fold: [[f32; MAX_FOLD]; MAX_HEADS],
+    key_biases: [[f32; MAX_BIASES]; MAX_HEADS],
+    value_fold: [[f32; MAX_FOLD]; MAX_HEADS],
 }
 
 thread_local! {
@@ -47,9 +52,11 @@ thread_local! {
         q_even_odd: [[0.0; MAX_HEAD_DIM]; MAX_HEADS],
         rows: [[0.0; MAX_HEAD_DIM]; MAX_HEADS],
         fragments: [[0.0; 4 * MAX_HEAD_DIM]; MAX_HEADS],
-        biases: [[0.0; MAX_HEAD_DIM / 32]; MAX_HEADS],
+        biases: [[0.0; MAX_BIASES]; MAX_HEADS],
         scores: [[0.0; TILE_TOKENS]; MAX_HEADS],
-        fold: [[0.0; MAX_HEAD_DIM]; MAX_HEADS],
+        key_fold: [[0.0; MAX_FOLD]; MAX_HEADS],
+        key_biases: [[0.0; MAX_BIASES]; MAX_HEADS],
+        value_fold: [[0.0; MAX_FOLD]; MAX_HEADS],
     }));
 }
 
@@ -91,7 +98,17 @@ impl Decode<'_> {
     fn run_heads<S: Simd, const G: usize>(self, s: S, state: &mut State) {
         let d = self.head_dim;
         assert!(self.q.len() == G * d && self.out.len() == G * d && self.lse.len() == G);
-        let State { q, q_even_odd, rows, fragments, biases, scores, fold } = state;
+        let State {
+            q,
+            q_even_odd,
+            rows,
+            fragments,
+            biases,
+            scores,
+            key_fold,
+            key_biases,
+            value_fold,
+        } = state;
         let (
             Some(q),
             Some(q_even_odd),
@@ -99,7 +116,9 @@ impl Decode<'_> {
             Some(fragments),
             Some(biases),
             Some(scores),
-            Some(fold),
+            Some(key_fold),
+            Some(key_biases),
+            Some(value_fold),
         ) = (
             q.first_chunk_mut::<G>(),
             q_even_odd.first_chunk_mut::<G>(),
@@ -107,7 +126,9 @@ impl Decode<'_> {
             fragments.first_chunk_mut::<G>(),
             biases.first_chunk_mut::<G>(),
             scores.first_chunk_mut::<G>(),
-            fold.first_chunk_mut::<G>(),
+            key_fold.first_chunk_mut::<G>(),
+            key_biases.first_chunk_mut::<G>(),
+            value_fold.first_chunk_mut::<G>(),
         )
         else {
             return;
@@ -115,40 +136,47 @@ impl Decode<'_> {
         for g in 0..G {
             rows[g][..d].fill(0.0);
             fragments[g][..4 * d].fill(0.0);
-            biases[g].fill(0.0);
+            biases[g][..d / 32 * S::LANES].fill(0.0);
         }
-        let mut max = [f32::NEG_INFINITY; G];
-        let mut sum = [0f32; G];
-        let mut shift = None;
+        let mut softmax = Softmax::<S, G>::new(s);
         let mut group = 32;
 
+        if let Some(page) = self.pages.first() {
+            self.place_queries(page.shift, q, q_even_odd);
+            fold_keys(s, page, d, q_even_odd, key_fold, key_biases);
+        }
         for (i, page) in self.pages.iter().enumerate() {
             let next = self.pages.get(i + 1);
-            prefetch(next.map_or(&[], |page| page.key));
-            if shift != Some(page.shift) {
-                self.place_queries(page.shift, q, q_even_odd);
-                shift = Some(page.shift);
-            }
+            let asked = next.or(self.following);
+            let ahead = asked.map_or(&[][..], |page| page.key);
             let mut order = match page.key_tile(d) {
                 Tile::Affine(tile) => {
-                    tile.rows_product(s, refs(q_even_odd), fold, scores);
+                    tile.rows_product(s, key_fold, key_biases, scores, ahead);
                     Order::EvenOdd
                 }
                 Tile::Rows(tile) => {
+                    prefetch(ahead);
                     tile.scores(s, refs(q), scores);
                     Order::Natural
                 }
             };
-            prefetch(next.map_or(&[], |page| page.value));
             let filled = self.mask(page, order, scores);
 
-            for g in 0..G {
-                let scale = softmax_step(s, &mut scores[g][..filled], &mut max[g], &mut sum[g]);
-                if scale != 1.0 {
-                    rescale(s, &mut rows[g][..d], scale);
-                    rescale(s, &mut fragments[g][..4 * d], scale);
-                    biases[g].iter_mut().for_each(|b| *b *= scale);
+            if let Some(factors) = softmax.step(s, scores, filled) {
+                for g in (0..G).filter(|g| factors[*g] != 1.0) {
+                    rescale(s, &mut rows[g][..d], factors[g]);
+                    rescale(s, &mut fragments[g][..4 * d], factors[g]);
+                    rescale(s, &mut biases[g][..d / 32 * S::LANES], factors[g]);
                 }
+            }
+
+            // The next page's share of work that needs no weights fills the wait for
+            // them.
+            if let Some(next) = next {
+                if next.shift != page.shift {
+                    self.place_queries(next.shift, q, q_even_odd);
+                }
+                fold_keys(s, next, d, q_even_odd, key_fold, key_biases);
             }
 
             let wanted =
@@ -158,26 +186,33 @@ impl Decode<'_> {
                 order = wanted;
             }
             debug_assert!(order == wanted);
+            let ahead = asked.map_or(&[][..], |page| page.value);
             match page.value_tile(d) {
                 Tile::Affine(tile) => {
                     group = affine(page.value_codec).map_or(32, |a| a.group);
-                    tile.accumulate_product(s, refs(scores), fold, fragments, biases);
+                    tile.fold(s, refs(scores), value_fold, biases);
+                    tile.accumulate_product(s, value_fold, fragments, ahead);
                 }
-                Tile::Rows(tile) => tile.accumulate(s, scores, rows),
+                Tile::Rows(tile) => {
+                    prefetch(ahead);
+                    tile.accumulate(s, scores, rows);
+                }
             }
         }
 
         for g in 0..G {
             AffineTile::reduce_accumulators(s, group, &fragments[g], &biases[g], &mut rows[g][..d]);
-            let norm = if sum[g] > 0.0 { 1.0 / sum[g] } else { 0.0 };
+            let (base, sum) = (softmax.base[g], s.horizontal_sum(softmax.sum[g]));
+            let norm = if sum > 0.0 { 1.0 / sum } else { 0.0 };
             for (o, x) in self.out[g * d..][..d].iter_mut().zip(&rows[g][..d]) {
                 *o = x * norm;
             }
-            self.lse[g] = if sum[g] > 0.0 { max[g] + sum[g].log2() } else { f32::NEG_INFINITY };
+            self.lse[g] = if sum > 0.0 { base + sum.log2() } else { f32::NEG_INFINITY };
         }
     }
 
     /// Sets the queries as a run relocated by `shift` sees them.
+    #[inline(always)]
     fn place_queries<const G: usize>(
         &self,
         shift: i32,
@@ -190,8 +225,10 @@ impl Decode<'_> {
             if let (Some(rope), true) = (self.rope, shift != 0) {
                 rotate(&mut q[g][..d], rope, -f64::from(shift));
             }
-            for c in 0..d {
-                q_even_odd[g][even_odd(c)] = q[g][c];
+            for (to, from) in q_even_odd[g].chunks_exact_mut(32).zip(q[g][..d].chunks_exact(32)) {
+                for i in 0..16 {
+                    (to[i], to[16 + i]) = (from[2 * i], from[2 * i + 1]);
+                }
             }
         }
     }
@@ -221,20 +258,25 @@ impl Decode<'_> {
     }
 }
 
-/// Asks for bytes that are read soon. A stream's pages lie far apart, so the
-/// hardware does not guess them.
+/// Folds the queries into the parameters of a page's keys, if they have any.
 #[inline(always)]
-fn prefetch(bytes: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
-        // SAFETY: a prefetch of valid memory; SSE is part of the architecture.
-        unsafe {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+fn fold_keys<S: Simd, const G: usize>(
+    s: S,
+    page: &Page<'_>,
+    head_dim: usize,
+    q_even_odd: &[[f32; MAX_HEAD_DIM]; G],
+    fold: &mut [[f32; MAX_FOLD]; G],
+    biases: &mut [[f32; MAX_BIASES]; G],
+) {
+    if let Tile::Affine(tile) = page.key_tile(head_dim) {
+        for b in biases.iter_mut() {
+            for row_group in b[..2 * S::LANES].chunks_exact_mut(S::LANES) {
+                // SAFETY: a chunk is one vector.
+                unsafe { s.store(row_group.as_mut_ptr(), s.splat(0.0)) }
+            }
         }
+        tile.fold(s, refs(q_even_odd), fold, biases);
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
 }
 
 #[inline(always)]
@@ -242,39 +284,86 @@ fn refs<const N: usize, const G: usize>(rows: &[[f32; N]; G]) -> [&[f32; N]; G] 
     std::array::from_fn(|g| &rows[g])
 }
 
-/// Turns scores into weights relative to the running maximum; the factor by
-/// which everything summed so far must shrink.
-#[inline(always)]
-fn softmax_step<S: Simd>(s: S, scores: &mut [f32], max: &mut f32, sum: &mut f32) -> f32 {
-    let whole = scores.len() / S::LANES * S::LANES;
-    let (head, tail) = scores.split_at_mut(whole);
-    let mut top = s.splat(f32::NEG_INFINITY);
-    for x in head.chunks_exact(S::LANES) {
-        // SAFETY: a chunk is one vector.
-        top = s.max(top, unsafe { s.load(x.as_ptr()) });
+/// How far, in base 2, a score may exceed its head's base. Weights up to 2^8 cost
+/// no precision, and sums of them do not overflow.
+const HEADROOM: f32 = 8.0;
+
+/// The softmax over the pages seen so far.
+struct Softmax<S: Simd, const G: usize> {
+    /// What each head's weights are relative to: the largest score, give or take
+    /// the headroom.
+    base: [f32; G],
+    /// The sum of each head's weights, lane by lane.
+    sum: [S::F; G],
+}
+
+impl<S: Simd, const G: usize> Softmax<S, G> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        Self { base: [f32::NEG_INFINITY; G], sum: [s.splat(0.0); G] }
     }
-    let top = tail.iter().fold(s.horizontal_max(top), |a, &b| a.max(b));
-    let new_max = max.max(top);
-    // Nothing seen yet: any finite base gives weights of 0.
-    let base = if new_max == f32::NEG_INFINITY { 0.0 } else { new_max };
-    let (shift, mut total) = (s.splat(base), s.splat(0.0));
-    for x in head.chunks_exact_mut(S::LANES) {
-        // SAFETY: a chunk is one vector.
-        unsafe {
-            let p = s.exp2(s.sub(s.load(x.as_ptr()), shift));
-            s.store(x.as_mut_ptr(), p);
-            total = s.add(total, p);
+
+    /// Turns the first `filled` scores of each head into weights; the factors by
+    /// which everything summed so far must shrink, if any does.
+    ///
+    /// That is rare after the first page, so as a rule no vector is reduced to one
+    /// number, and nothing is multiplied.
+    #[inline(always)]
+    fn step(
+        &mut self,
+        s: S,
+        scores: &mut [[f32; TILE_TOKENS]; G],
+        filled: usize,
+    ) -> Option<[f32; G]> {
+        let end = filled.next_multiple_of(S::LANES);
+        let mut top = [s.splat(f32::NEG_INFINITY); G];
+        let mut grown = false;
+        for g in 0..G {
+            if filled < end {
+                scores[g][filled..end].fill(f32::NEG_INFINITY);
+            }
+            for x in scores[g][..end].chunks_exact(S::LANES) {
+                // SAFETY: a chunk is one vector.
+                top[g] = s.max(top[g], unsafe { s.load(x.as_ptr()) });
+            }
+            grown |= s.any_gt(top[g], s.splat(self.base[g] + HEADROOM));
         }
+        let factors = if grown { Some(self.grow(s, top)) } else { None };
+        let mut base = [s.splat(0.0); G];
+        for g in 0..G {
+            // Nothing seen yet: any finite base gives weights of 0.
+            if self.base[g] != f32::NEG_INFINITY {
+                base[g] = s.splat(self.base[g]);
+            }
+        }
+        for at in (0..end).step_by(S::LANES) {
+            for g in 0..G {
+                let x = &mut scores[g][at..][..S::LANES];
+                // SAFETY: the slice is one vector.
+                unsafe {
+                    let p = s.exp2(s.sub(s.load(x.as_ptr()), base[g]));
+                    s.store(x.as_mut_ptr(), p);
+                    self.sum[g] = s.add(self.sum[g], p);
+                }
+            }
+        }
+        factors
     }
-    let mut added = s.horizontal_sum(total);
-    for x in tail {
-        *x = (*x - base).exp2();
-        added += *x;
+
+    /// Takes up new bases; see [`step`](Self::step).
+    #[inline(always)]
+    fn grow(&mut self, s: S, top: [S::F; G]) -> [f32; G] {
+        let mut factors = [1.0; G];
+        for g in 0..G {
+            let top = s.horizontal_max(top[g]);
+            if top > self.base[g] + HEADROOM {
+                factors[g] = (self.base[g] - top).exp2();
+                self.sum[g] = s.mul(self.sum[g], s.splat(factors[g]));
+                self.base[g] = top;
+            }
+        }
+        factors
     }
-    let scale = if *max == new_max { 1.0 } else { (*max - base).exp2() };
-    *sum = *sum * scale + added;
-    *max = new_max;
-    scale
 }
 
 #[inline(always)]

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `pages.rs` | which pages a query reads, and which of their rows |
+//! | `prefetch.rs` | asking for bytes before they are read |
 //! | `affine.rs` | products with low-bit tiles, read in place |
 //! | `rows.rs` | products with f16, bf16 and fp8 tiles |
 //! | `decode.rs` | one query: each K and V byte is read once a query group |
@@ -21,11 +22,12 @@
 mod affine;
 mod decode;
 mod pages;
+mod prefetch;
 mod prefill;
 mod rows;
 
 use super::arena::Arenas;
-use super::pool::{Shared, parallel_for};
+use super::pool::{Shared, parallel_items, threads};
 use super::simd::{Level, dispatch};
 use super::tensor::Buffer;
 use crate::backend::{Attend, AttendSeq, KvGroup};
@@ -135,10 +137,12 @@ impl<'a> Call<'a> {
         let mut partial = vec![0f32; items.len() * row];
         let parts = Shared::new(&mut partial);
         let failed = Mutex::new(None);
-        parallel_for(items.len(), |i| {
+        parallel_items(items.len(), |i| {
             // SAFETY: each item has a part of its own.
             let part = unsafe { parts.slice(i * row, row) };
-            if let Err(error) = self.execute(&items[i], part) {
+            // What this thread will probably do next.
+            let following = items.get(i + threads());
+            if let Err(error) = self.execute(&items[i], following, part) {
                 failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
             }
         });
@@ -182,9 +186,11 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    fn execute(&self, item: &Item, part: &mut [f32]) -> Result<()> {
+    fn execute(&self, item: &Item, following: Option<&Item>, part: &mut [f32]) -> Result<()> {
         match *item {
-            Item::Decode { seq, kv_head, split } => self.decode(seq, kv_head, split, part),
+            Item::Decode { seq, kv_head, split } => {
+                self.decode(seq, kv_head, split, following, part)
+            }
             Item::Prefill { seq, kv_head, first, n, head, heads } => {
                 let head = kv_head * self.group_size() + head;
                 self.prefill(seq, kv_head, first..first + n, head, heads)
@@ -192,14 +198,28 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn decode(&self, seq: usize, kv_head: usize, split: usize, part: &mut [f32]) -> Result<()> {
+    fn decode(
+        &self,
+        seq: usize,
+        kv_head: usize,
+        split: usize,
+        following: Option<&Item>,
+        part: &mut [f32],
+    ) -> Result<()> {
         let d = self.group.head_dim;
         let share = &self.call.seqs[seq];
         let stream = self.stream(seq, kv_head);
         let query = stream.view.kept as usize - 1;
-        let mut pages = Vec::with_capacity(SPLIT_PAGES + 1);
+        let mut pages = Vec::with_capacity(SPLIT_PAGES + 3);
         let grid = split * SPLIT_PAGES..(split + 1) * SPLIT_PAGES;
         stream.pages(query, grid, &mut pages)?;
+        let own = pages.len();
+        if let Some(&Item::Decode { seq, kv_head, split }) = following {
+            let stream = self.stream(seq, kv_head);
+            let first = split * SPLIT_PAGES;
+            stream.pages(stream.view.kept as usize - 1, first..first + 1, &mut pages)?;
+        }
+        let (pages, following) = pages.split_at(own);
 
         let group = self.group_size();
         let base2 = self.call.scale * std::f32::consts::LOG2_E;
@@ -212,7 +232,8 @@ impl<'a> Call<'a> {
             dispatch(
                 self.level,
                 Decode {
-                    pages: &pages,
+                    pages,
+                    following: following.first(),
                     q: &q[head * d..end * d],
                     head_dim: d,
                     visible: start..query + 1,

@@ -68,7 +68,11 @@ impl<'a> RowTile<'a> {
             }
             let n = (self.tokens - first).min(4);
             for g in 0..G {
-                out[g][first..first + n].copy_from_slice(&s.horizontal_sum4(acc[g])[..n]);
+                let sums = s.horizontal_sum4(acc[g]);
+                match out[g][first..].first_chunk_mut::<4>() {
+                    Some(four) if n == 4 => *four = sums,
+                    _ => out[g][first..first + n].copy_from_slice(&sums[..n]),
+                }
             }
         }
     }

@@ -60,6 +60,10 @@ impl Simd for Avx2 {
         unsafe { _mm256_blendv_ps(f, t, _mm256_cmp_ps::<_CMP_LE_OQ>(a, b)) }
     }
     #[inline(always)]
+    fn any_gt(self, a: __m256, b: __m256) -> bool {
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) != 0 }
+    }
+    #[inline(always)]
     fn scale_by_power(self, x: __m256, n: __m256) -> __m256 {
         // Two factors, since 2^-126 · 2^1 and 2^128 are at the border.
         unsafe {
@@ -87,6 +91,10 @@ impl Simd for Avx2 {
             let y = _mm_max_ps(y, _mm_movehl_ps(y, y));
             _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)))
         }
+    }
+    #[inline(always)]
+    fn sum_across_blocks(self, x: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(x, _mm256_permute2f128_ps::<1>(x, x)) }
     }
     #[inline(always)]
     fn horizontal_sum4(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
@@ -174,19 +182,11 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn store_rows(
-        self,
-        acc: &[__m256; 4],
-        first: usize,
-        bias: f32,
-        even: *mut f32,
-        odd: *mut f32,
-    ) {
+    unsafe fn store_rows(self, acc: &[__m256; 4], first: usize, even: *mut f32, odd: *mut f32) {
         unsafe {
             let pairs = _mm256_hadd_ps(acc[0], acc[1]);
-            let sums = _mm256_hadd_ps(pairs, pairs);
             // Each 128-bit half: [row, row + 8, …], the halves being even and odd.
-            let sums = _mm256_add_ps(sums, _mm256_set1_ps(bias));
+            let sums = _mm256_hadd_ps(pairs, pairs);
             for (half, out) in
                 [(_mm256_castps256_ps128(sums), even), (_mm256_extractf128_ps::<1>(sums), odd)]
             {

@@ -60,6 +60,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b), f, t) }
     }
     #[inline(always)]
+    fn any_gt(self, a: __m512, b: __m512) -> bool {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0 }
+    }
+    #[inline(always)]
     fn scale_by_power(self, x: __m512, n: __m512) -> __m512 {
         unsafe { _mm512_scalef_ps(x, n) }
     }
@@ -74,6 +78,13 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn horizontal_max(self, x: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(x) }
+    }
+    #[inline(always)]
+    fn sum_across_blocks(self, x: __m512) -> __m512 {
+        unsafe {
+            let y = _mm512_add_ps(x, _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x));
+            _mm512_add_ps(y, _mm512_shuffle_f32x4::<0b10_11_00_01>(y, y))
+        }
     }
     #[inline(always)]
     fn horizontal_sum4(self, x: [__m512; 4]) -> [f32; 4] {
@@ -153,10 +164,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_f16_even_odd(self, p: *const u8) -> (__m512, __m512) {
         unsafe {
-            let x = _mm512_loadu_si512(p.cast());
-            let even = _mm512_cvtepi32_epi16(x);
-            let odd = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(x));
-            (_mm512_cvtph_ps(even), _mm512_cvtph_ps(odd))
+            // The even halves below, the odd ones above.
+            let i = _mm512_set_epi16(
+                31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24, 22, 20,
+                18, 16, 14, 12, 10, 8, 6, 4, 2, 0,
+            );
+            let x = _mm512_permutexvar_epi16(i, _mm512_loadu_si512(p.cast()));
+            let odd = _mm512_extracti64x4_epi64::<1>(x);
+            (_mm512_cvtph_ps(_mm512_castsi512_si256(x)), _mm512_cvtph_ps(odd))
         }
     }
     #[inline(always)]
@@ -169,19 +184,12 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn store_rows(
-        self,
-        acc: &[__m512; 4],
-        _first: usize,
-        bias: f32,
-        even: *mut f32,
-        odd: *mut f32,
-    ) {
+    unsafe fn store_rows(self, acc: &[__m512; 4], _first: usize, even: *mut f32, odd: *mut f32) {
         unsafe {
             // Lane 4k + j is row k of vector j: rows k, k + 8, k + 4, k + 12.
             let sums = sum_blocks(*acc);
             let order = _mm512_setr_epi32(0, 8, 2, 10, 1, 9, 3, 11, 4, 12, 6, 14, 5, 13, 7, 15);
-            let rows = _mm512_add_ps(_mm512_permutexvar_ps(order, sums), _mm512_set1_ps(bias));
+            let rows = _mm512_permutexvar_ps(order, sums);
             _mm256_storeu_ps(even, _mm512_castps512_ps256(rows));
             _mm256_storeu_ps(odd, _mm512_extractf32x8_ps::<1>(rows));
         }

@@ -140,12 +140,17 @@ pub(crate) trait Simd: Copy {
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// Lane-wise `if a ≤ b { t } else { f }`.
     fn select_le(self, a: Self::F, b: Self::F, t: Self::F, f: Self::F) -> Self::F;
+    /// Whether `a > b` in any lane.
+    fn any_gt(self, a: Self::F, b: Self::F) -> bool;
     /// `2^n` times `x`, `n` integral and within the exponent's range.
     fn scale_by_power(self, x: Self::F, n: Self::F) -> Self::F;
     /// Rounds to the nearest integer.
     fn round(self, x: Self::F) -> Self::F;
     fn horizontal_sum(self, x: Self::F) -> f32;
     fn horizontal_max(self, x: Self::F) -> f32;
+    /// In each block of four lanes, the sums of the lanes with that place in
+    /// their block.
+    fn sum_across_blocks(self, x: Self::F) -> Self::F;
     /// The sums of four vectors.
     fn horizontal_sum4(self, x: [Self::F; 4]) -> [f32; 4];
 
@@ -178,19 +183,12 @@ pub(crate) trait Simd: Copy {
     unsafe fn store_blocks(self, p: *mut f32, stride: usize, x: Self::F);
 
     /// Sums each block of four lanes of a group of fragment accumulators and
-    /// writes `bias +` the sums of the fragment's rows: those with even index to
-    /// `even`, those with odd index to `odd` (eight each).
+    /// writes the sums of the fragment's rows: those with even index to `even`,
+    /// those with odd index to `odd` (eight each).
     ///
     /// `acc[2·v]` holds rows `LANES/4·(first + v) ..`, `acc[2·v + 1]` the rows
     /// eight further on, for `v < FRAGMENT_BLOCK`.
-    unsafe fn store_rows(
-        self,
-        acc: &[Self::F; 4],
-        first: usize,
-        bias: f32,
-        even: *mut f32,
-        odd: *mut f32,
-    );
+    unsafe fn store_rows(self, acc: &[Self::F; 4], first: usize, even: *mut f32, odd: *mut f32);
 
     /// `2^x` to about 1 ulp; 0 below −126.
     #[inline(always)]
@@ -249,6 +247,18 @@ mod tests {
                     assert!((s.horizontal_sum(quads[i]) - want).abs() < 1e-4);
                     assert_eq!(s.horizontal_max(quads[i]), floats[(i + 1) * lanes - 1]);
                 }
+                s.store(out.as_mut_ptr(), s.sum_across_blocks(a));
+                for i in 0..lanes {
+                    let want: f32 = (0..lanes / 4).map(|b| floats[4 * b + i % 4]).sum();
+                    assert!((out[i] - want).abs() < 1e-5);
+                }
+                assert!(!s.any_gt(a, a) && s.any_gt(b, a));
+                for i in 0..lanes {
+                    let mut higher = floats[..lanes].to_vec();
+                    higher[i] += 1.0;
+                    assert!(s.any_gt(s.load(higher.as_ptr()), a) && !s.any_gt(a, a));
+                    assert!(!s.any_gt(a, s.load(higher.as_ptr())));
+                }
                 s.store(out.as_mut_ptr(), s.load4(f.add(1)));
                 (0..lanes).for_each(|i| assert_eq!(out[i], floats[1 + i % 4]));
 
@@ -301,11 +311,11 @@ mod tests {
                             (0..lanes).map(|l| (row0 + l / 4) as f32 + l as f32 % 4.0).collect();
                         s.load(lane.as_ptr())
                     });
-                    s.store_rows(&acc, first, 0.5, even.as_mut_ptr(), odd.as_mut_ptr());
+                    s.store_rows(&acc, first, even.as_mut_ptr(), odd.as_mut_ptr());
                 }
                 for r in 0..16 {
                     let sum = if r % 2 == 0 { even[r / 2] } else { odd[r / 2] };
-                    assert_eq!(sum, 4.0 * r as f32 + 6.5);
+                    assert_eq!(sum, 4.0 * r as f32 + 6.0);
                 }
 
                 for i in -1300..1279 {

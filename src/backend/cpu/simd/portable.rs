@@ -68,6 +68,10 @@ impl Simd for Portable {
         each(|i| if a[i] <= b[i] { t[i] } else { f[i] })
     }
     #[inline(always)]
+    fn any_gt(self, a: F, b: F) -> bool {
+        (0..LANES).any(|i| a[i] > b[i])
+    }
+    #[inline(always)]
     fn scale_by_power(self, x: F, n: F) -> F {
         // Two factors, since 2^-126 · 2^1 and 2^128 are at the border.
         each(|i| {
@@ -88,6 +92,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn horizontal_max(self, x: F) -> f32 {
         x.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    fn sum_across_blocks(self, x: F) -> F {
+        each(|i| x[i % 4] + x[i % 4 + 4])
     }
     #[inline(always)]
     fn horizontal_sum4(self, x: [F; 4]) -> [f32; 4] {
@@ -162,20 +170,13 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
-    unsafe fn store_rows(
-        self,
-        acc: &[F; 4],
-        first: usize,
-        bias: f32,
-        even: *mut f32,
-        odd: *mut f32,
-    ) {
+    unsafe fn store_rows(self, acc: &[F; 4], first: usize, even: *mut f32, odd: *mut f32) {
         for (j, rows) in acc[..2].iter().enumerate() {
             let at = first + 4 * j;
             for (block, out) in rows.as_chunks::<4>().0.iter().zip([even, odd]) {
                 let sum: f32 = block.iter().sum();
                 // SAFETY: see the note above the block.
-                unsafe { *out.add(at) = bias + sum }
+                unsafe { *out.add(at) = sum }
             }
         }
     }
