@@ -321,7 +321,7 @@ fn warp_bytes(shape: &AttentionShape) -> usize {
 /// The part of a kernel's name that says how pages are sealed.
 fn form(format: &KvFormat) -> Result<&'static str> {
     Ok(match (format.key, format.value) {
-        (Codec::F16, Codec::F16) | (Codec::Bf16, Codec::Bf16) => "half",
+        _ if !format.seals() => "half",
         (Codec::Fp8, Codec::Fp8) => "fp8",
         (Codec::Kivi4, Codec::Kivi4) => "kivi4",
         (Codec::Kivi2, Codec::Kivi2) => "kivi2",
