@@ -42,10 +42,10 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
     let flags = "-c -std=c++17 -O2 -g1 -fPIC -pthread -Wall -ffp-contract=off -fno-strict-aliasing -DKVFOLD_EMULATED -I kernels -x c++";
     let mut flags: Vec<_> = flags.split(' ').map(String::from).collect();
     println!("cargo::rerun-if-env-changed={SANITIZE}");
-    if std::env::var_os(SANITIZE).is_some_and(|v| v == "1") {
-        const SANITIZERS: &str = "-fsanitize=address,undefined";
-        flags.extend([SANITIZERS, "-fno-sanitize-recover=undefined"].map(String::from));
-        println!("cargo::rustc-link-arg={SANITIZERS}");
+    let sanitize = std::env::var_os(SANITIZE).is_some_and(|v| v == "1");
+    if sanitize {
+        let sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"];
+        flags.extend(sanitizers.map(String::from));
     }
     let compiled = compile(&Compiler { program, version, flags }, &units)?;
     for log in &compiled.logs {
@@ -66,6 +66,10 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
     println!("cargo::rustc-link-lib=static:+whole-archive=kvfold_emulator");
     let runtime = if cfg!(target_os = "macos") { "c++" } else { "stdc++" };
     println!("cargo::rustc-link-lib=dylib={runtime}");
+    if sanitize {
+        // rustc links without the compiler's default libraries.
+        println!("cargo::rustc-link-lib=dylib=asan\ncargo::rustc-link-lib=dylib=ubsan");
+    }
     Ok(compiled.read)
 }
 

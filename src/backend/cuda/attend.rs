@@ -296,13 +296,23 @@ impl Attention {
         Launch::new(blocks.min(max_items), 32 * warps as u32).shared(shared as u32)
     }
 
-    fn prefill_launch(&self, _call: &AttentionCall) -> Launch {
-        todo!()
+    /// A block for each tile of rows; those beyond a sequence's end leave at once.
+    fn prefill_launch(&self, call: &AttentionCall) -> Launch {
+        let AttentionShape { heads, kv_heads, head_dim: d, .. } = self.shape;
+        let (rows, stages) = if d == 256 { (64, 2) } else { (128, 3) };
+        let tiles = (call.max_q_len * (heads / kv_heads)).div_ceil(rows);
+        let shared = PREFILL_CONTEXT + (rows + 64 * stages) * 2 * d;
+        let grid = [tiles as u32, kv_heads as u32, call.n_seqs as u32];
+        Launch::grid(grid, 128).shared(shared as u32)
     }
 }
 
 /// Bytes of the `Context` of kernels/attention/decode.cuh.
 const DECODE_CONTEXT: usize = 640;
+
+/// Bytes of the `PrefillContext` of kernels/attention/prefill.cuh, which has the
+/// other numbers of a launch too.
+const PREFILL_CONTEXT: usize = 256;
 
 /// Shared memory of a decode warp: `decode_warp_bytes` of kernels/attention/decode.cuh.
 fn warp_bytes(shape: &AttentionShape) -> usize {
