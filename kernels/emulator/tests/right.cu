@@ -10,11 +10,11 @@ KERNEL(collectives, TestParams, 64, 1) {
     store(out + 1, float_bits(shuffle_xor(float(id) + 0.5f, lane % 2 ? 3u : 3u)));
     store(out + 2, shuffle(id * 3, (lane * 7 + 1) % 32));
     store(out + 3, float_bits(shuffle(float(id), 31 - lane)));
-    store(out + 4, ballot(lane % 3 == 0));
-    store(out + 5, uint32_t(any(lane == 17)));
-    store(out + 6, uint32_t(any(false)));
+    store(out + 4, warp_ballot(lane % 3 == 0));
+    store(out + 5, uint32_t(warp_any(lane == 17)));
+    store(out + 6, uint32_t(warp_any(false)));
     sync_warp();
-    store(out + 7, ballot(id < 40));
+    store(out + 7, warp_ballot(id < 40));
 }
 
 // in: A [16][16], B [16][8] (16-bit), then C [16][8] f32; out: D [16][8].
