@@ -17,11 +17,12 @@ template <int D> struct Fp8Half {
 
     // The block converts a half from `raw` to `tile`; exact.
     static DEVICE void unpack(uint8_t* tile, const uint8_t* raw) {
-        constexpr uint32_t CHUNKS = D / 16;
+        constexpr uint32_t CHUNKS = D / 16, STEP = 128 / CHUNKS; // rows at a time
+        uint32_t chunk = threadIdx.x % CHUNKS;
         UNROLL
-        for (uint32_t i = 0; i < BYTES / 2048; ++i) {
-            uint32_t at = i * 128 + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
-            Vec16 x = reinterpret_cast<const Vec16*>(raw)[at];
+        for (uint32_t i = 0; i < 64 / STEP; ++i) {
+            uint32_t row = threadIdx.x / CHUNKS + i * STEP;
+            Vec16 x = reinterpret_cast<const Vec16*>(raw)[i * 128 + threadIdx.x];
             UNROLL
             for (uint32_t h = 0; h < 2; ++h) {
                 Vec16 y;

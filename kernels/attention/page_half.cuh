@@ -12,15 +12,18 @@ template <int D> struct RowTile {
     static constexpr uint32_t ROW = 2 * D; // bytes
     static constexpr uint32_t BYTES = 64 * ROW;
 
+    // Of 16 × 16 elements, the other ones along a row are at (this ^ 32 · (j % 4))
+    // + 128 · (j / 4), for the swizzle is an exclusive or within 128 bytes.
     // n: tokens 16·block + 0..15, k: channels 16·j + 0..15.
     static DEVICE void keys(uint32_t (&b)[4], const uint8_t* tile, int block, int j) {
-        ldmatrix_x4(b, tile + (lane_place<D>() ^ (j % 4 * 32)) + j / 4 * 128 + block * (16 * ROW));
+        uint32_t lane = lane_id();
+        uint32_t at = swizzled<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        ldmatrix_x4(b, tile + (at ^ (j % 4 * 32)) + j / 4 * 128 + block * (16 * ROW));
     }
     // n: channels 16·block + 0..15, k: tokens 16·j + 0..15.
     static DEVICE void values(uint32_t (&b)[4], const uint8_t* tile, int block, int j) {
-        uint32_t x[4]; // tokens 0–7, then 8–15, of either eight channels
-        ldmatrix_x4_trans(x, tile + (lane_place<D>() ^ (block % 4 * 32)) + block / 4 * 128 + j * (16 * ROW));
-        b[0] = x[0], b[1] = x[2], b[2] = x[1], b[3] = x[3];
+        uint32_t at = swizzled<D>(lane_id() % 16, lane_id() / 16);
+        ldmatrix_x4_trans(b, tile + (at ^ (block % 4 * 32)) + block / 4 * 128 + j * (16 * ROW));
     }
 
     // Starts the block's copy of rows [0, valid) of a page's half; the rest become

@@ -18,16 +18,11 @@
 template <int D> struct FragmentTile {
     static constexpr uint32_t BYTES = 64 * 2 * D;
 
-    static DEVICE void fetch(uint32_t (&b)[4], const uint8_t* tile, int index) {
-        Vec16 x = reinterpret_cast<const Vec16*>(tile)[index * 32 + lane_id()];
-        UNROLL
-        for (int i = 0; i < 4; ++i) b[i] = x.w[i];
-    }
     static DEVICE void keys(uint32_t (&b)[4], const uint8_t* tile, int block, int j) {
-        fetch(b, tile, block * (D / 16) + j);
+        load_fragment(b, tile, block * (D / 16) + j);
     }
     static DEVICE void values(uint32_t (&b)[4], const uint8_t* tile, int block, int j) {
-        fetch(b, tile, block * 4 + j);
+        load_fragment(b, tile, block * 4 + j);
     }
 };
 
@@ -53,36 +48,45 @@ template <int BITS, int D, int N, int K> struct KiviHalf {
     static constexpr uint32_t STEPS = SPAN / 16;
 
     // The block converts a half from `raw` to `tile`: code · scale + zero, rounded
-    // once. A warp takes 32 n, which share scales, over one span at a time.
+    // once. `fragment` gives the index of (block of 16 n, span). A warp takes 32 n,
+    // which share scales, over one span at a time.
     template <class Fragment> static DEVICE void unpack(uint8_t* tile, const uint8_t* raw, Fragment fragment) {
-        constexpr uint32_t SPANS = K / SPAN, UNITS = N / 32 * SPANS;
-        static_assert(UNITS % 4 == 0, "equal shares");
-        uint32_t lane = lane_id();
+        constexpr uint32_t SPANS = K / SPAN, WARPS_ALONG = SPANS < 4 ? SPANS : 4, WARPS_ACROSS = 4 / WARPS_ALONG;
+        static_assert(N / 32 % WARPS_ACROSS == 0 && SPANS % WARPS_ALONG == 0, "equal shares");
+        uint32_t first_group = warp_id() / WARPS_ALONG, first_span = warp_id() % WARPS_ALONG;
         UNROLL
-        for (uint32_t i = 0; i < UNITS / 4; ++i) {
-            uint32_t unit = i * 4 + warp_id(), group = unit / SPANS, span = unit % SPANS;
-            const uint8_t* params = raw + CODES + (group * K + span * SPAN + lane % 4 * 2) * 2;
-            uint32_t scale[2 * STEPS], zero[2 * STEPS]; // of k = 8i + 2t, + 1
+        for (uint32_t g = 0; g < N / 32; g += WARPS_ACROSS) {
             UNROLL
-            for (uint32_t j = 0; j < 2 * STEPS; ++j) {
-                scale[j] = *reinterpret_cast<const uint32_t*>(params + 16 * j);
-                zero[j] = *reinterpret_cast<const uint32_t*>(params + PARAMS + 16 * j);
-            }
+            for (uint32_t s = 0; s < SPANS; s += WARPS_ALONG)
+                unpack_unit(tile, raw, first_group + g, first_span + s, fragment);
+        }
+    }
+
+  private:
+    template <class Fragment>
+    static DEVICE void unpack_unit(uint8_t* tile, const uint8_t* raw, uint32_t group, uint32_t span, Fragment fragment) {
+        uint32_t lane = lane_id();
+        const uint8_t* params = raw + CODES + (group * K + span * SPAN + lane % 4 * 2) * 2;
+        uint32_t scale[2 * STEPS], zero[2 * STEPS]; // of k = 8i + 2t, + 1
+        UNROLL
+        for (uint32_t j = 0; j < 2 * STEPS; ++j) {
+            scale[j] = *reinterpret_cast<const uint32_t*>(params + 16 * j);
+            zero[j] = *reinterpret_cast<const uint32_t*>(params + PARAMS + 16 * j);
+        }
+        UNROLL
+        for (uint32_t half = 0; half < 2; ++half) {
+            uint32_t block = 2 * group + half;
+            uint32_t word = reinterpret_cast<const uint32_t*>(raw)[fragment(block, span) * 32 + lane];
             UNROLL
-            for (uint32_t half = 0; half < 2; ++half) {
-                uint32_t block = 2 * group + half;
-                uint32_t word = reinterpret_cast<const uint32_t*>(raw)[fragment(block, span) * 32 + lane];
+            for (uint32_t j = 0; j < STEPS; ++j) {
+                Vec16 x;
                 UNROLL
-                for (uint32_t j = 0; j < STEPS; ++j) {
-                    Vec16 x;
-                    UNROLL
-                    for (uint32_t w = 0; w < 4; ++w) { // rows 0–7 or 8–15, then k 0–7 or 8–15
-                        uint32_t code = code_pair<BITS>(word, 4 * j + w / 2 + w % 2 * 2);
-                        x.w[w] = fma_f16x2(code, scale[2 * j + w % 2], zero[2 * j + w % 2]);
-                    }
-                    uint32_t index = block * (K / 16) + span * STEPS + j;
-                    reinterpret_cast<Vec16*>(tile)[index * 32 + lane] = x;
+                for (uint32_t w = 0; w < 4; ++w) { // rows 0–7 or 8–15, then k 0–7 or 8–15
+                    uint32_t code = code_pair<BITS>(word, 4 * j + w / 2 + w % 2 * 2);
+                    x.w[w] = fma_f16x2(code, scale[2 * j + w % 2], zero[2 * j + w % 2]);
                 }
+                uint32_t index = block * (K / 16) + span * STEPS + j;
+                reinterpret_cast<Vec16*>(tile)[index * 32 + lane] = x;
             }
         }
     }

@@ -37,7 +37,7 @@ struct PrefillContext {
     Columns columns;
     uint32_t rotation; // of the run
     uint32_t sealed;   // 1: the run is
-    uint32_t reserved;
+    uint32_t loaded;   // 1: the queries are there as the run wants them; 2: no run was read yet
     Walk<64> walk; // pages of the run
 };
 constexpr uint32_t PREFILL_CONTEXT = 256; // bytes of it
@@ -60,6 +60,7 @@ template <class T, int D, class Pages> struct Prefill {
     static constexpr uint32_t WARP_ROWS = 16 * MT;
     using HalfPage = RowTile<D>;
     static constexpr uint32_t TILE = HalfPage::BYTES;
+    static constexpr uint32_t NONE_LOADED = 2; // of PrefillContext::loaded, at first
     static_assert(prefill_shared(D) <= 99 * 1024, "what a block has on the smaller devices");
 
     const AttendParams& p;
@@ -73,6 +74,7 @@ template <class T, int D, class Pages> struct Prefill {
         if (q_len <= p.decode_rows || blockIdx.x >= tiles) return;
         PrefillContext& context = *reinterpret_cast<PrefillContext*>(shared_memory());
         if (threadIdx.x == 0) {
+            context.loaded = NONE_LOADED;
             context.seq = load_struct<AttendSeq>(p.seqs, blockIdx.z);
             uint32_t stream = context.seq.first_stream;
             if (context.seq.ragged) stream += p.layer * p.kv_heads + blockIdx.y;
@@ -111,16 +113,20 @@ template <class T, int D, class Pages> struct Prefill {
         KvArena arena = load_struct<KvArena>(p.arenas, run.arena);
         AttendItem whole = {};
         whole.n_pages = KV_NONE;
-        context.rotation = run.rotation;
-        context.sealed = run.kind == RUN_SEALED;
         context.walk = walk_of<64>(p, context.stream, run, arena, p.layer * p.kv_heads + blockIdx.y, whole,
                                    context.columns, 1);
+        if (context.walk.count == 0) return;
+        uint32_t sealed = SEALS && run.kind == RUN_SEALED;
+        context.loaded = context.loaded != NONE_LOADED && context.rotation == run.rotation &&
+                         (context.sealed == sealed || SameType<T, F16>::VALUE);
+        context.rotation = run.rotation;
+        context.sealed = sealed;
     }
 
     template <class To> DEVICE void load_queries() {
-        load_rows<T, To, D, WARP_ROWS>(p, context.columns, context.seq.first_row, blockIdx.y, first_row(),
-                                       context.rotation, queries);
-        sync_warp();
+        if (context.loaded == 1) return;
+        load_rows<T, To, D, MT>(p, context.columns, context.seq.first_row, blockIdx.y, first_row(),
+                                context.rotation, queries);
     }
 
     DEVICE uint32_t block_of(uint32_t k) const {
@@ -232,11 +238,7 @@ template <class T, int D, class Pages> struct Prefill {
         for (int j = 0; j < D / 16; ++j) {
             uint32_t a[MT][4];
             UNROLL
-            for (int m = 0; m < MT; ++m) {
-                uint32_t x[4]; // k 0–7, then 8–15, of either eight rows
-                ldmatrix_x4(x, queries + (lane_place<D>() ^ (j % 4 * 32)) + j / 4 * 128 + m * (32 * D));
-                a[m][0] = x[0], a[m][1] = x[2], a[m][2] = x[1], a[m][3] = x[3];
-            }
+            for (int m = 0; m < MT; ++m) load_fragment(a[m], queries, j * MT + m);
             UNROLL
             for (int block = 0; block < 4; ++block) {
                 uint32_t b[4];

@@ -37,15 +37,6 @@ template <int D> DEVICE uint32_t swizzled(uint32_t row, uint32_t chunk) {
     return row * (2 * D) + (chunk ^ (row % 8)) * 16;
 }
 
-// Where this lane's row of 16 × 16 elements lies: ldmatrix then gives the
-// quarters in reading order, top left, top right, bottom left, bottom right. The
-// other 16 × 16 are at (this ^ 32 · (j % 4)) + 128 · (j / 4) along a row, for the
-// swizzle is an exclusive or within 128 bytes, and at multiples of 16 rows down.
-template <int D> DEVICE uint32_t lane_place() {
-    uint32_t lane = lane_id();
-    return swizzled<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-}
-
 // Where rows begin in memory.
 struct RowPlace {
     uint32_t query; // row of q and out
@@ -57,16 +48,24 @@ DEVICE RowPlace row_place(const Columns& columns, uint32_t first_row, uint32_t k
     return {first_row + c / columns.group, kv_head * columns.group + c % columns.group};
 }
 
-// Copies rows [first, first + ROWS) of the tile to this warp's part of shared
-// memory as type To, turned by −Δ if `rotation` names a row of p.rotations. Rows
+// Four words of this lane's share of a fragment: operands in the order of lanes.
+DEVICE void load_fragment(uint32_t (&x)[4], const uint8_t* fragments, int index) {
+    Vec16 v = reinterpret_cast<const Vec16*>(fragments)[index * 32 + lane_id()];
+    UNROLL
+    for (int i = 0; i < 4; ++i) x[i] = v.w[i];
+}
+
+// Copies rows [first, first + 16·MT) of the tile to this warp's part of shared
+// memory as A operands (16 × 16) of type To, j·MT + m for channels 16j on of rows
+// 16m on, turned by −Δ if `rotation` names a row of p.rotations. Rows
 // not in use are 0.
-template <class From, class To, int D, int ROWS>
+template <class From, class To, int D, int MT>
 DEVICE void load_rows(const AttendParams& p, const Columns& columns, uint32_t first_row, uint32_t kv_head,
                       uint32_t first, uint32_t rotation, uint8_t* shared) {
     constexpr uint32_t CHUNKS = D / 16; // of half a row: channel i turns with channel i + D/2
     const FloatPair* turn = reinterpret_cast<const FloatPair*>(p.rotations) + size_t(rotation) * (D / 2);
     UNROLL
-    for (uint32_t i = 0; i < ROWS * CHUNKS / 32; ++i) {
+    for (uint32_t i = 0; i < 16 * MT * CHUNKS / 32; ++i) {
         uint32_t row = (i * 32 + lane_id()) / CHUNKS, chunk = lane_id() % CHUNKS;
         Vec16 low = {}, high = {};
         if (first + row < columns.count) {
@@ -92,6 +91,16 @@ DEVICE void load_rows(const AttendParams& p, const Columns& columns, uint32_t fi
         *reinterpret_cast<Vec16*>(shared + swizzled<D>(row, chunk)) = low;
         *reinterpret_cast<Vec16*>(shared + swizzled<D>(row, chunk + CHUNKS)) = high;
     }
+    sync_warp();
+    uint32_t a[D / 16 * MT][4];
+    UNROLL
+    for (int i = 0; i < D / 16 * MT; ++i)
+        ldmatrix_x4(a[i], shared + swizzled<D>(i % MT * 16 + lane_id() % 16, i / MT * 2 + lane_id() / 16));
+    sync_warp();
+    UNROLL
+    for (int i = 0; i < D / 16 * MT; ++i)
+        reinterpret_cast<Vec16*>(shared)[i * 32 + lane_id()] = {a[i][0], a[i][1], a[i][2], a[i][3]};
+    sync_warp();
 }
 
 // The tokens of a tile that the query of a row sees, a bit each: token_seen and
