@@ -18,11 +18,11 @@
 template <int D> struct FragmentTile {
     static constexpr uint32_t BYTES = 64 * 2 * D;
 
-    static DEVICE void keys(uint32_t (&b)[4], const uint8_t* tile, int block, int j) {
-        load_fragment(b, tile, block * (D / 16) + j);
+    static DEVICE void keys(uint32_t (&b)[4], uint32_t tile, int block, int j) {
+        load_fragment(b, shared_memory() + tile, block * (D / 16) + j);
     }
-    static DEVICE void values(uint32_t (&b)[4], const uint8_t* tile, int block, int j) {
-        load_fragment(b, tile, block * 4 + j);
+    static DEVICE void values(uint32_t (&b)[4], uint32_t tile, int block, int j) {
+        load_fragment(b, shared_memory() + tile, block * 4 + j);
     }
 };
 

@@ -35,6 +35,7 @@ struct PrefillContext {
     AttendSeq seq;
     KvStream stream;
     Columns columns;
+    uint32_t next_run;
     uint32_t rotation; // of the run
     uint32_t sealed;   // 1: the run is
     uint32_t loaded;   // 1: the queries are there as the run wants them; 2: no run was read yet
@@ -60,13 +61,13 @@ template <class T, int D, class Pages> struct Prefill {
     static constexpr uint32_t WARP_ROWS = 16 * MT;
     using HalfPage = RowTile<D>;
     static constexpr uint32_t TILE = HalfPage::BYTES;
+    static constexpr uint32_t RING = PREFILL_CONTEXT + ROWS * 2 * D; // its place in shared memory
     static constexpr uint32_t NONE_LOADED = 2; // of PrefillContext::loaded, at first
     static_assert(prefill_shared(D) <= 99 * 1024, "what a block has on the smaller devices");
 
     const AttendParams& p;
     PrefillContext& context;
-    uint8_t* queries; // this warp's rows
-    uint8_t* ring;
+    uint8_t* queries; // this warp's rows, in shared memory
 
     static DEVICE void run(const AttendParams& p) {
         uint32_t q_len = load(&reinterpret_cast<const AttendSeq*>(p.seqs)[blockIdx.z].q_len);
@@ -74,6 +75,7 @@ template <class T, int D, class Pages> struct Prefill {
         if (q_len <= p.decode_rows || blockIdx.x >= tiles) return;
         PrefillContext& context = *reinterpret_cast<PrefillContext*>(shared_memory());
         if (threadIdx.x == 0) {
+            context.next_run = 0;
             context.loaded = NONE_LOADED;
             context.seq = load_struct<AttendSeq>(p.seqs, blockIdx.z);
             uint32_t stream = context.seq.first_stream;
@@ -81,8 +83,8 @@ template <class T, int D, class Pages> struct Prefill {
             context.stream = load_struct<KvStream>(p.streams, stream);
             context.columns = columns_of(p, context.stream, q_len, (tiles - 1 - blockIdx.x) * ROWS, ROWS);
         }
-        uint8_t* tile = shared_memory() + PREFILL_CONTEXT;
-        Prefill{p, context, tile + warp_id() * (WARP_ROWS * 2 * D), tile + ROWS * 2 * D}.all_runs();
+        uint8_t* queries = shared_memory() + PREFILL_CONTEXT + warp_id() * (WARP_ROWS * 2 * D);
+        Prefill{p, context, queries}.all_runs();
     }
 
     DEVICE uint32_t first_row() const { return warp_id() * WARP_ROWS; } // of this warp, in the tile
@@ -91,8 +93,9 @@ template <class T, int D, class Pages> struct Prefill {
         RowState<D, MT> state;
         state.clear();
         sync_block();
-        for (uint32_t r = 0; r < context.stream.n_runs; ++r) {
-            if (threadIdx.x == 0) enter(r);
+        bool more = context.stream.n_runs > 0;
+        while (more) {
+            if (threadIdx.x == 0) enter(context.next_run++);
             sync_block();
             if (context.walk.count > 0) {
                 if constexpr (SEALS) {
@@ -102,7 +105,8 @@ template <class T, int D, class Pages> struct Prefill {
                     half_run(state);
                 }
             }
-            sync_block(); // the ring and the walk are free again
+            more = context.next_run < context.stream.n_runs;
+            sync_block(); // the ring and the context are free again
         }
         write_rows<T>(p, context.columns, context.seq.first_row, blockIdx.y, first_row(), state, queries);
     }
@@ -139,10 +143,11 @@ template <class T, int D, class Pages> struct Prefill {
     DEVICE void half_run(RowState<D, MT>& state) {
         const Walk<64>& walk = context.walk;
         uint32_t block = block_of(0); // of the next page to be copied
-        uint32_t stage = 0;                // of the half at hand
-        auto after = [](uint32_t s) { return s + TILE == STAGES * TILE ? 0 : s + TILE; };
-        auto before = [](uint32_t s) { return s == 0 ? (STAGES - 1) * TILE : s - TILE; };
-        auto copy = [&](uint8_t* to, uint32_t page, bool values) {
+        uint32_t stage = RING;             // of the half at hand
+        auto after = [](uint32_t s) { return s == RING + (STAGES - 1) * TILE ? RING : s + TILE; };
+        auto before = [](uint32_t s) { return s == RING ? RING + (STAGES - 1) * TILE : s - TILE; };
+        auto copy = [&](uint32_t stage_to, uint32_t page, bool values) {
+            uint8_t* to = shared_memory() + stage_to;
             if (page < walk.count) {
                 const uint8_t* from = walk.base + block * walk.block_bytes + (values ? walk.key_bytes : 0);
                 TileView view = walk.view(page);
@@ -154,21 +159,21 @@ template <class T, int D, class Pages> struct Prefill {
             cp_async_commit();
             if (values) block = block_of(page + 1);
         };
-        copy(ring, 0, false);
-        if (STAGES == 3) copy(ring + TILE, 0, true);
+        copy(RING, 0, false);
+        if (STAGES == 3) copy(RING + TILE, 0, true);
         load_queries<T>();
         for (uint32_t k = 0; k < walk.count; ++k) {
             float s[MT][8][4];
             cp_async_wait<STAGES - 2>();
             sync_block(); // the keys are here, and the half before them is done with
-            copy(ring + before(stage), STAGES == 3 ? k + 1 : k, STAGES != 3);
-            scores<T, HalfPage>(ring + stage, s);
+            copy(before(stage), STAGES == 3 ? k + 1 : k, STAGES != 3);
+            scores<T, HalfPage>(stage, s);
             weigh(k, s, state);
             stage = after(stage);
             cp_async_wait<STAGES - 2>();
             sync_block();
-            copy(ring + before(stage), k + 1, STAGES == 3);
-            accumulate<T, HalfPage>(ring + stage, s, state);
+            copy(before(stage), k + 1, STAGES == 3);
+            accumulate<T, HalfPage>(stage, s, state);
             stage = after(stage);
         }
         cp_async_wait<0>();
@@ -180,9 +185,9 @@ template <class T, int D, class Pages> struct Prefill {
         static_assert(Keys::BYTES + Values::BYTES <= TILE, "a page's bytes fit a stage");
         constexpr bool ONE_TILE = STAGES == 2;
         const Walk<64>& walk = context.walk;
-        uint8_t* raw_keys = ring + (STAGES - 1) * TILE;
+        constexpr uint32_t VALUES_TILE = RING + (ONE_TILE ? 0 : TILE);
+        uint8_t* raw_keys = shared_memory() + RING + (STAGES - 1) * TILE;
         uint8_t* raw_values = raw_keys + Keys::BYTES;
-        uint8_t* values_tile = ring + (ONE_TILE ? 0 : TILE);
         uint32_t block = block_of(0); // of the next page to be copied
         auto copy_keys = [&](uint32_t page) {
             if (page < walk.count) copy_bytes<Keys::BYTES>(raw_keys, walk.base + block * walk.block_bytes);
@@ -201,18 +206,18 @@ template <class T, int D, class Pages> struct Prefill {
         sync_block(); // the first keys are here
         for (uint32_t k = 0; k < walk.count; ++k) {
             float s[MT][8][4];
-            Keys::unpack(ring, raw_keys);
+            Keys::unpack(shared_memory() + RING, raw_keys);
             cp_async_wait<0>();
             sync_block(); // the tile is ready, and so are the values' bytes
             copy_keys(k + 1);
-            scores<F16, typename Keys::Tile>(ring, s);
+            scores<F16, typename Keys::Tile>(RING, s);
             weigh(k, s, state);
             if (ONE_TILE) sync_block();
-            Values::unpack(values_tile, raw_values);
+            Values::unpack(shared_memory() + VALUES_TILE, raw_values);
             cp_async_wait<0>();
             sync_block();
             copy_values(k + 1);
-            accumulate<F16, typename Values::Tile>(values_tile, s, state);
+            accumulate<F16, typename Values::Tile>(VALUES_TILE, s, state);
             if (ONE_TILE) sync_block();
         }
         cp_async_wait<0>();
@@ -228,7 +233,7 @@ template <class T, int D, class Pages> struct Prefill {
     }
 
     // s = Q · K^T for the keys in `tile`.
-    template <class E, class Tile> DEVICE void scores(const uint8_t* tile, float (&s)[MT][8][4]) {
+    template <class E, class Tile> DEVICE void scores(uint32_t tile, float (&s)[MT][8][4]) {
         UNROLL
         for (int m = 0; m < MT; ++m) {
             UNROLL
@@ -257,7 +262,7 @@ template <class T, int D, class Pages> struct Prefill {
 
     // state.out += weights · V for the values in `tile`.
     template <class E, class Tile>
-    DEVICE void accumulate(const uint8_t* tile, const float (&s)[MT][8][4], RowState<D, MT>& state) {
+    DEVICE void accumulate(uint32_t tile, const float (&s)[MT][8][4], RowState<D, MT>& state) {
         UNROLL
         for (int j = 0; j < 4; ++j) { // 16 tokens
             uint32_t a[MT][4];
