@@ -167,6 +167,22 @@ DEVICE uint32_t mul_f16x2(uint32_t a, uint32_t b) {
     return pack_f16(f16_float(uint16_t(a)) * f16_float(uint16_t(b)),
                     f16_float(uint16_t(a >> 16)) * f16_float(uint16_t(b >> 16)));
 }
+// a · b + c, rounded once: exact in double, and rounding that to odd in f32
+// leaves enough bits to round to f16.
+DEVICE uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+    auto one = [](uint16_t x, uint16_t y, uint16_t z) {
+        double exact = double(f16_float(x)) * f16_float(y) + f16_float(z);
+        float near = float(exact);
+        if (near != exact && isfinite(near)) {
+            uint32_t bits = float_bits(near);
+            if (fabs(double(near)) > fabs(exact)) --bits;
+            near = bits_float(bits | 1);
+        }
+        return uint32_t(float_f16(near));
+    };
+    return one(uint16_t(a), uint16_t(b), uint16_t(c)) |
+           one(uint16_t(a >> 16), uint16_t(b >> 16), uint16_t(c >> 16)) << 16;
+}
 DEVICE uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector,
                              KvSite site = KvSite::here()) {
     if (selector & 0x8888)

@@ -1,0 +1,16 @@
+// Records of params.h as kernels read them.
+#pragma once
+
+#include "common/params.h"
+#include "common/ptx.cuh"
+
+// Element `index` of the array at `base`.
+template <class S> DEVICE S load_struct(uint64_t base, uint32_t index) {
+    static_assert(sizeof(S) % 8 == 0, "read in words of 8 bytes");
+    S s;
+    const uint64_t* from = reinterpret_cast<const uint64_t*>(base + uint64_t(index) * sizeof(S));
+    uint64_t* to = reinterpret_cast<uint64_t*>(&s);
+    UNROLL
+    for (uint32_t i = 0; i < sizeof(S) / 8; ++i) to[i] = load(from + i);
+    return s;
+}
