@@ -221,7 +221,7 @@ fn group(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {
 }
 
 fn kinds() -> Vec<Kind> {
-    Kind::all(0..1)
+    Kind::all(0..2)
 }
 
 const FORMATS: [&str; 14] = [
