@@ -13,7 +13,7 @@
 //   D                                 64      128     256
 //   rows                              128     128     64
 //   shared memory (prefill_shared)    40.25   80.25   96.25 KB
-//   registers, sm_80 and sm_90        202–234 254–255 242–255, no spills
+//   registers, sm_80 and sm_90        204–234 254–255 242–255, no spills
 //   blocks a multiprocessor: sm_80    2       2       1
 //                            sm_90    2       2       2
 //                            sm_86    2       1       1    (99 KB a block at most)
