@@ -64,7 +64,8 @@ template <int BITS, int D, int N, int K> struct KiviHalf {
 
   private:
     template <class Fragment>
-    static DEVICE void unpack_unit(uint8_t* tile, const uint8_t* raw, uint32_t group, uint32_t span, Fragment fragment) {
+    static DEVICE void unpack_unit(uint8_t* tile, const uint8_t* raw, uint32_t group, uint32_t span,
+                                   Fragment fragment) {
         uint32_t lane = lane_id();
         const uint8_t* params = raw + CODES + (group * K + span * SPAN + lane % 4 * 2) * 2;
         uint32_t scale[2 * STEPS], zero[2 * STEPS]; // of k = 8i + 2t, + 1

@@ -7,13 +7,21 @@
 // A tile is half a page, keys or values of 64 tokens. 16-bit halves pass through a
 // ring of STAGES tiles by cp.async. Sealed halves arrive as bytes in the last
 // stage, while the half before them is multiplied, and are unpacked to f16 by all
-// warps, once a block.
+// warps, once a block. Either way there is one barrier a half (two for sealed pages
+// at D = 256, where one tile is left).
 //
-//   D               64      128     256
-//   rows            128     128     64
-//   shared memory   40.25   80.25   96.25 KB     (prefill_shared)
+//   D                                 64      128     256
+//   rows                              128     128     64
+//   shared memory (prefill_shared)    40.25   80.25   96.25 KB
+//   registers, sm_80 and sm_90        204–234 254–255 242–255, no spills
+//   blocks a multiprocessor: sm_80    2       2       1
+//                            sm_90    2       2       2
+//                            sm_86    2       1       1    (99 KB a block at most)
 //
-// Floor: 4·D tensor-core operations for each row and token in sight.
+// On a page that all rows see, sm_90, D = 128: 256 HMMA a warp and, for each, 2.5
+// other instructions (16-bit), 3.3 to 3.4 (sealed); counted in the SASS, not timed.
+//
+// Floor: 4·D flops of tensor cores for each row and token in sight.
 #pragma once
 
 #include "attention/page_fp8.cuh"
@@ -296,8 +304,7 @@ template <class T, int D, class Pages> struct Prefill {
     }
 };
 
-// The kernels of one form of sealed pages. At D = 64, registers let three blocks
-// share a multiprocessor.
+// The kernels of one form of sealed pages.
 #define PREFILL_KERNEL(form, Pages, type, T, d)                                                    \
     KERNEL(prefill_##form##_##type##_d##d, AttendParams, PREFILL_THREADS, 2) {                     \
         Prefill<T, d, Pages<d>>::run(params);                                                      \
