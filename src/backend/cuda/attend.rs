@@ -68,8 +68,9 @@ pub struct Workspace {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionCall {
     /// Queries: 16-bit `[rows][q_stride]`, `heads · head_dim` in the first columns.
+    /// Like `out`, aligned to 16 bytes.
     pub q: u64,
-    /// Elements from a row of `q` to the next: even.
+    /// Elements from a row of `q` to the next: a multiple of 8.
     pub q_stride: usize,
     /// Outputs: 16-bit `[rows][heads · head_dim]`. A row that sees nothing is 0.
     pub out: u64,
@@ -138,7 +139,7 @@ impl Attention {
             let what = format!("{} sinks, hot window {}", shape.sinks, shape.hot_window);
             return Err(Error::config("sinks, hot_window", what));
         }
-        if !shape.scale.is_finite() || shape.window == Some(0) {
+        if !(shape.scale.is_finite() && shape.scale > 0.0) || shape.window == Some(0) {
             let what = format!("{}, window {:?}", shape.scale, shape.window);
             return Err(Error::config("scale, window", what));
         }
