@@ -148,8 +148,15 @@ void fiber_switch(Fiber& from, Fiber& to, [[maybe_unused]] bool for_good) {
 constexpr size_t GUARD = 65536; // a multiple of every page size in use
 constexpr size_t STACK = 4 * 65536;
 
+static void unmap([[maybe_unused]] uint8_t* base, size_t bytes) {
+#ifdef KVFOLD_ASAN
+    __asan_unpoison_memory_region(base, bytes); // whoever gets these addresses next
+#endif
+    munmap(base, bytes);
+}
+
 Stacks::~Stacks() {
-    if (base_) munmap(base_, count_ * (GUARD + STACK));
+    if (base_) unmap(base_, count_ * (GUARD + STACK));
 }
 
 bool Stacks::reserve(uint32_t count) {
@@ -157,7 +164,7 @@ bool Stacks::reserve(uint32_t count) {
     void* base = mmap(nullptr, count * (GUARD + STACK), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) return false;
-    if (base_) munmap(base_, count_ * (GUARD + STACK));
+    if (base_) unmap(base_, count_ * (GUARD + STACK));
     base_ = static_cast<uint8_t*>(base);
     count_ = count;
     for (uint32_t i = 0; i < count; ++i) mprotect(base_ + i * (GUARD + STACK), GUARD, PROT_NONE);
