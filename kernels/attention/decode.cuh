@@ -32,14 +32,20 @@ struct NeverSealed {
 // a block has on the smaller devices.
 constexpr int decode_warps(int d) { return d == 256 ? 2 : 4; }
 constexpr int decode_threads(int d) { return 32 * decode_warps(d); }
-// Blocks that a multiprocessor is to hold, for which registers are limited.
-constexpr int decode_blocks(int d, int nt) { return (d == 64 ? 4 : d == 128 ? 3 : 4) - (nt - 1); }
 
 // Two stages of 16-bit tiles and three of sealed ones, where 24 KB hold them.
 constexpr uint32_t decode_warp_bytes(uint32_t half, uint32_t sealed) {
     uint32_t two = 2 * half > 2 * sealed ? 2 * half : 2 * sealed;
     uint32_t three = 3 * (sealed ? sealed : half) > two ? 3 * (sealed ? sealed : half) : two;
     return three <= 24576 ? three : two;
+}
+
+// Blocks that a multiprocessor is to hold, for which registers are limited: no more
+// than fit the 228 KB of shared memory of the largest devices.
+constexpr int decode_blocks(int d, int nt, uint32_t sealed) {
+    int wanted = (d == 64 ? 4 : 3) - (nt - 1);
+    int fit = 233472 / (decode_warps(d) * decode_warp_bytes(64 * d, sealed) + 640 + 1024);
+    return wanted < fit ? wanted : fit;
 }
 
 template <class S> DEVICE S load_struct(uint64_t base, uint32_t index) {
@@ -271,10 +277,22 @@ template <class T, int D, int NT, class Pages> struct Decode {
     }
 };
 
+// What scripts/sass-check holds the machine code to (its --help explains the fields).
+// sass: decode_kivi2_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=3*D/32
+// sass: decode_kivi4_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=5*D/32
+// sass: decode_kivi42_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=D/8
+// sass: decode_fp8_* elements=2*D; keys=D/8*N; values=D/8*N; copies=D/8
+// sass: decode_half_* elements=D; keys=D/16*N; values=D/16*N; copies=D/8
+// sass: decode_kivi2_* shared=d64:37504 d128:74368 d256:66176; blocks_80=d64:4/3 d128:2 d256:2; blocks_90=d64:4/3 d128:3/2 d256:3
+// sass: decode_kivi4_* shared=d64:62080 d128:82560 d256:82560; blocks_80=d64:2 d128:2 d256:2; blocks_90=d64:3 d128:2 d256:2
+// sass: decode_kivi42_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+// sass: decode_fp8_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+// sass: decode_half_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+//
 // The kernels of one form of sealed pages. n8 and n16: columns of an item.
 #define DECODE_KERNEL(form, Pages, type, T, d, n)                                                  \
     KERNEL(decode_##form##_##type##_d##d##_n##n, AttendParams, decode_threads(d),                  \
-           decode_blocks(d, n / 8)) {                                                              \
+           decode_blocks(d, n / 8, Pages<d>::BYTES)) {                                             \
         Decode<T, d, n / 8, Pages<d>>::run(params);                                                \
     }
 #define DECODE_KERNELS(form, Pages)                                                                \
