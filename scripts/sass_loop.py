@@ -47,6 +47,8 @@ def successors(code, labels):
             after = [joins.get(x.rest.strip(), i + 1)] + ([i + 1] if x.guard else [])
         elif x.opcode in ("EXIT", "RET", "BRX", "JMP"):
             after = [i + 1] if x.guard else []
+        elif x.name.startswith("BRA.CONV"):  # lanes are together, and go on there
+            after = [target]
         elif x.opcode == "BRA" and not x.name.startswith("BRA.DIV"):
             # A second predicate may stand before the target.
             conditional = x.guard or not x.rest.strip().startswith("`")

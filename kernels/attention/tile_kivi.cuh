@@ -22,25 +22,25 @@ template <int BITS> struct Codes;
 
 template <> struct Codes<2> {
     static constexpr int OPERANDS = 2;
-    static constexpr float LOW = 262144.0f; // 2^18: rows g, code at bit 6
-    static constexpr float HIGH = 65536.0f; // 2^16: rows g + 8, code at bit 8
+    static constexpr float LOW = 1048576.0f; // 2^20: rows g, code at bit 4
+    static constexpr float HIGH = 262144.0f; // 2^18: rows g + 8, code at bit 6
     static DEVICE void unpack(uint32_t w, uint32_t (&a)[2][4]) {
-        constexpr uint32_t AT6 = 0x00c000c0, AT8 = 0x03000300;
-        a[0][0] = (w << 6) & AT6, a[0][1] = (w << 6) & AT8;
-        a[0][2] = (w << 2) & AT6, a[0][3] = (w << 2) & AT8;
-        a[1][0] = (w >> 2) & AT6, a[1][1] = (w >> 2) & AT8;
-        a[1][2] = (w >> 6) & AT6, a[1][3] = (w >> 6) & AT8;
+        constexpr uint32_t AT4 = 0x00300030, AT6 = 0x00c000c0;
+        a[0][0] = (w << 4) & AT4, a[0][1] = (w << 4) & AT6;
+        a[0][2] = w & AT4, a[0][3] = w & AT6;
+        a[1][0] = (w >> 4) & AT4, a[1][1] = (w >> 4) & AT6;
+        a[1][2] = (w >> 8) & AT4, a[1][3] = (w >> 8) & AT6;
     }
 };
 
 template <> struct Codes<4> {
     static constexpr int OPERANDS = 1;
-    static constexpr float LOW = 4194304.0f; // 2^22: rows g, code at bit 2
-    static constexpr float HIGH = 262144.0f; // 2^18: rows g + 8, code at bit 6
+    static constexpr float LOW = 16777216.0f; // 2^24: rows g, code at bit 0
+    static constexpr float HIGH = 1048576.0f; // 2^20: rows g + 8, code at bit 4
     static DEVICE void unpack(uint32_t w, uint32_t (&a)[1][4]) {
-        constexpr uint32_t AT2 = 0x003c003c, AT6 = 0x03c003c0;
-        a[0][0] = (w << 2) & AT2, a[0][1] = (w << 2) & AT6;
-        a[0][2] = (w >> 6) & AT2, a[0][3] = (w >> 6) & AT6;
+        constexpr uint32_t AT0 = 0x000f000f, AT4 = 0x00f000f0;
+        a[0][0] = w & AT0, a[0][1] = w & AT4;
+        a[0][2] = (w >> 8) & AT0, a[0][3] = (w >> 8) & AT4;
     }
 };
 
@@ -50,13 +50,15 @@ template <int BITS, int D> struct KiviLayout {
     static constexpr uint32_t BYTES = CODES + 2 * PARAMS;
 };
 
-// Starts the copy of BYTES bytes as they lie, by one warp.
-template <uint32_t BYTES> DEVICE void issue_straight(uint8_t* shared, const uint8_t* from) {
+// Starts the copy of the bytes [AT, BYTES) as they lie, by one warp; this lane's part
+// begins at both addresses.
+template <uint32_t BYTES, uint32_t AT = 0>
+DEVICE void issue_straight(uint8_t* shared, const uint8_t* from) {
     static_assert(BYTES % 512 == 0, "a warp copies 512 bytes at a time");
-    shared += lane_id() * 16;
-    from += lane_id() * 16;
-    UNROLL
-    for (uint32_t i = 0; i < BYTES / 512; ++i) cp_async16(shared + i * 512, from + i * 512);
+    if constexpr (AT < BYTES) {
+        cp_async16<AT>(shared, from);
+        issue_straight<BYTES, AT + 512>(shared, from);
+    }
 }
 
 // This lane's words of four fragments: `first`, the one behind it, and the two that lie
@@ -73,7 +75,7 @@ template <int BITS, int D> struct KiviKeys {
     static constexpr uint32_t BYTES = Layout::BYTES;
 
     static DEVICE void issue(uint8_t* shared, const uint8_t* page) {
-        issue_straight<BYTES>(shared, page);
+        issue_straight<BYTES>(shared + lane_id() * 16, page + lane_id() * 16);
     }
 
     // Scores of 64 tokens, times `scale`.
@@ -174,7 +176,7 @@ template <int BITS, int D> struct KiviValues {
     static constexpr uint32_t BYTES = Layout::BYTES;
 
     static DEVICE void issue(uint8_t* shared, const uint8_t* page) {
-        issue_straight<BYTES>(shared, page);
+        issue_straight<BYTES>(shared + lane_id() * 16, page + lane_id() * 16);
     }
 
     // Σ zero · weight: row g is channel group g % (D/32). The even blocks of 16 tokens
