@@ -58,6 +58,13 @@ template <class S> DEVICE S load_struct(uint64_t base, uint32_t index) {
     return s;
 }
 
+// What one warp works on, in shared memory: registers are dear.
+struct WarpContext {
+    uint8_t walk[120]; // a Walk
+    uint32_t run;      // of the stream
+    uint32_t reserved;
+};
+
 // What a block works on, in shared memory.
 struct Context {
     AttendItem item;
@@ -67,7 +74,7 @@ struct Context {
     uint32_t index; // of the item
     uint32_t n_items;
     uint32_t reserved[3];
-    uint8_t walk[4][128]; // one of a Walk for each warp
+    WarpContext warps[4];
 
     // Reads item `index`, if it is one. By one thread.
     DEVICE void fetch(const AttendParams& p, uint32_t at_most) {
@@ -122,8 +129,9 @@ template <class T, int D, int NT, class Pages> struct Decode {
     DEVICE void one() {
         WarpState state;
         state.clear();
-        for (uint32_t r = 0; r < context.stream.n_runs; ++r) {
-            KvRun run = load_struct<KvRun>(p.runs, context.stream.first_run + r);
+        const uint32_t& at = context.warps[warp_id()].run;
+        for (go_to(0); at < context.stream.n_runs; go_to(at + 1)) {
+            KvRun run = load_struct<KvRun>(p.runs, context.stream.first_run + at);
             KvArena arena = load_struct<KvArena>(p.arenas, run.arena);
             if constexpr (SEALS) {
                 if (run.kind == RUN_SEALED) {
@@ -138,10 +146,16 @@ template <class T, int D, int NT, class Pages> struct Decode {
         finish(state);
     }
 
+    DEVICE void go_to(uint32_t run) {
+        sync_warp();
+        if (lane_id() == 0) context.warps[warp_id()].run = run;
+        sync_warp();
+    }
+
     // This warp's tiles of a run, in shared memory.
     template <uint32_t ROWS> DEVICE const Walk<ROWS>& tiles(const KvRun& run, const KvArena& arena) {
-        static_assert(sizeof(Walk<ROWS>) <= sizeof(context.walk[0]), "a walk fits");
-        Walk<ROWS>& walk = *reinterpret_cast<Walk<ROWS>*>(context.walk[warp_id()]);
+        static_assert(sizeof(Walk<ROWS>) <= sizeof(WarpContext::walk), "a walk fits");
+        Walk<ROWS>& walk = *reinterpret_cast<Walk<ROWS>*>(context.warps[warp_id()].walk);
         sync_warp(); // the last walk is done with
         if (lane_id() == 0) {
             uint32_t stream = p.layer * p.kv_heads + context.item.kv_head;
