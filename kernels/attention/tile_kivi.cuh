@@ -237,6 +237,9 @@ template <int BITS, int D> struct KiviValues {
                                (matrix % 2 * 2 + matrix / 2) * 16;
         UNROLL
         for (int span = 0; span < 2; ++span) { // of 32 tokens
+            // Keeps the compiler from loading both spans at once into registers that the
+            // accumulators have taken.
+            if constexpr (D == 256) sync_warp();
             uint32_t b[2][NT][2];
             weights_operand<F16, NT>(p[2 * span], b[0]);
             weights_operand<F16, NT>(p[2 * span + 1], b[1]);
