@@ -64,9 +64,11 @@ template <class From, class To, int D, int NT, Channels ORDER = Channels::NATURA
 DEVICE void load_queries(const AttendParams& p, const Columns& columns, uint32_t first_row,
                          uint32_t kv_head, uint32_t rotation, Queries<D, NT>& q) {
     uint32_t g = lane_id() / 4, t = lane_id() % 4;
+    // This thread's channels of 16: two from `low` on, and two that lie APART further.
     uint32_t low = ORDER == Channels::NATURAL ? 2 * t : 4 * t;
-    uint32_t high = ORDER == Channels::NATURAL ? 2 * t + 8 : 4 * t + 2;
-    const FloatPair* turn = reinterpret_cast<const FloatPair*>(p.rotations) + size_t(rotation) * (D / 2);
+    constexpr int APART = ORDER == Channels::NATURAL ? 8 : 2;
+    const FloatPair* turn =
+        reinterpret_cast<const FloatPair*>(p.rotations) + size_t(rotation) * (D / 2) + low;
     UNROLL
     for (int n = 0; n < NT; ++n) {
         uint32_t column = 8 * n + g;
@@ -74,12 +76,12 @@ DEVICE void load_queries(const AttendParams& p, const Columns& columns, uint32_t
         uint32_t c = columns.column + (used ? column : 0);
         uint32_t row = first_row + c / columns.group;
         const From* from = reinterpret_cast<const From*>(p.q) + size_t(row) * p.q_stride +
-                           (kv_head * columns.group + c % columns.group) * D;
+                           (kv_head * columns.group + c % columns.group) * D + low;
         UNROLL
         for (int j = 0; j < D / 16; ++j) {
             UNROLL
             for (int h = 0; h < 2; ++h) {
-                uint32_t x = load(reinterpret_cast<const uint32_t*>(from + 16 * j + (h ? high : low)));
+                uint32_t x = load(reinterpret_cast<const uint32_t*>(from + 16 * j + APART * h));
                 q.b[j][n][h] = used ? x : 0;
             }
         }
@@ -101,8 +103,7 @@ DEVICE void load_queries(const AttendParams& p, const Columns& columns, uint32_t
         for (int j = 0; j < D / 32; ++j) {
             UNROLL
             for (int h = 0; h < 2; ++h) {
-                uint32_t channel = 16 * j + (h ? high : low);
-                FloatPair r0 = load(&turn[channel]), r1 = load(&turn[channel + 1]);
+                FloatPair r0 = load(turn + 16 * j + APART * h), r1 = load(turn + 16 * j + APART * h + 1);
                 uint32_t& x = q.b[j][n][h];
                 uint32_t& y = q.b[j + D / 32][n][h];
                 float a0 = Element<From>::low(x), a1 = Element<From>::high(x);

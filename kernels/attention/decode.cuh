@@ -32,14 +32,20 @@ struct NeverSealed {
 // a block has on the smaller devices.
 constexpr int decode_warps(int d) { return d == 256 ? 2 : 4; }
 constexpr int decode_threads(int d) { return 32 * decode_warps(d); }
-// Blocks that a multiprocessor is to hold, for which registers are limited.
-constexpr int decode_blocks(int d, int nt) { return (d == 64 ? 4 : d == 128 ? 3 : 4) - (nt - 1); }
 
 // Two stages of 16-bit tiles and three of sealed ones, where 24 KB hold them.
 constexpr uint32_t decode_warp_bytes(uint32_t half, uint32_t sealed) {
     uint32_t two = 2 * half > 2 * sealed ? 2 * half : 2 * sealed;
     uint32_t three = 3 * (sealed ? sealed : half) > two ? 3 * (sealed ? sealed : half) : two;
     return three <= 24576 ? three : two;
+}
+
+// Blocks that a multiprocessor is to hold, for which registers are limited: no more
+// than fit the 228 KB of shared memory of the largest devices.
+constexpr int decode_blocks(int d, int nt, uint32_t sealed) {
+    int wanted = (d == 64 ? 4 : 3) - (nt - 1);
+    int fit = 233472 / (decode_warps(d) * decode_warp_bytes(64 * d, sealed) + 640 + 1024);
+    return wanted < fit ? wanted : fit;
 }
 
 template <class S> DEVICE S load_struct(uint64_t base, uint32_t index) {
@@ -52,6 +58,13 @@ template <class S> DEVICE S load_struct(uint64_t base, uint32_t index) {
     return s;
 }
 
+// What one warp works on, in shared memory: registers are dear.
+struct WarpContext {
+    uint8_t walk[120]; // a Walk
+    uint32_t run;      // of the stream
+    uint32_t reserved;
+};
+
 // What a block works on, in shared memory.
 struct Context {
     AttendItem item;
@@ -61,7 +74,7 @@ struct Context {
     uint32_t index; // of the item
     uint32_t n_items;
     uint32_t reserved[3];
-    uint8_t walk[4][128]; // one of a Walk for each warp
+    WarpContext warps[4];
 
     // Reads item `index`, if it is one. By one thread.
     DEVICE void fetch(const AttendParams& p, uint32_t at_most) {
@@ -116,8 +129,9 @@ template <class T, int D, int NT, class Pages> struct Decode {
     DEVICE void one() {
         WarpState state;
         state.clear();
-        for (uint32_t r = 0; r < context.stream.n_runs; ++r) {
-            KvRun run = load_struct<KvRun>(p.runs, context.stream.first_run + r);
+        const uint32_t& at = context.warps[warp_id()].run;
+        for (go_to(0); at < context.stream.n_runs; go_to(at + 1)) {
+            KvRun run = load_struct<KvRun>(p.runs, context.stream.first_run + at);
             KvArena arena = load_struct<KvArena>(p.arenas, run.arena);
             if constexpr (SEALS) {
                 if (run.kind == RUN_SEALED) {
@@ -132,10 +146,16 @@ template <class T, int D, int NT, class Pages> struct Decode {
         finish(state);
     }
 
+    DEVICE void go_to(uint32_t run) {
+        sync_warp();
+        if (lane_id() == 0) context.warps[warp_id()].run = run;
+        sync_warp();
+    }
+
     // This warp's tiles of a run, in shared memory.
     template <uint32_t ROWS> DEVICE const Walk<ROWS>& tiles(const KvRun& run, const KvArena& arena) {
-        static_assert(sizeof(Walk<ROWS>) <= sizeof(context.walk[0]), "a walk fits");
-        Walk<ROWS>& walk = *reinterpret_cast<Walk<ROWS>*>(context.walk[warp_id()]);
+        static_assert(sizeof(Walk<ROWS>) <= sizeof(WarpContext::walk), "a walk fits");
+        Walk<ROWS>& walk = *reinterpret_cast<Walk<ROWS>*>(context.warps[warp_id()].walk);
         sync_warp(); // the last walk is done with
         if (lane_id() == 0) {
             uint32_t stream = p.layer * p.kv_heads + context.item.kv_head;
@@ -271,10 +291,22 @@ template <class T, int D, int NT, class Pages> struct Decode {
     }
 };
 
+// What scripts/sass-check holds the machine code to (its --help explains the fields).
+// sass: decode_kivi2_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=3*D/32
+// sass: decode_kivi4_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=5*D/32
+// sass: decode_kivi42_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=D/8
+// sass: decode_fp8_* elements=2*D; keys=D/8*N; values=D/8*N; copies=D/8
+// sass: decode_half_* elements=D; keys=D/16*N; values=D/16*N; copies=D/8
+// sass: decode_kivi2_* shared=d64:37504 d128:74368 d256:66176; blocks_80=d64:4/3 d128:2 d256:2; blocks_90=d64:4/3 d128:3/2 d256:3
+// sass: decode_kivi4_* shared=d64:62080 d128:82560 d256:82560; blocks_80=d64:2 d128:2 d256:2; blocks_90=d64:3 d128:2 d256:2
+// sass: decode_kivi42_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+// sass: decode_fp8_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+// sass: decode_half_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+//
 // The kernels of one form of sealed pages. n8 and n16: columns of an item.
 #define DECODE_KERNEL(form, Pages, type, T, d, n)                                                  \
     KERNEL(decode_##form##_##type##_d##d##_n##n, AttendParams, decode_threads(d),                  \
-           decode_blocks(d, n / 8)) {                                                              \
+           decode_blocks(d, n / 8, Pages<d>::BYTES)) {                                             \
         Decode<T, d, n / 8, Pages<d>>::run(params);                                                \
     }
 #define DECODE_KERNELS(form, Pages)                                                                \

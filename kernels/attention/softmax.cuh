@@ -46,12 +46,12 @@ DEVICE bool softmax_step(float (&s)[BLOCKS][NT][4], State<D, NT>& state, float (
     for (int n = 0; n < NT; ++n) {
         UNROLL
         for (int e = 0; e < 2; ++e) {
-            float top = max_of(s[0][n][e], s[0][n][e + 2]);
+            float top = fmaxf(s[0][n][e], s[0][n][e + 2]);
             UNROLL
-            for (int b = 1; b < BLOCKS; ++b) top = max_of(top, max_of(s[b][n][e], s[b][n][e + 2]));
+            for (int b = 1; b < BLOCKS; ++b) top = fmaxf(top, fmaxf(s[b][n][e], s[b][n][e + 2]));
             UNROLL
-            for (uint32_t mask = 4; mask < 32; mask *= 2) top = max_of(top, shuffle_xor(top, mask));
-            top = max_of(top, state.max[n][e]);
+            for (uint32_t mask = 4; mask < 32; mask *= 2) top = fmaxf(top, shuffle_xor(top, mask));
+            top = fmaxf(top, state.max[n][e]);
             // Nothing seen yet: any finite base gives weights of 0.
             float base = top == -INFINITY ? 0.0f : top;
             factor[n][e] = exp2_fast(state.max[n][e] - base);

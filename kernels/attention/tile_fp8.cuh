@@ -22,11 +22,22 @@ template <int D> struct Fp8Tile {
         return row * D + (chunk ^ turn) * 16;
     }
 
+    // Starts the copy, 512 bytes at a time. Where a lane's chunks lie repeats after
+    // every eight rows, which is PERIOD steps.
     static DEVICE void issue(uint8_t* shared, const uint8_t* tile) {
+        const uint8_t* from = tile + lane_id() * 16;
+        constexpr uint32_t PERIOD = CHUNKS / 4;
         UNROLL
-        for (uint32_t i = 0; i < BYTES / 512; ++i) {
+        for (uint32_t i = 0; i < PERIOD; ++i) {
             uint32_t chunk = i * 32 + lane_id();
-            cp_async16(shared + at(chunk / CHUNKS, chunk % CHUNKS), tile + chunk * 16);
+            // The step's own distance is an offset of the copy.
+            issue_steps(shared + at(chunk / CHUNKS, chunk % CHUNKS), from + i * 512);
+        }
+    }
+    template <uint32_t AT = 0> static DEVICE void issue_steps(uint8_t* shared, const uint8_t* from) {
+        if constexpr (AT < BYTES) {
+            cp_async16<AT>(shared, from);
+            issue_steps<AT + 8 * D>(shared, from);
         }
     }
 
@@ -47,7 +58,7 @@ template <int D> struct Fp8Keys {
     template <int NT>
     static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float scale,
                               float (&s)[2][NT][4]) {
-        uint32_t g = lane_id() / 4, t = lane_id() % 4;
+        uint32_t lane = lane_id();
         UNROLL
         for (int b = 0; b < 2; ++b) {
             UNROLL
@@ -56,17 +67,18 @@ template <int D> struct Fp8Keys {
                 for (int e = 0; e < 4; ++e) s[b][n][e] = 0.0f;
             }
             UNROLL
-            for (int j = 0; j < D / 16; ++j) {
-                uint32_t a[4];
+            for (int j = 0; j < D / 16; j += 2) {
+                // Words t of rows g and g + 8 of chunk j, then of chunk j + 1.
+                uint32_t x[4];
+                ldmatrix_x4(x, shared + Fp8Tile<D>::at(16 * b + lane % 16, j + lane / 16));
                 UNROLL
-                for (int h = 0; h < 2; ++h) {
-                    uint32_t row = 16 * b + 8 * h + g;
-                    uint32_t x = *reinterpret_cast<const uint32_t*>(shared + Fp8Tile<D>::at(row, j) + 4 * t);
-                    a[h] = Fp8Tile<D>::halves(x, 0x1404);
-                    a[h + 2] = Fp8Tile<D>::halves(x, 0x3424);
+                for (int i = 0; i < 2; ++i) {
+                    const uint32_t a[4] = {
+                        Fp8Tile<D>::halves(x[2 * i], 0x1404), Fp8Tile<D>::halves(x[2 * i + 1], 0x1404),
+                        Fp8Tile<D>::halves(x[2 * i], 0x3424), Fp8Tile<D>::halves(x[2 * i + 1], 0x3424)};
+                    UNROLL
+                    for (int n = 0; n < NT; ++n) mma_f16(s[b][n], a, q[j + i][n]);
                 }
-                UNROLL
-                for (int n = 0; n < NT; ++n) mma_f16(s[b][n], a, q[j][n]);
             }
             UNROLL
             for (int n = 0; n < NT; ++n) {

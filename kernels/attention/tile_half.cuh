@@ -10,19 +10,39 @@ template <class T, int D> struct HalfTile {
     static constexpr uint32_t ROW = 2 * D; // bytes
     static constexpr uint32_t BYTES = 2 * TOKENS * ROW;
 
+    static constexpr uint32_t CHUNKS = ROW / 16;
+
+    // Where chunk c of row r lies.
+    static DEVICE uint32_t at(uint32_t row, uint32_t chunk) {
+        return row * ROW + (chunk ^ (row % 8)) * 16;
+    }
+
     // Starts the copy of rows [0, valid) from keys and values; the rest become 0,
-    // for 0 · NaN would be NaN. `safe` is any readable 16 bytes.
+    // for 0 · NaN would be NaN. Row 0 is always readable.
     static DEVICE void issue(uint8_t* shared, const uint8_t* keys, const uint8_t* values,
                              uint32_t valid) {
-        constexpr uint32_t CHUNKS = ROW / 16;
-        UNROLL
+        if (valid == TOKENS) {
+            // Where a lane's chunks lie repeats after every eight rows.
+            UNROLL
+            for (uint32_t i = 0; i < CHUNKS / 4; ++i) {
+                uint32_t chunk = i * 32 + lane_id();
+                uint8_t* to = shared + at(chunk / CHUNKS, chunk % CHUNKS);
+                const uint8_t* key = keys + lane_id() * 16 + i * 512;
+                const uint8_t* value = values + lane_id() * 16 + i * 512;
+                cp_async16(to, key);
+                cp_async16<8 * ROW>(to, key);
+                cp_async16(to + TOKENS * ROW, value);
+                cp_async16<8 * ROW>(to + TOKENS * ROW, value);
+            }
+            return;
+        }
+        NO_UNROLL // seldom, and addresses of all would take too many registers
         for (uint32_t i = 0; i < TOKENS * CHUNKS / 32; ++i) {
-            uint32_t at = i * 32 + lane_id(), row = at / CHUNKS, chunk = at % CHUNKS;
-            uint32_t to = row * ROW + (chunk ^ (row % 8)) * 16;
-            // Row 0 is always readable.
-            uint32_t from = (row < valid ? row : 0) * ROW + chunk * 16;
-            cp_async16_or_zero(shared + to, keys + from, row < valid);
-            cp_async16_or_zero(shared + TOKENS * ROW + to, values + from, row < valid);
+            uint32_t chunk = i * 32 + lane_id(), row = chunk / CHUNKS;
+            uint32_t from = (row < valid ? row : 0) * ROW + chunk % CHUNKS * 16;
+            uint8_t* to = shared + at(row, chunk % CHUNKS);
+            cp_async16_or_zero(to, keys + from, row < valid);
+            cp_async16_or_zero(to + TOKENS * ROW, values + from, row < valid);
         }
     }
 

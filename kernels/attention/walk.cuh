@@ -100,7 +100,7 @@ DEVICE void pipeline(const Tiles& walk, uint8_t* shared, Issue issue, Compute co
         ++issued;
         write = write + 1 == STAGES ? 0 : write + 1;
     };
-    UNROLL
+    NO_UNROLL
     for (int i = 0; i < STAGES - 1; ++i) start_next();
     for (uint32_t k = 0; k < walk.count; ++k) {
         cp_async_wait<STAGES - 2>();

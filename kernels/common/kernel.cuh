@@ -19,11 +19,13 @@
 
 #define DEVICE inline
 #define UNROLL
+#define NO_UNROLL
 
 #else
 
 #define DEVICE __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
 
 // KERNEL(name, Params, threads, blocks) { … params … }: `threads` a block; at
 // least `blocks` of them fit a multiprocessor at once.

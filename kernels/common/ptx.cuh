@@ -27,9 +27,11 @@ DEVICE uint32_t shared_address(const void* p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// 16 bytes, both sides 16-byte aligned; they land at the wait.
-DEVICE void cp_async16(void* shared, const void* global) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global)
+// 16 bytes, both sides 16-byte aligned; they land at the wait. AT: bytes behind both
+// addresses, which cost no instruction.
+template <uint32_t AT = 0> DEVICE void cp_async16(void* shared, const void* global) {
+    asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %2], 16;" ::"r"(shared_address(shared)),
+                 "l"(global), "n"(AT)
                  : "memory");
 }
 // As cp_async16, or 16 zero bytes if not `valid` (`global` must be a valid address all the same).

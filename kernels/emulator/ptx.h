@@ -29,8 +29,10 @@ struct alignas(16) Vec16 {
 
 // ---- asynchronous copies to shared memory ---------------------------------
 
+template <uint32_t AT = 0>
 DEVICE void cp_async16(void* shared, const void* global, KvSite site = KvSite::here()) {
-    kvfold::emulator::copy_issue(shared, global, true, site);
+    void* to = static_cast<uint8_t*>(shared) + AT;
+    kvfold::emulator::copy_issue(to, static_cast<const uint8_t*>(global) + AT, true, site);
 }
 DEVICE void cp_async16_or_zero(void* shared, const void* global, bool valid,
                                KvSite site = KvSite::here()) {
