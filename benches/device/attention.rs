@@ -3,7 +3,7 @@
 use crate::kv::{HOT_WINDOW, Kv, KvShape, Order, SINKS};
 use crate::pattern::halves;
 use crate::work::{Cell, Work, rotation};
-use kvfold::backend::cuda::attend::{Attention, AttentionShape, Limits, Workspace};
+use kvfold::backend::cuda::attend::{Attention, AttentionShape, DECODE_ROWS, Limits, Workspace};
 use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
 use kvfold::{Error, Result};
 
@@ -124,9 +124,11 @@ impl Work for AttentionWork {
     }
 }
 
-/// Why a case cannot run on this device, tried with few tokens.
+/// Why prefill of this kind cannot run on this device, tried with few tokens.
 pub fn lacks(case: &Case, device: &Device, stream: &Stream) -> Option<String> {
-    let few = Case { kv: KvShape { batch: 1, context: 64, q_len: 64, ..case.kv }, ..*case };
+    let tokens = DECODE_ROWS + 1;
+    let few = KvShape { batch: 1, context: tokens, q_len: tokens, ..case.kv };
+    let few = Case { kv: few, ..*case };
     let tried = AttentionWork::new(&few, 1, 1, device, stream)
         .and_then(|mut work| work.enqueue(0, stream).and_then(|()| stream.synchronize()));
     match tried {

@@ -1,13 +1,17 @@
 //! `--test`: the bench's own tables and memory, on the emulated device and, if there
 //! is one, on a CUDA device. Whether kernels are right is for the tests to say
-//! (`tests/attention_conformance.rs`); here it is whether cells ask for what they mean.
+//! (`tests/attention_conformance.rs`); here it is whether cells ask for what they mean,
+//! and whether the goals find their cells.
 
 use crate::attention::{AttentionWork, Case};
+use crate::goals;
 use crate::kv::{KvShape, Order};
 use crate::merge::{self, MergeWork};
+use crate::report::{Outcome, Report, Row};
+use crate::roofs::Roofs;
 use crate::seal::{self, SealWork};
 use crate::work::Work;
-use crate::workloads::FORMATS;
+use crate::workloads::{FORMATS, families};
 use anyhow::{Result, ensure};
 use half::f16;
 use kvfold::backend::driver::{Device, Stream};
@@ -25,7 +29,8 @@ pub fn all(device: &Device) -> Result<()> {
     // Several queries that straddle a page boundary, so that a page is in both forms.
     attention(device, &stream, KvFormat::uniform(Codec::Kivi2), 64, 5)?;
     attention(device, &stream, KvFormat::uniform(Codec::Kivi4), 128, 1)?;
-    merges(device, &stream)
+    merges(device, &stream)?;
+    verdicts(device, &stream)
 }
 
 /// Shuffled pages give the same bits as contiguous ones; layers differ; and queries
@@ -91,5 +96,45 @@ fn merges(device: &Device, stream: &Stream) -> Result<()> {
     let rows = work.out.to_vec(stream)?;
     ensure!(rows.iter().all(|x| f16::from_bits(*x).is_finite()), "a merged row is not written");
     ensure!(work.lse.to_vec(stream)?.iter().all(|x| x.is_finite()), "a merged lse is not written");
+    Ok(())
+}
+
+/// With made-up times that reach every goal, full and quick runs reach all of them;
+/// with slow KIVI-2 cells, KIVI-2 and the shuffled pages do not.
+fn verdicts(device: &Device, stream: &Stream) -> Result<()> {
+    let cublas = Ok(800e12);
+    let roofs = Roofs { read: 3e12, mma: 600e12, mma_bf16: 600e12, cublas, call: 1e-5 };
+    let run = |quick: bool, slow: f64| {
+        let mut rows = Vec::new();
+        for family in families(device, stream) {
+            for cell in family.cells.iter().filter(|cell| cell.quick || !quick) {
+                let seconds = match family.name {
+                    "decode"
+                        if cell.name.contains("kivi2") && !cell.name.ends_with("contiguous") =>
+                    {
+                        slow * cell.bytes as f64 / 2.95e12
+                    }
+                    "decode" => cell.bytes as f64 / 2.95e12,
+                    _ => cell.flops.max(cell.bytes) as f64 / 500e12,
+                };
+                rows.push(Row::new(family.name, cell, Outcome::Measured(seconds)));
+            }
+        }
+        let goals = goals::goals(&rows, &roofs);
+        let report = Report { device: device.info(), roofs: &roofs, rows: &rows, goals: &goals };
+        let (table, summary) = (report.table(), report.summary());
+        let names = rows.iter().filter(|row| table.contains(&row.name)).count();
+        let all = names == rows.len()
+            && report.json(quick)["cells"].as_array().is_some_and(|c| c.len() == names);
+        (goals.iter().map(|goal| goal.reached()).collect::<Vec<_>>(), summary, all)
+    };
+    for quick in [false, true] {
+        let (reached, summary, all) = run(quick, 1.0);
+        ensure!(all, "a row is missing");
+        ensure!(reached == [Some(true); 6], "quick {quick}: {summary}");
+        let (reached, summary, _) = run(quick, 1.2);
+        let expected = [true, false, true, true, true, false].map(Some);
+        ensure!(reached == expected, "quick {quick}: {summary}");
+    }
     Ok(())
 }

@@ -46,7 +46,8 @@ impl Goal {
         Self { what, bound, measured, unit }
     }
 
-    fn reached(&self) -> Option<bool> {
+    /// None if no cell of it was measured.
+    pub fn reached(&self) -> Option<bool> {
         let value = self.measured.as_ref()?.0;
         Some(match self.bound {
             Bound::AtLeast(least) | Bound::Best(least) => value >= least,
