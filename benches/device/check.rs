@@ -104,9 +104,10 @@ fn merges(device: &Device, stream: &Stream) -> Result<()> {
 fn verdicts(device: &Device, stream: &Stream) -> Result<()> {
     let cublas = Ok(800e12);
     let roofs = Roofs { read: 3e12, mma: 600e12, mma_bf16: 600e12, cublas, call: 1e-5 };
+    let families = families(device, stream);
     let run = |quick: bool, slow: f64| {
         let mut rows = Vec::new();
-        for family in families(device, stream) {
+        for family in &families {
             for cell in family.cells.iter().filter(|cell| cell.quick || !quick) {
                 let seconds = match family.name {
                     "decode"

@@ -108,46 +108,42 @@ pub const PREFILL_TWIN: usize = 8 << 10;
 
 fn prefill(device: &Device, stream: &Stream) -> Vec<Cell> {
     let (heads_name, heads, kv_heads) = GQA;
-    let mut cases = Vec::new();
+    let mut cells = Vec::new();
     for head_dim in HEAD_DIMS {
-        let whole = |tokens, codec| {
+        let case = |context, q_len, codec, order| {
             let format = KvFormat::uniform(codec);
-            KvShape { kv_heads, head_dim, format, batch: 1, context: tokens, q_len: tokens }
+            let kv = KvShape { kv_heads, head_dim, format, batch: 1, context, q_len };
+            attention::Case { heads, kv, order }
         };
+        let whole = |tokens, order| case(tokens, tokens, Codec::F16, order);
+        let mut add = |name, case: attention::Case, quick, lacks: &Option<String>| {
+            cells.push(Cell { lacks: lacks.clone(), ..case.cell(device, name, quick) });
+        };
+        let lacks = |codec| attention::lacks(&case(1, 1, codec, Order::Shuffled), device, stream);
+        let lacking = FORMATS.map(lacks);
         for tokens in PREFILLS {
             let quick = head_dim == 128 && [4 << 10, 8 << 10, 32 << 10].contains(&tokens);
             for order in [Order::Shuffled, Order::Contiguous] {
                 if order == Order::Shuffled || tokens == PREFILL_TWIN {
                     let name = prefill_name(head_dim, tokens, order);
-                    cases.push((name, whole(tokens, Codec::F16), order, quick));
+                    add(name, whole(tokens, order), quick, &lacking[0]);
                 }
             }
         }
         // A chunk late in a long prompt, over pages of each form.
-        for codec in FORMATS {
-            let kv = KvShape { q_len: 1 << 10, ..whole(32 << 10, codec) };
+        for (codec, lacking) in FORMATS.into_iter().zip(&lacking) {
             let name = format!("{heads_name}/d{head_dim}/{codec}/32k/last1k");
             let quick = head_dim == 128 && codec == Codec::Kivi2;
-            cases.push((name, kv, Order::Shuffled, quick));
+            add(name, case(32 << 10, 1 << 10, codec, Order::Shuffled), quick, lacking);
         }
+        let not_causal = Some("the attention layer is always causal".to_owned());
         for tokens in PREFILLS {
-            let name = format!("{heads_name}/d{head_dim}/f16/{}k/{FULL}", tokens >> 10);
-            cases.push((name, whole(tokens, Codec::F16), Order::Shuffled, false));
+            let name = format!("{heads_name}/d{head_dim}/f16/{}k/full", tokens >> 10);
+            add(name, whole(tokens, Order::Shuffled), false, &not_causal);
         }
     }
-    let cell = |(name, kv, order, quick): (String, KvShape, Order, bool)| {
-        let case = attention::Case { heads, kv, order };
-        let lacks = match name.ends_with(FULL) {
-            true => Some("the attention layer is always causal".to_owned()),
-            false => attention::lacks(&case, device, stream),
-        };
-        Cell { lacks, ..case.cell(device, name, quick) }
-    };
-    cases.into_iter().map(cell).collect()
+    cells
 }
-
-/// The end of the names of cells without a causal mask.
-const FULL: &str = "full";
 
 fn seal(device: &Device) -> Vec<Cell> {
     let mut cells = Vec::new();
