@@ -93,7 +93,7 @@ impl Product {
 fn open() -> std::result::Result<Library, String> {
     let names = ["libcublas.so.13", "libcublas.so.12", "libcublas.so"];
     // SAFETY: the library's initialisers are safe to run.
-    let found = names.iter().find_map(|name| unsafe { Library::new(name) }.ok());
+    let found = names.into_iter().find_map(|name| unsafe { Library::new(name) }.ok());
     found.ok_or_else(|| "no libcublas was found".into())
 }
 

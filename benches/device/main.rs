@@ -36,9 +36,20 @@ use kvfold::backend::driver::Device;
 use kvfold::backend::driver::emulated::EmulatorOptions;
 use report::{Outcome, Report, Row};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use work::{Cell, Timer};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("device: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
     let device = Device::cuda(0);
     if asked("--info") {
