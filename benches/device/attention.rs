@@ -20,6 +20,10 @@ impl Case {
         self.kv.batch * self.kv.q_len
     }
 
+    fn is_decode(&self) -> bool {
+        self.kv.q_len <= DECODE_ROWS
+    }
+
     /// Operations of both products over all (query, token) pairs that are seen.
     fn flops(&self) -> u64 {
         let KvShape { batch, context, q_len, head_dim, .. } = self.kv;
@@ -33,8 +37,8 @@ impl Case {
     }
 
     fn limits(&self) -> Limits {
-        let rows = if self.kv.q_len == 1 { self.kv.batch } else { 0 };
-        Limits { seqs: self.kv.batch, decode_rows: rows, tokens: self.kv.context }
+        let decode_rows = if self.is_decode() { self.rows() } else { 0 };
+        Limits { seqs: self.kv.batch, decode_rows, tokens: self.kv.context }
     }
 
     /// The cell of this case.
@@ -42,12 +46,11 @@ impl Case {
         let layers = rotation(device, self.kv.layer_bytes());
         // Splits have 8 pages or more; f32 parts.
         let splits = self.kv.context.div_ceil(512) as u64;
-        let parts = 2 * self.row_bytes() * splits * u64::from(self.kv.q_len == 1);
-        let decode = self.kv.q_len == 1;
+        let parts = 2 * self.row_bytes() * splits * u64::from(self.is_decode());
         Cell {
             name,
             quick,
-            bytes: if decode { self.kv.read_bytes() + 2 * self.row_bytes() } else { 0 },
+            bytes: if self.is_decode() { self.kv.read_bytes() + 2 * self.row_bytes() } else { 0 },
             flops: self.flops(),
             memory: self.kv.layer_bytes() * layers as u64 + 2 * self.row_bytes() + parts,
             lacks: None,
