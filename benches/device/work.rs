@@ -12,6 +12,9 @@ pub trait Work {
     fn enqueue(&mut self, turn: usize, stream: &Stream) -> Result<()>;
 }
 
+/// Makes the memory of a cell.
+pub type Setup = dyn Fn(&Device, &Stream) -> Result<Box<dyn Work>>;
+
 /// One row of the table.
 pub struct Cell {
     /// Its name within its family.
@@ -25,7 +28,7 @@ pub struct Cell {
     pub memory: u64,
     /// Why it cannot run on this device.
     pub lacks: Option<String>,
-    pub setup: Box<dyn Fn(&Device, &Stream) -> Result<Box<dyn Work>>>,
+    pub setup: Box<Setup>,
 }
 
 /// Turns that fit the device's cache this many times over are never alike.
