@@ -45,6 +45,11 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
         .map(String::from)
         .collect();
     flags.extend(archs.flags());
+    // A sixth of the size. Drivers before CUDA 12.4 cannot read it, but those before
+    // the compiler's own generation are refused anyway.
+    if nvcc.toolkit >= (13, 0) {
+        flags.push("--compress-mode=size".into());
+    }
     let compiler = Compiler { program: nvcc.path, version: nvcc.version, flags };
     let compiled = compile(&compiler, &units)?;
     for log in &compiled.logs {

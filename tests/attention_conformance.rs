@@ -1,11 +1,14 @@
 //! Append, seal, compaction and attention of every backend against float64:
 //! head dims, groups, unequal lengths, page boundaries, chunk plans, mixed
 //! formats, windows, relocated runs, live masks, ragged streams.
+//!
+//! `KVFOLD_CONFORMANCE=full` draws more cases, `KVFOLD_CONFORMANCE_KINDS=cuda` tests
+//! the first CUDA device alone (`Kind::all`).
 
 mod common;
 
 use common::oracle::Stream;
-use common::subject::{Attended, Kind, LayerStep, Subject};
+use common::subject::{Attended, Kind, LayerStep, Subject, full};
 use kvfold::backend::cpu::{CpuBackend, Level};
 use kvfold::backend::{Attend, AttendSeq, Backend, KvGroup, LayerIndex, Rope};
 use kvfold::cache::{BlockRef, CacheConfig, GroupSpec, GroupView, KvCache, RunKind, SeqId};
@@ -221,7 +224,7 @@ fn group(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {
 }
 
 fn kinds() -> Vec<Kind> {
-    Kind::all(0..2)
+    Kind::all(0..if full() { 8 } else { 2 })
 }
 
 const FORMATS: [&str; 14] = [
@@ -284,7 +287,7 @@ fn shapes_agree_with_float64() {
 fn random_plans_agree_with_float64() {
     let mut random = Random(4242);
     for kind in kinds() {
-        for seed in 0..6 {
+        for seed in 0..if full() { 30 } else { 6 } {
             let mut group = group(random.pick(&FORMATS), 64, random.pick(&[1, 3]));
             group.sinks = random.pick(&[0, 1, 4, 64]);
             group.hot_window = random.pick(&[0, 64, 128, 192]);

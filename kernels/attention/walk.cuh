@@ -74,7 +74,9 @@ DEVICE Walk<ROWS> walk_of(const AttendParams& p, const KvStream& stream, const K
     }
     to = max_of(to, from);
     // Tiles [from, to) · per_page with number % warps = warp; warps is a power of 2.
-    uint32_t low = from * w.PER_PAGE, high = to * w.PER_PAGE;
+    // Tiles behind the run's last token are left out: a sink page ends before them.
+    uint32_t end = w.first_page * w.PER_PAGE + div_ceil(run.n_tokens, ROWS);
+    uint32_t low = from * w.PER_PAGE, high = max_of(min_of(to * w.PER_PAGE, end), low);
     w.first = low + (warp_id() - low) % warps;
     w.step = warps;
     w.count = high > w.first ? div_ceil(high - w.first, warps) : 0;

@@ -16,6 +16,7 @@ use kvfold::backend::driver::{Device, Stream};
 use kvfold::backend::{Attend, Backend, KvGroup};
 use kvfold::cache::{BlockRef, ClassDesc, ClassKind, CopyBlock, Gather, SeqStep};
 use kvfold::codec::Codec;
+use std::sync::OnceLock;
 
 /// One layer of one step.
 pub struct LayerStep<'a> {
@@ -169,9 +170,11 @@ impl OnDevice {
         let limits = Limits { seqs: call.seqs.len(), decode_rows: rows, tokens: sizes.tokens };
         let mut workspace = attention.workspace(limits).unwrap();
         let d = kv.group.head_dim;
-        // Poisoned on the emulated device: every row must be written.
-        let out = device.alloc::<T>(rows * call.heads * d).unwrap();
-        let lse = device.alloc::<f32>(rows * call.heads).unwrap();
+        // NaN: every row must be written.
+        let mut out = device.alloc::<T>(rows * call.heads * d).unwrap();
+        let mut lse = device.alloc::<f32>(rows * call.heads).unwrap();
+        out.fill(0xff, stream).unwrap();
+        lse.fill(0xff, stream).unwrap();
         let tables = kv.tables.call(&kv.arenas, call.at.layer).unwrap();
         let (q, q_stride) = (qkv.address(), stride);
         let attend =
@@ -257,11 +260,27 @@ pub enum Kind {
 
 impl Kind {
     /// Every SIMD level of this processor, the emulated device under each seed, and
-    /// a CUDA device if there is one.
+    /// a CUDA device if there is one. `KVFOLD_CONFORMANCE_KINDS`, a list of `cpu`,
+    /// `emulated` and `cuda`, asks for some of them, which must then be there.
     pub fn all(seeds: std::ops::Range<u64>) -> Vec<Kind> {
-        let levels = Level::ALL.into_iter().filter(|l| l.available()).map(Kind::Cpu);
-        let mut kinds: Vec<_> = levels.chain(seeds.map(Kind::Emulated)).collect();
-        kinds.extend(Device::cuda(0).is_ok().then_some(Kind::Cuda));
+        let list = std::env::var("KVFOLD_CONFORMANCE_KINDS").ok();
+        let named: Option<Vec<_>> = list.as_ref().map(|l| l.split(',').map(str::trim).collect());
+        for name in named.iter().flatten() {
+            assert!(["cpu", "emulated", "cuda"].contains(name), "there is no kind \"{name}\"");
+        }
+        let asked = |kind| named.as_ref().is_none_or(|named| named.contains(&kind));
+        let mut kinds = Vec::new();
+        if asked("cpu") {
+            kinds.extend(Level::ALL.into_iter().filter(|l| l.available()).map(Kind::Cpu));
+        }
+        if asked("emulated") {
+            kinds.extend(seeds.map(Kind::Emulated));
+        }
+        match cuda() {
+            Ok(_) if asked("cuda") => kinds.push(Kind::Cuda),
+            Err(error) if named.is_some() && asked("cuda") => panic!("no CUDA device: {error}"),
+            _ => {}
+        }
         kinds
     }
 
@@ -281,7 +300,18 @@ impl Kind {
                 let decode_rows = if seed % 2 == 0 { DECODE_ROWS } else { usize::MAX };
                 Box::new(OnDevice::new(&Device::emulated(options), decode_rows))
             }
-            Kind::Cuda => Box::new(OnDevice::new(&Device::cuda(0).unwrap(), DECODE_ROWS)),
+            Kind::Cuda => Box::new(OnDevice::new(cuda().as_ref().unwrap(), DECODE_ROWS)),
         }
     }
+}
+
+/// The first CUDA device, opened once: loading its kernels takes a while.
+fn cuda() -> &'static kvfold::Result<Device> {
+    static CUDA: OnceLock<kvfold::Result<Device>> = OnceLock::new();
+    CUDA.get_or_init(|| Device::cuda(0))
+}
+
+/// Whether `KVFOLD_CONFORMANCE=full` asks for more seeds and cases.
+pub fn full() -> bool {
+    std::env::var("KVFOLD_CONFORMANCE").is_ok_and(|set| set == "full")
 }

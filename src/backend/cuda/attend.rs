@@ -225,6 +225,10 @@ impl Attention {
         if call.n_seqs == 0 || call.max_q_len == 0 {
             return Ok(());
         }
+        let prefill = match call.max_q_len > self.decode_rows {
+            true => Some(self.prefill_launch(call)),
+            false => None,
+        };
         let params = self.params(call, workspace);
         let entries = (call.n_seqs * shape.kv_heads) as u32;
         let columns = call.max_q_len.min(self.decode_rows) * group;
@@ -235,8 +239,8 @@ impl Attention {
             stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
             let merge = Launch::grid([entries, columns.div_ceil(4) as u32, 1], 128);
             stream.launch(&self.merge, merge, &params)?;
-            if call.max_q_len > self.decode_rows {
-                stream.launch(&self.prefill, self.prefill_launch(call), &params)?;
+            if let Some(prefill) = prefill {
+                stream.launch(&self.prefill, prefill, &params)?;
             }
         }
         Ok(())

@@ -10,5 +10,6 @@ pub mod copy;
 pub mod gather;
 mod list;
 pub mod params;
+pub mod roofs;
 pub mod seal;
 pub mod tables;

@@ -1,0 +1,141 @@
+//! `--test`: the bench's own tables and memory, on the emulated device and, if there
+//! is one, on a CUDA device. Whether kernels are right is for the tests to say
+//! (`tests/attention_conformance.rs`); here it is whether cells ask for what they mean,
+//! and whether the goals find their cells.
+
+use crate::attention::{AttentionWork, Case};
+use crate::goals;
+use crate::kv::{KvShape, Order};
+use crate::merge::{self, MergeWork};
+use crate::report::{Outcome, Report, Row};
+use crate::roofs::Roofs;
+use crate::seal::{self, SealWork};
+use crate::work::Work;
+use crate::workloads::{FORMATS, families};
+use anyhow::{Result, ensure};
+use half::f16;
+use kvfold::backend::driver::{Device, Stream};
+use kvfold::codec::{Codec, KvFormat, Side};
+
+/// Every family in small.
+pub fn all(device: &Device) -> Result<()> {
+    let stream = device.stream()?;
+    for codec in FORMATS {
+        attention(device, &stream, KvFormat::uniform(codec), 64, 1)?;
+        if codec != Codec::F16 {
+            seals(device, &stream, codec)?;
+        }
+    }
+    // Several queries that straddle a page boundary, so that a page is in both forms.
+    attention(device, &stream, KvFormat::uniform(Codec::Kivi2), 64, 5)?;
+    attention(device, &stream, KvFormat::uniform(Codec::Kivi4), 128, 1)?;
+    merges(device, &stream)?;
+    verdicts(device, &stream)
+}
+
+/// Shuffled pages give the same bits as contiguous ones; layers differ; and queries
+/// of zeros, whose logits are all 0, count the tokens that they see.
+fn attention(
+    device: &Device,
+    stream: &Stream,
+    format: KvFormat,
+    head_dim: usize,
+    q_len: usize,
+) -> Result<()> {
+    let kv = KvShape { kv_heads: 2, head_dim, format, batch: 4, context: 710, q_len };
+    let run = |order, turn, seed| -> Result<_> {
+        let case = Case { heads: 4, kv, order };
+        let mut work = AttentionWork::new(&case, 2, seed, device, stream)?;
+        work.enqueue(turn, stream)?;
+        Ok(work.results(stream)?)
+    };
+    let contiguous = run(Order::Contiguous, 0, 1)?;
+    let finite = contiguous.0.iter().all(|x| f16::from_bits(*x).is_finite())
+        && contiguous.1.iter().all(|x| x.is_finite());
+    ensure!(finite, "{format}: an output is not finite");
+    ensure!(run(Order::Shuffled, 0, 1)? == contiguous, "{format}: the order of pages matters");
+    ensure!(run(Order::Contiguous, 1, 1)? != contiguous, "{format}: both layers are alike");
+    let (_, counts) = run(Order::Shuffled, 1, 0)?;
+    for (i, count) in counts.iter().enumerate() {
+        let seen = kv.context - q_len + 1 + i / 4 % q_len;
+        let error = (count - (seen as f32).log2()).abs();
+        ensure!(error < 1e-4, "{format}: a query sees 2^{count} tokens, not {seen}");
+    }
+    Ok(())
+}
+
+/// Sealed pages are the codec's encoding of the 16-bit ones.
+fn seals(device: &Device, stream: &Stream, codec: Codec) -> Result<()> {
+    let (kv_heads, head_dim, format) = (2, 64, KvFormat::uniform(codec));
+    let case = seal::Case { kv_heads, head_dim, format, blocks: 2 };
+    let mut work = SealWork::new(&case, 1, device, stream)?;
+    work.enqueue(0, stream)?;
+    let (hot, sealed) = work.bytes(stream)?;
+    let halves = [Side::Key, Side::Value].into_iter().cycle();
+    let hot_bytes = case.hot().page_bytes() / 2;
+    let sealed_bytes = case.sealed().page_bytes() / 2;
+    ensure!(hot.len() / hot_bytes == 8 && sealed.len() / sealed_bytes == 8, "4 pages of 2 halves");
+    for ((hot, sealed), side) in hot.chunks(hot_bytes).zip(sealed.chunks(sealed_bytes)).zip(halves)
+    {
+        let mut rows = vec![0f32; hot_bytes / 2];
+        let mut want = vec![0; sealed_bytes];
+        Codec::F16.tile().decode(side, hot, head_dim, &mut rows);
+        codec.tile().encode(side, &rows, head_dim, &mut want);
+        ensure!(sealed == want, "{codec}: a {side:?} half page is sealed wrongly");
+    }
+    Ok(())
+}
+
+/// All rows are written.
+fn merges(device: &Device, stream: &Stream) -> Result<()> {
+    let case = merge::Case { heads: 4, kv_heads: 2, head_dim: 64, batch: 3, splits: 5 };
+    let mut work = MergeWork::new(&case, device, stream)?;
+    work.out.fill(0xff, stream)?; // NaN
+    work.lse.fill(0xff, stream)?;
+    work.enqueue(0, stream)?;
+    let rows = work.out.to_vec(stream)?;
+    ensure!(rows.iter().all(|x| f16::from_bits(*x).is_finite()), "a merged row is not written");
+    ensure!(work.lse.to_vec(stream)?.iter().all(|x| x.is_finite()), "a merged lse is not written");
+    Ok(())
+}
+
+/// With made-up times that reach every goal, full and quick runs reach all of them;
+/// with slow KIVI-2 cells, KIVI-2 and the shuffled pages do not.
+fn verdicts(device: &Device, stream: &Stream) -> Result<()> {
+    let cublas = Ok(800e12);
+    let roofs = Roofs { read: 3e12, mma: 600e12, mma_bf16: 600e12, cublas, call: 1e-5 };
+    let families = families(device, stream);
+    let run = |quick: bool, slow: f64| {
+        let mut rows = Vec::new();
+        for family in &families {
+            for cell in family.cells.iter().filter(|cell| cell.quick || !quick) {
+                let seconds = match family.name {
+                    "decode"
+                        if cell.name.contains("kivi2") && !cell.name.ends_with("contiguous") =>
+                    {
+                        slow * cell.bytes as f64 / 2.95e12
+                    }
+                    "decode" => cell.bytes as f64 / 2.95e12,
+                    _ => cell.flops.max(cell.bytes) as f64 / 500e12,
+                };
+                rows.push(Row::new(family.name, cell, Outcome::Measured(seconds)));
+            }
+        }
+        let goals = goals::goals(&rows, &roofs);
+        let report = Report { device: device.info(), roofs: &roofs, rows: &rows, goals: &goals };
+        let (table, summary) = (report.table(), report.summary());
+        let names = rows.iter().filter(|row| table.contains(&row.name)).count();
+        let all = names == rows.len()
+            && report.json(quick)["cells"].as_array().is_some_and(|c| c.len() == names);
+        (goals.iter().map(|goal| goal.reached()).collect::<Vec<_>>(), summary, all)
+    };
+    for quick in [false, true] {
+        let (reached, summary, all) = run(quick, 1.0);
+        ensure!(all, "a row is missing");
+        ensure!(reached == [Some(true); 6], "quick {quick}: {summary}");
+        let (reached, summary, _) = run(quick, 1.2);
+        let expected = [true, false, true, true, true, false].map(Some);
+        ensure!(reached == expected, "quick {quick}: {summary}");
+    }
+    Ok(())
+}

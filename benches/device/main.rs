@@ -1,0 +1,124 @@
+//! Microbenchmarks of the kernels on a GPU: decode and prefill attention, sealing and
+//! merging, as bytes and operations a second and as fractions of what the same run
+//! measures as the device's best (`roofs.rs`).
+//!
+//! Times are those of device events around many launches, taken through criterion, at
+//! most a second a cell. KV memory is larger than the device's cache, or copies of it
+//! take turns. Cells that do not fit the card are skipped by name. Without a usable
+//! device this prints one line.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `KVFOLD_BENCH_CELLS=quick` | the cells that the goals need, and few others |
+//! | `KVFOLD_BENCH_OUT` | folder for `device.json`, `cells.txt` and `summary.txt` |
+//! | `KVFOLD_COMMIT` | what `device.json` names as the commit |
+//!
+//! `-- --test` checks the bench itself on the emulated device (`check.rs`); `-- --info`
+//! says what the device is, and fails if there is none.
+
+mod attention;
+mod check;
+#[cfg(feature = "cuda")]
+mod cublas;
+mod goals;
+mod kv;
+mod merge;
+mod pattern;
+mod report;
+mod roofs;
+mod seal;
+mod work;
+mod workloads;
+
+use anyhow::{Result, bail};
+use criterion::Criterion;
+use kvfold::backend::driver::Device;
+use kvfold::backend::driver::emulated::EmulatorOptions;
+use report::{Outcome, Report, Row};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use work::{Cell, Timer};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("device: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
+    let device = Device::cuda(0);
+    if asked("--info") {
+        return match device {
+            Ok(device) => {
+                println!("{:?}, {:?}", device.info(), device.memory()?);
+                Ok(())
+            }
+            Err(error) => bail!("no usable CUDA device: {error}"),
+        };
+    }
+    // As criterion does: `cargo bench` says --bench, and nothing else times.
+    if asked("--test") || !asked("--bench") {
+        let emulated = Device::emulated(EmulatorOptions { host_threads: 2, ..Default::default() });
+        for device in [emulated].into_iter().chain(device.ok()) {
+            check::all(&device)?;
+            println!("the device bench's tables hold on {}", device.info().name);
+        }
+        return Ok(());
+    }
+    match device {
+        Ok(device) => bench(&device),
+        Err(error) => {
+            println!("no usable CUDA device, nothing is measured: {error}");
+            Ok(())
+        }
+    }
+}
+
+fn bench(device: &Device) -> Result<()> {
+    let quick = std::env::var("KVFOLD_BENCH_CELLS").is_ok_and(|cells| cells == "quick");
+    let mut timer = Timer::new(device)?;
+    let roofs = roofs::measure(&mut timer)?;
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut rows = Vec::new();
+    for family in workloads::families(device, &timer.stream) {
+        let mut group = criterion.benchmark_group(family.name);
+        for cell in family.cells.iter().filter(|cell| cell.quick || !quick) {
+            let outcome = match obstacle(cell, device)? {
+                Some(why) => {
+                    println!("{}/{}: skipped: {why}", family.name, cell.name);
+                    Some(Outcome::Skipped(why))
+                }
+                None => work::measure(&mut group, cell, &mut timer).map(Outcome::Measured),
+            };
+            rows.extend(outcome.map(|outcome| Row::new(family.name, cell, outcome)));
+        }
+        group.finish();
+    }
+    let goals = goals::goals(&rows, &roofs);
+    let report = Report { device: device.info(), roofs: &roofs, rows: &rows, goals: &goals };
+    println!("\n{}\n{}", report.table(), report.summary());
+    if let Some(folder) = std::env::var_os("KVFOLD_BENCH_OUT") {
+        report.write(&PathBuf::from(folder), quick)?;
+    }
+    Ok(())
+}
+
+/// Why a cell cannot be measured on this card.
+fn obstacle(cell: &Cell, device: &Device) -> Result<Option<String>> {
+    /// What the driver and the cell's small buffers take besides.
+    const SPARE: u64 = 512 << 20;
+    let free = device.memory()?.free;
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    Ok(match &cell.lacks {
+        Some(why) => Some(why.clone()),
+        None if cell.memory + SPARE > free => {
+            Some(format!("it needs {:.1} GiB, {:.1} are free", gib(cell.memory), gib(free)))
+        }
+        None => None,
+    })
+}

@@ -1,0 +1,139 @@
+//! What this device can do at best, measured in the same run as everything else.
+
+use crate::attention::{AttentionWork, Case};
+use crate::kv::{KvShape, Order};
+use crate::pattern::{PageForm, halves};
+use crate::work::{Timer, Work};
+use kvfold::Result;
+use kvfold::backend::cuda::roofs::{self, Operand};
+use kvfold::backend::driver::{DeviceBuffer, Stream};
+use kvfold::codec::{Codec, KvFormat, TILE_TOKENS};
+
+/// Rates that cells are compared with.
+#[derive(Clone, Debug)]
+pub struct Roofs {
+    /// Bytes a second of a read-only reduction over memory far larger than the cache.
+    pub read: f64,
+    /// Operations a second of `mma.sync` m16n8k16 with f16 operands, from registers.
+    pub mma: f64,
+    /// The same with bf16 operands.
+    pub mma_bf16: f64,
+    /// Operations a second of a product of two 8192 × 8192 f16 matrices by cuBLAS, or
+    /// why there is none.
+    pub cublas: std::result::Result<f64, String>,
+    /// Seconds of an attention call that has next to nothing to do: its launches.
+    pub call: f64,
+}
+
+impl Roofs {
+    /// The matrix rate that cells are compared with, and its name: that of a library's
+    /// product if there is one, which uses the best instructions of the device.
+    pub fn matrix(&self) -> (f64, &'static str) {
+        match self.cublas {
+            Ok(rate) => (rate, "cuBLAS f16"),
+            Err(_) => (self.mma, "mma.sync f16"),
+        }
+    }
+}
+
+/// Measures the roofs.
+pub fn measure(timer: &mut Timer) -> Result<Roofs> {
+    Ok(Roofs {
+        read: read(timer)?,
+        mma: multiply(timer, Operand::F16)?,
+        mma_bf16: multiply(timer, Operand::Bf16)?,
+        cublas: cublas(timer),
+        call: call(timer)?,
+    })
+}
+
+struct Read {
+    from: DeviceBuffer<u32>,
+    sums: DeviceBuffer<u32>,
+    blocks: u32,
+}
+
+impl Work for Read {
+    fn enqueue(&mut self, _turn: usize, stream: &Stream) -> Result<()> {
+        roofs::read(&self.from, &mut self.sums, self.blocks, stream)
+    }
+}
+
+/// The best of several shapes of launch.
+fn read(timer: &mut Timer) -> Result<f64> {
+    const MOST: u64 = 4 << 30;
+    let free = timer.device.memory()?.free;
+    let words = (MOST.min(free / 2) / 4) as usize / roofs::SLAB_WORDS * roofs::SLAB_WORDS;
+    let mut from = timer.device.alloc::<u32>(words)?;
+    fill(&mut from, &timer.stream)?;
+    let multiprocessors = timer.device.info().multiprocessors;
+    let most = 64 * multiprocessors;
+    let sums = timer.device.alloc(roofs::read_sums(most))?;
+    let mut work = Read { from, sums, blocks: 0 };
+    let mut best = 0f64;
+    for blocks in [4, 8, 16, 64].map(|n| n * multiprocessors) {
+        work.blocks = blocks;
+        best = best.max(work.from.bytes() as f64 / timer.median(&mut work)?);
+    }
+    Ok(best)
+}
+
+/// Random words: constant memory can be faster than data.
+fn fill(words: &mut DeviceBuffer<u32>, stream: &Stream) -> Result<()> {
+    let form = PageForm { key: Codec::F16, value: Codec::F16, head_dim: 64, tokens: TILE_TOKENS };
+    // SAFETY: the same memory by its bytes, used while `words` is borrowed.
+    let mut bytes =
+        unsafe { DeviceBuffer::<u8>::borrow(words.device(), words.address(), words.len() * 4) };
+    form.write(&mut bytes, stream)
+}
+
+struct Multiply {
+    operand: Operand,
+    operands: DeviceBuffer<u32>,
+    sums: DeviceBuffer<f32>,
+    blocks: u32,
+}
+
+const ROUNDS: u32 = 2000;
+
+impl Work for Multiply {
+    fn enqueue(&mut self, _turn: usize, stream: &Stream) -> Result<()> {
+        let Self { operand, operands, sums, blocks } = self;
+        roofs::multiply(*operand, operands, sums, ROUNDS, *blocks, stream)
+    }
+}
+
+fn multiply(timer: &mut Timer, operand: Operand) -> Result<f64> {
+    // Random bits of f16 numbers are sane numbers in bf16, too.
+    let bits = halves(2 * roofs::OPERAND_WORDS, 5);
+    let words: Vec<u32> =
+        bits.chunks_exact(2).map(|w| u32::from(w[0]) | u32::from(w[1]) << 16).collect();
+    let blocks = 8 * timer.device.info().multiprocessors;
+    let mut work = Multiply {
+        operand,
+        operands: timer.device.upload(&words, &timer.stream)?,
+        sums: timer.device.alloc(roofs::multiply_sums(blocks))?,
+        blocks,
+    };
+    Ok(roofs::multiply_flops(ROUNDS, blocks) as f64 / timer.median(&mut work)?)
+}
+
+#[cfg(feature = "cuda")]
+fn cublas(timer: &mut Timer) -> std::result::Result<f64, String> {
+    let mut work = crate::cublas::Product::new(&timer.device, &timer.stream)?;
+    let seconds = timer.median(&mut work).map_err(|error| error.to_string())?;
+    Ok(crate::cublas::FLOPS as f64 / seconds)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cublas(_timer: &mut Timer) -> std::result::Result<f64, String> {
+    Err("this build has no CUDA".into())
+}
+
+fn call(timer: &mut Timer) -> Result<f64> {
+    let (kv_heads, head_dim, format) = (8, 128, KvFormat::uniform(Codec::F16));
+    let kv = KvShape { kv_heads, head_dim, format, batch: 1, context: 1, q_len: 1 };
+    let case = Case { heads: 32, kv, order: Order::Contiguous };
+    let mut work = AttentionWork::new(&case, 1, 1, &timer.device, &timer.stream)?;
+    timer.median(&mut work)
+}
