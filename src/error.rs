@@ -189,7 +189,7 @@ pub enum Error {
 
     /// The machine has no NVIDIA driver.
     #[error(
-        "no NVIDIA driver was found ({reason}); install the driver (525 or later), or use the CPU"
+        "no NVIDIA driver was found ({reason}); install one (580 or later for kernels compiled by CUDA 13, 525 for CUDA 12), or use the CPU"
     )]
     NoDriver {
         /// What the operating system said.

@@ -10,6 +10,7 @@
 // Bytes in flight a block: WARPS · (STAGES − 1) tiles. Floor: bytes of K and V.
 #pragma once
 
+#include "attention/record.cuh"
 #include "attention/tile_fp8.cuh"
 #include "attention/tile_half.cuh"
 #include "attention/tile_kivi.cuh"
@@ -46,16 +47,6 @@ constexpr int decode_blocks(int d, int nt, uint32_t sealed) {
     int wanted = (d == 64 ? 4 : 3) - (nt - 1);
     int fit = 233472 / (decode_warps(d) * decode_warp_bytes(64 * d, sealed) + 640 + 1024);
     return wanted < fit ? wanted : fit;
-}
-
-template <class S> DEVICE S load_struct(uint64_t base, uint32_t index) {
-    static_assert(sizeof(S) % 8 == 0, "read in words of 8 bytes");
-    S s;
-    const uint64_t* from = reinterpret_cast<const uint64_t*>(base + uint64_t(index) * sizeof(S));
-    uint64_t* to = reinterpret_cast<uint64_t*>(&s);
-    UNROLL
-    for (uint32_t i = 0; i < sizeof(S) / 8; ++i) to[i] = load(from + i);
-    return s;
 }
 
 // What one warp works on, in shared memory: registers are dear.

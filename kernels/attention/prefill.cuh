@@ -304,6 +304,9 @@ template <class T, int D, class Pages> struct Prefill {
     }
 };
 
+// What scripts/sass-check holds the machine code to.
+// sass: prefill_* shared=d64:41216 d128:82176 d256:98560; blocks_80=d64:2 d128:2 d256:1; blocks_90=d64:2 d128:2 d256:2
+//
 // The kernels of one form of sealed pages.
 #define PREFILL_KERNEL(form, Pages, type, T, d)                                                    \
     KERNEL(prefill_##form##_##type##_d##d, AttendParams, PREFILL_THREADS, 2) {                     \

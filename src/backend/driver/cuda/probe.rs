@@ -1,5 +1,6 @@
 //! Is there a driver, is it new enough, and what devices does it have?
 
+use std::error::Error as _;
 use super::check;
 use crate::backend::driver::{DeviceInfo, Embedded, embedded};
 use crate::error::{Error, Result};
@@ -24,7 +25,10 @@ fn load() -> Result<()> {
             // SAFETY: the driver's initialisers are safe to run; cudarc runs them next.
             match unsafe { libloading::Library::new(*name) } {
                 Ok(library) => return Ok(library),
-                Err(error) if reason.is_empty() => reason = error.to_string(),
+                // What the linker said is the error's source.
+                Err(error) if reason.is_empty() => {
+                    reason = error.source().map_or_else(|| error.to_string(), |e| e.to_string());
+                }
                 Err(_) => {}
             }
         }
