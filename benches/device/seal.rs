@@ -4,10 +4,10 @@ use crate::kv::{HOT_WINDOW, SINKS};
 use crate::pattern::PageForm;
 use crate::work::{Cell, Work, rotation};
 use kvfold::Result;
+use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::seal::{SealPlan, seal};
 use kvfold::backend::driver::{Device, Stream};
-use kvfold::backend::{KvGroup, LayerIndex};
 use kvfold::cache::{BlockRef, ClassDesc, ClassId, ClassKind, Seal, SeqId, SeqStep};
 use kvfold::codec::{KvFormat, TILE_TOKENS};
 
@@ -103,7 +103,7 @@ impl SealWork {
 
 impl Work for SealWork {
     fn enqueue(&mut self, turn: usize, stream: &Stream) -> Result<()> {
-        let at = LayerIndex { group: 0, layer: turn % self.layers };
-        seal(&mut self.arenas, &self.plan, at, stream)
+        let layer = turn % self.layers;
+        seal(&mut self.arenas, &self.plan, 0, layer..layer + 1, stream)
     }
 }

@@ -1,10 +1,10 @@
 //! Is there a driver, is it new enough, and what devices does it have?
 
-use std::error::Error as _;
 use super::check;
 use crate::backend::driver::{DeviceInfo, Embedded, embedded};
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
+use std::error::Error as _;
 use std::sync::OnceLock;
 
 /// The oldest driver whose functions are used here.
