@@ -5,6 +5,7 @@
 
 use kvfold::Error;
 use kvfold::backend::driver::{Device, Launch, embedded};
+use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -94,34 +95,21 @@ fn a_binary_without_a_driver_starts_and_says_so() {
     );
 }
 
-#[test]
-fn the_driver_layer_works_on_a_fake_driver() {
-    let driver = FakeDriver::new();
-    for (test, pretend) in [
-        ("memory_streams_events_and_launches", "13000 1 90 0"),
-        ("a_borrowed_context_is_given_back", "13000 1 90 0"),
-        ("no_code_for_the_device", "13000 1 90 209"),
-        ("no_code_for_an_old_device", "13000 1 70 0"),
-        ("ptx_is_too_new", "13000 1 90 222"),
-        ("the_driver_is_too_old", "11080 1 90 0"),
-    ] {
-        let name = format!("inside::{test}");
-        let args = ["--ignored", "--exact", &name, "--nocapture"];
-        let output = driver.run(std::env::current_exe().unwrap(), &args, pretend);
-        let text = String::from_utf8_lossy(&output.stdout);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+/// Runs `body` with the fake driver: in this test, started again in a process of its own.
+fn with_fake_driver(test: &str, pretend: &str, body: fn()) {
+    if std::env::var_os("FAKE_CUDA").is_some() {
+        return body();
     }
+    let args = ["--exact", test, "--nocapture"];
+    let output = FakeDriver::new().run(std::env::current_exe().unwrap(), &args, pretend);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
 }
 
-/// These run in processes that have the fake driver.
-mod inside {
-    use super::*;
-    use std::ffi::c_void;
-
-    #[test]
-    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
-    fn memory_streams_events_and_launches() {
+#[test]
+fn memory_streams_events_and_launches() {
+    with_fake_driver("memory_streams_events_and_launches", "13000 1 90 0", || {
         let device = Device::cuda(0).unwrap();
         let info = device.info();
         assert_eq!((info.name.as_str(), info.arch, info.multiprocessors), ("Fake device", 90, 3));
@@ -168,27 +156,28 @@ mod inside {
         // In whatever order they go, the context goes last: the fake driver aborts
         // if anything is left in it.
         drop((device, a, end, stream, start, b));
-    }
+    });
+}
 
-    unsafe extern "C" {
-        fn dlsym(library: *mut c_void, name: *const std::ffi::c_char) -> *mut c_void;
-        fn dlopen(name: *const std::ffi::c_char, flags: i32) -> *mut c_void;
-    }
+unsafe extern "C" {
+    fn dlsym(library: *mut c_void, name: *const std::ffi::c_char) -> *mut c_void;
+    fn dlopen(name: *const std::ffi::c_char, flags: i32) -> *mut c_void;
+}
 
-    /// A function of the driver without arguments but one handle.
-    fn with_context(name: &std::ffi::CStr, context: *mut c_void) {
-        // SAFETY: the driver has this function, of this type.
-        unsafe {
-            let library = dlopen(c"libcuda.so.1".as_ptr(), 2);
-            let function = dlsym(library, name.as_ptr());
-            let function: extern "C" fn(*mut c_void) -> i32 = std::mem::transmute(function);
-            assert_eq!(function(context), 0);
-        }
+/// A function of the driver without arguments but one handle.
+fn with_context(name: &std::ffi::CStr, context: *mut c_void) {
+    // SAFETY: the driver has this function, of this type.
+    unsafe {
+        let library = dlopen(c"libcuda.so.1".as_ptr(), 2);
+        let function = dlsym(library, name.as_ptr());
+        let function: extern "C" fn(*mut c_void) -> i32 = std::mem::transmute(function);
+        assert_eq!(function(context), 0);
     }
+}
 
-    #[test]
-    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
-    fn a_borrowed_context_is_given_back() {
+#[test]
+fn a_borrowed_context_is_given_back() {
+    with_fake_driver("a_borrowed_context_is_given_back", "13000 1 90 0", || {
         let mut theirs = 0u64;
         let context: *mut c_void = (&raw mut theirs).cast();
         with_context(c"cuCtxPushCurrent_v2", context);
@@ -206,38 +195,40 @@ mod inside {
         // SAFETY: as above.
         let null = unsafe { Device::borrow_cuda(std::ptr::null_mut()) };
         assert!(matches!(null, Err(Error::Config { .. })));
-    }
+    });
+}
 
-    fn refused() -> Error {
-        Device::cuda(0).map(|_| ()).unwrap_err()
-    }
+fn refused() -> Error {
+    Device::cuda(0).map(|_| ()).unwrap_err()
+}
 
-    #[test]
-    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
-    fn no_code_for_the_device() {
-        match refused() {
-            Error::NoKernelForArch { arch, embedded: has } => {
-                assert_eq!((arch.as_str(), has), ("sm_90", embedded().unwrap().describe()));
-            }
-            other => panic!("{other:?}"),
+#[test]
+fn no_code_for_the_device() {
+    with_fake_driver("no_code_for_the_device", "13000 1 90 209", || match refused() {
+        Error::NoKernelForArch { arch, embedded: has } => {
+            assert_eq!((arch.as_str(), has), ("sm_90", embedded().unwrap().describe()));
         }
-    }
+        other => panic!("{other:?}"),
+    });
+}
 
-    #[test]
-    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
-    fn no_code_for_an_old_device() {
+#[test]
+fn no_code_for_an_old_device() {
+    with_fake_driver("no_code_for_an_old_device", "13000 1 70 0", || {
         assert!(matches!(refused(), Error::NoKernelForArch { arch, .. } if arch == "sm_70"));
-    }
+    });
+}
 
-    #[test]
-    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
-    fn ptx_is_too_new() {
+#[test]
+fn ptx_is_too_new() {
+    with_fake_driver("ptx_is_too_new", "13000 1 90 222", || {
         assert!(matches!(refused(), Error::DriverTooOld { found, .. } if found == "13.0"));
-    }
+    });
+}
 
-    #[test]
-    #[ignore = "run by the_driver_layer_works_on_a_fake_driver"]
-    fn the_driver_is_too_old() {
+#[test]
+fn the_driver_is_too_old() {
+    with_fake_driver("the_driver_is_too_old", "11080 1 90 0", || {
         assert!(matches!(refused(), Error::DriverTooOld { found, .. } if found == "11.8"));
-    }
+    });
 }

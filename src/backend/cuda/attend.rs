@@ -216,11 +216,11 @@ impl Attention {
             let what = format!("{} in a workspace for {}", call.n_seqs, workspace.limits.seqs);
             return Err(Error::config("n_seqs", what));
         }
-        if !call.q_stride.is_multiple_of(2) || call.q_stride < shape.heads * shape.head_dim {
-            return Err(Error::config(
-                "q_stride",
-                format!("{} is odd or too short", call.q_stride),
-            ));
+        let columns = shape.heads * shape.head_dim;
+        if !call.q_stride.is_multiple_of(8) || call.q_stride < columns {
+            let what =
+                format!("{}; a multiple of 8 of at least {columns} is needed", call.q_stride);
+            return Err(Error::config("q_stride", what));
         }
         if call.n_seqs == 0 || call.max_q_len == 0 {
             return Ok(());
