@@ -266,7 +266,16 @@ fn every_format_agrees_with_float64() {
 #[test]
 fn shapes_agree_with_float64() {
     // head_dim, query heads, KV heads.
-    let shapes = [(32, 2, 1), (64, 1, 1), (64, 16, 1), (128, 8, 2), (256, 4, 4), (96, 10, 2)];
+    let shapes = [
+        (32, 2, 1),
+        (64, 1, 1),
+        (64, 16, 1),
+        (96, 10, 2),
+        (128, 8, 2),
+        (128, 12, 1),
+        (256, 4, 4),
+        (256, 10, 1),
+    ];
     for kind in kinds() {
         for (i, (d, heads, kv_heads)) in shapes.into_iter().enumerate() {
             for format in ["kivi2", "f16", "kivi4"] {

@@ -13,8 +13,8 @@
 
 // What one column sees.
 struct Column {
-    int32_t query;     // kept index, sinks included; −1: no column
-    uint32_t sealed;   // pages below are read sealed (DESIGN rule 1)
+    int32_t query;   // kept index, sinks included; −1: no column
+    uint32_t sealed; // pages below are read sealed (DESIGN rule 1)
 };
 
 // The columns of an item: up to 8·NT from `column` on.
@@ -55,7 +55,7 @@ template <int D, int NT> struct Queries {
 };
 
 // Order of a B operand's four channels of 16: as they lie, or four consecutive
-// ones a thread, for tiles that are read a word at a time.
+// ones a thread, for tiles of bytes.
 enum class Channels { NATURAL, BY_FOUR };
 
 // Loads the item's queries as type To, turned by −Δ if `rotation` names a row

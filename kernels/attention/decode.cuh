@@ -76,7 +76,7 @@ struct Context {
         columns = columns_of(p, stream, seq.q_len, item.column, at_most);
     }
 };
-static_assert(sizeof(Context) % 128 == 0, "what follows is aligned");
+static_assert(sizeof(Context) == 640, "as src/backend/cuda/attend.rs and decode_blocks have it, and 128-byte aligned");
 
 template <class T, int D, int NT, class Pages> struct Decode {
     static constexpr bool SEALS = !SameType<Pages, NeverSealed>::VALUE;
@@ -94,8 +94,8 @@ template <class T, int D, int NT, class Pages> struct Decode {
     static_assert(WARP_BYTES >= (COLUMNS * ROW + 2 * COLUMNS) * 4, "the merge fits");
 
     const AttendParams& p;
-    Context& context; // in shared memory: registers are dear
-    uint8_t* shared;        // this warp's
+    Context& context;
+    uint8_t* shared; // this warp's
 
     static DEVICE void run(const AttendParams& p) {
         Context& context = *reinterpret_cast<Context*>(shared_memory());

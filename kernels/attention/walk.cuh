@@ -4,8 +4,8 @@
 #include "attention/columns.cuh"
 
 // Tiles of ROWS tokens of a run are numbered over the grid: a page has PER_PAGE of
-// them (so has the sink page, of up to 64 tokens). Warp w takes those with number % warps = w, whatever the split, so the order of
-// additions depends on the stream alone.
+// them, the sink page at most that. Warp w takes those with number % warps = w,
+// whatever the split, so the order of additions depends on the stream alone.
 template <uint32_t ROWS> struct Walk {
     static constexpr uint32_t PER_PAGE = 64 / ROWS;
 
