@@ -26,7 +26,7 @@
 // Register blocks are written by index.
 #![allow(clippy::needless_range_loop)]
 
-use super::pool::{Shared, parallel_for};
+use super::pool::{Shared, parallel_for, parallel_shares};
 use super::tensor::Buffer;
 use crate::error::{Error, Result};
 use candle_core::quantized::GgmlDType;
@@ -143,7 +143,7 @@ impl Packed {
         // A few row groups at a time, and x in stripes that stay in a core's cache.
         const STRIPE: usize = 32 * X_ROWS;
         let stripes = m.div_ceil(STRIPE);
-        parallel_for(groups * stripes, |item| {
+        let product = |item: usize| {
             let (stripe, group) = (item / groups, item % groups);
             let end = ((stripe + 1) * STRIPE).min(m);
             let bytes = self.group(group);
@@ -165,7 +165,12 @@ impl Packed {
                     }
                 }
             }
-        });
+        };
+        if m == 1 {
+            parallel_shares(groups, product);
+        } else {
+            parallel_for(groups * stripes, product);
+        }
         y.replace(out, m, self.rows, stride);
     }
 }

@@ -40,7 +40,7 @@ use prefill::Prefill;
 use std::sync::Mutex;
 
 /// Grid pages of one decode work item.
-const SPLIT_PAGES: usize = 8;
+const SPLIT_PAGES: usize = 16;
 
 /// Head dimensions that the kernels can take.
 pub(super) fn check_head_dim(head_dim: usize) -> Result<()> {
