@@ -220,7 +220,7 @@ pub enum Error {
 
     /// The machine has no cuBLASLt that works, which CUDA devices multiply matrices by.
     #[error(
-        "cuBLASLt cannot be used ({reason}); install cuBLAS 12 or 13 (part of the CUDA toolkit; as a Python wheel nvidia-cublas or nvidia-cublas-cu12) and name libcublasLt or its folder in KVFOLD_CUBLASLT if the linker does not find it"
+        "no usable cuBLASLt was found ({reason}); install cuBLAS 12 or 13 (part of the CUDA toolkit; as a Python wheel nvidia-cublas or nvidia-cublas-cu12) and name libcublasLt or its folder in KVFOLD_CUBLASLT if the linker does not find it"
     )]
     NoCublasLt {
         /// What was tried and what came of it.

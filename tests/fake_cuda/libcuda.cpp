@@ -16,7 +16,7 @@
 
 using Result = int;
 using Handle = void*;
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_pretend.memory = 2, NO_DEVICE = 100, NOT_FOUND = 500 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_FOUND = 500 };
 
 static struct Pretend {
     int version = 13000, devices = 1, arch = 90, load = SUCCESS;
@@ -115,7 +115,7 @@ Result cuMemGetInfo_v2(size_t* free, size_t* total) {
 // The size stands before the memory.
 Result cuMemAlloc_v2(uint64_t* address, size_t bytes) {
     IN_CONTEXT;
-    if (bytes > pretend.memory - used) return OUT_OF_pretend.memory;
+    if (bytes > pretend.memory - used) return OUT_OF_MEMORY;
     char* memory = static_cast<char*>(aligned_alloc(256, (bytes + 511) / 256 * 256));
     *reinterpret_cast<size_t*>(memory) = bytes;
     used += bytes;

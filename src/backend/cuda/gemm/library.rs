@@ -89,22 +89,31 @@ pub(super) struct Library {
     pub name: String,
 }
 
+/// Why a library is not used.
+enum Unusable {
+    /// It could not be loaded: the linker's words.
+    Absent(String),
+    /// It is not what is needed.
+    Unfit(String),
+}
+
 impl Library {
-    fn open(path: &Path) -> Result<Self, String> {
+    fn open(path: &Path) -> Result<Self, Unusable> {
         let told = |error: libloading::Error| {
             use std::error::Error as _;
             error.source().map_or_else(|| error.to_string(), |source| source.to_string())
         };
         // SAFETY: the library's initialisers are safe to run.
-        let library = unsafe { libloading::Library::new(path) }.map_err(told)?;
+        let library = unsafe { libloading::Library::new(path) };
+        let library = library.map_err(|error| Unusable::Absent(told(error)))?;
         // SAFETY: by its name it is cuBLASLt.
         let functions = unsafe { Functions::read(&library) }
-            .map_err(|error| format!("{}: {}", path.display(), told(error)))?;
+            .map_err(|error| Unusable::Unfit(format!("{}: {}", path.display(), told(error))))?;
         // SAFETY: it needs no initialisation.
         let version = unsafe { (functions.version)() };
         let name = format!("{} ({})", dotted(version), path.display());
         if version < OLDEST {
-            return Err(format!("{name} is older than {}", dotted(OLDEST)));
+            return Err(Unusable::Unfit(format!("{name} is older than {}", dotted(OLDEST))));
         }
         // It stays loaded: the CUDA runtime inside has threads and exit handlers.
         std::mem::forget(library);
@@ -139,24 +148,31 @@ pub(super) fn first<S>(
     mut start: impl FnMut(&Library) -> Result<Result<S, String>>,
 ) -> Result<(Library, S)> {
     let named = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let mut reasons = Vec::new();
+    let (mut absent, mut unfit) = (None, Vec::new());
     for path in candidates(named.as_deref()) {
         let library = match Library::open(&path) {
             Ok(library) => library,
-            Err(reason) => {
-                reasons.push(reason);
+            Err(Unusable::Absent(reason)) => {
+                absent.get_or_insert(reason);
+                continue;
+            }
+            Err(Unusable::Unfit(reason)) => {
+                unfit.push(reason);
                 continue;
             }
         };
         match start(&library)? {
             Ok(started) => return Ok((library, started)),
-            Err(reason) => reasons.push(format!("{} does not start: {reason}", library.name)),
+            Err(reason) => unfit.push(format!("{} does not start: {reason}", library.name)),
         }
     }
-    let reason = match (named, reasons.is_empty()) {
-        (Some(path), true) => format!("{VARIABLE}={}: it is not there", path.display()),
-        (Some(path), false) => format!("{VARIABLE}={}: {}", path.display(), reasons.join("; ")),
-        (None, _) => reasons.join("; "),
+    let reason = match unfit.is_empty() {
+        true => absent.unwrap_or_else(|| "it is not there".into()),
+        false => unfit.join("; "),
+    };
+    let reason = match named {
+        Some(path) => format!("{VARIABLE}={}: {reason}", path.display()),
+        None => reason,
     };
     Err(Error::NoCublasLt { reason })
 }
