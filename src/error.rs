@@ -218,9 +218,19 @@ pub enum Error {
         embedded: String,
     },
 
+    /// The machine has no cuBLASLt that works, which CUDA devices multiply matrices by.
+    #[error(
+        "no usable cuBLASLt was found ({reason}); install cuBLAS 12 or 13 (part of the CUDA toolkit; as a Python wheel nvidia-cublas or nvidia-cublas-cu12) and name libcublasLt or its folder in KVFOLD_CUBLASLT if the linker does not find it"
+    )]
+    NoCublasLt {
+        /// What was tried and what came of it.
+        reason: String,
+    },
+
     /// The device's memory cannot hold what was asked for.
     #[error(
-        "the device's memory is full: {needed} bytes are needed, {free} are free; lower --kv-budget or choose a smaller model or --kv format"
+        "the device's memory is full: {needed} bytes are needed, {free} are free, {} are missing; lower --kv-budget or choose a smaller model or --kv format",
+        needed.saturating_sub(*free)
     )]
     DeviceOutOfMemory {
         /// Bytes asked for.

@@ -1,69 +1,29 @@
 //! The CUDA driver layer without a GPU: a driver of our own over host memory
-//! (`fake_cuda/libcuda.cpp`) stands where the system's would, in processes of their
-//! own, because a process looks for its driver once.
+//! (`fake_cuda/`) stands where the system's would.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
+mod fake_cuda;
+
+use fake_cuda::FakeDriver;
 use kvfold::Error;
 use kvfold::backend::driver::{Device, Launch, embedded};
-use std::ffi::c_void;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::ffi::{CStr, c_void};
 use std::time::Duration;
 
-/// A folder with `libcuda.so` and `libcuda.so.1`.
-struct FakeDriver(tempfile::TempDir);
-
-impl FakeDriver {
-    fn new() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        let library = place.path().join("libcuda.so.1");
-        let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake_cuda/libcuda.cpp");
-        let status = (Command::new(compiler).args(["-std=c++17", "-O1", "-shared", "-fPIC", "-o"]))
-            .arg(&library)
-            .arg(source)
-            .status()
-            .expect("a C++ compiler");
-        assert!(status.success());
-        std::os::unix::fs::symlink(&library, place.path().join("libcuda.so")).unwrap();
-        Self(place)
-    }
-
-    /// What is no library stands where the driver would.
-    fn broken() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        for name in ["libcuda.so", "libcuda.so.1"] {
-            std::fs::write(place.path().join(name), "no library, but long enough to be one")
-                .unwrap();
-        }
-        Self(place)
-    }
-
-    /// Runs a program that finds this driver. `pretend` is for its FAKE_CUDA.
-    fn run(&self, program: PathBuf, args: &[&str], pretend: &str) -> Output {
-        (Command::new(program).args(args))
-            .env("LD_LIBRARY_PATH", self.0.path())
-            .env("FAKE_CUDA", pretend)
-            .env("KVFOLD_CACHE", self.0.path())
-            .output()
-            .unwrap()
-    }
-
-    /// The lines of `kvfold info` about CUDA.
-    fn info(&self, pretend: &str) -> String {
-        let output = self.run(env!("CARGO_BIN_EXE_kvfold").into(), &["info"], pretend);
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{text}");
-        assert!(output.stderr.is_empty(), "{:?}", String::from_utf8_lossy(&output.stderr));
-        let lines = text.lines().skip_while(|l| !l.starts_with("cuda"));
-        lines.take_while(|l| !l.starts_with("models")).collect::<Vec<_>>().join("\n")
-    }
+/// The lines of `kvfold info` about CUDA.
+fn info(driver: &FakeDriver, pretend: &str) -> String {
+    let output = driver.run(env!("CARGO_BIN_EXE_kvfold").into(), &["info"], pretend);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(output.stderr.is_empty(), "{:?}", String::from_utf8_lossy(&output.stderr));
+    let lines = text.lines().skip_while(|l| !l.starts_with("cuda"));
+    lines.take_while(|l| !l.starts_with("models")).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
 fn info_names_the_driver_and_the_devices() {
     let driver = FakeDriver::new();
-    let text = driver.info("13010 2 90 0");
+    let text = info(&driver, "13010 2 90 0");
     let kernels = embedded().unwrap();
     assert!(text.contains(&kernels.describe()), "{text}");
     assert!(text.contains("the driver supports CUDA 13.1"), "{text}");
@@ -72,14 +32,31 @@ fn info_names_the_driver_and_the_devices() {
 }
 
 #[test]
+fn info_names_cublaslt_or_says_that_it_is_missing() {
+    let line = |driver: &FakeDriver| {
+        let text = info(driver, "13000 1 90 0");
+        let lines: Vec<_> = text.lines().filter(|l| l.contains("cuBLASLt")).collect();
+        assert_eq!(lines.len(), 1, "{text}");
+        lines[0].trim().to_owned()
+    };
+    let text = line(&FakeDriver::with_cublaslt());
+    assert!(
+        text.starts_with("cuBLASLt 13.1.2 (") && text.ends_with("libcublasLt.so.13)"),
+        "{text}"
+    );
+    let text = line(&FakeDriver::new());
+    assert!(text.contains("install cuBLAS") && text.contains("KVFOLD_CUBLASLT"), "{text}");
+}
+
+#[test]
 fn info_says_why_a_device_cannot_be_used() {
     let driver = FakeDriver::new();
-    let text = driver.info("13000 1 75 0");
+    let text = info(&driver, "13000 1 75 0");
     assert!(text.contains("sm_75") && text.contains("no kernels for sm_75"), "{text}");
     assert!(text.contains("KVFOLD_CUDA_ARCHS"), "{text}");
-    let text = driver.info("13000 0 90 0");
+    let text = info(&driver, "13000 0 90 0");
     assert!(text.contains("initialise the driver") && text.contains("NO_DEVICE"), "{text}");
-    let text = driver.info("11040 1 90 0");
+    let text = info(&driver, "11040 1 90 0");
     assert!(
         text.contains("supports CUDA 11.4, but") && text.contains("update the driver"),
         "{text}"
@@ -88,23 +65,15 @@ fn info_says_why_a_device_cannot_be_used() {
 
 #[test]
 fn a_binary_without_a_driver_starts_and_says_so() {
-    let text = FakeDriver::broken().info("");
+    let text = info(&FakeDriver::broken(), "");
     assert!(
         text.contains("no NVIDIA driver was found (") && text.contains("libcuda.so.1"),
         "{text}"
     );
 }
 
-/// Runs `body` with the fake driver: in this test, started again in a process of its own.
 fn with_fake_driver(test: &str, pretend: &str, body: fn()) {
-    if std::env::var_os("FAKE_CUDA").is_some() {
-        return body();
-    }
-    let args = ["--exact", test, "--nocapture"];
-    let output = FakeDriver::new().run(std::env::current_exe().unwrap(), &args, pretend);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+    FakeDriver::within(FakeDriver::new, test, pretend, body);
 }
 
 #[test]
@@ -159,20 +128,10 @@ fn memory_streams_events_and_launches() {
     });
 }
 
-unsafe extern "C" {
-    fn dlsym(library: *mut c_void, name: *const std::ffi::c_char) -> *mut c_void;
-    fn dlopen(name: *const std::ffi::c_char, flags: i32) -> *mut c_void;
-}
-
 /// A function of the driver without arguments but one handle.
-fn with_context(name: &std::ffi::CStr, context: *mut c_void) {
+fn with_context(name: &CStr, context: *mut c_void) {
     // SAFETY: the driver has this function, of this type.
-    unsafe {
-        let library = dlopen(c"libcuda.so.1".as_ptr(), 2);
-        let function = dlsym(library, name.as_ptr());
-        let function: extern "C" fn(*mut c_void) -> i32 = std::mem::transmute(function);
-        assert_eq!(function(context), 0);
-    }
+    assert_eq!(unsafe { fake_cuda::call(c"libcuda.so.1", name, context) }, 0);
 }
 
 #[test]

@@ -32,6 +32,7 @@ impl Bundle {
         let bundle = Self(folder);
         bundle.script("device", DEVICE);
         bundle.script("attention_conformance", CONFORMANCE);
+        bundle.script("gemm", "#!/bin/sh\necho \"$*, ${KVFOLD_CUBLASLT:+named}\"\n");
         fs::write(bundle.path().join("COMMIT"), "abc123\n").unwrap();
         marks.iter().for_each(|mark| fs::write(bundle.path().join(mark), "").unwrap());
         bundle
@@ -54,6 +55,7 @@ impl Bundle {
             .arg(self.path().join("run.sh"))
             .args(arguments)
             .env("OUT", self.path().join("out"))
+            .env("KVFOLD_CUBLASLT", self.path())
             .env("PATH", format!("{}:{path}", self.path().display()))
             .output()
             .unwrap();
@@ -80,6 +82,7 @@ fn all_stages_pass_and_the_summary_comes_last() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("roofs and goals"), "{said}");
     assert_eq!(bundle.log("conformance-attention_conformance"), "cuda full\n");
+    assert_eq!(bundle.log("conformance-gemm"), "--skip cublaslt:: --nocapture, named\n");
     assert_eq!(bundle.log("bench"), "full abc123\n");
     bundle.run(&["--quick"]);
     assert_eq!(bundle.log("conformance-attention_conformance"), "cuda fast\n");

@@ -102,8 +102,8 @@ fn merges(device: &Device, stream: &Stream) -> Result<()> {
 /// With made-up times that reach every goal, full and quick runs reach all of them;
 /// with slow KIVI-2 cells, KIVI-2 and the shuffled pages do not.
 fn verdicts(device: &Device, stream: &Stream) -> Result<()> {
-    let cublas = Ok(800e12);
-    let roofs = Roofs { read: 3e12, mma: 600e12, mma_bf16: 600e12, cublas, call: 1e-5 };
+    let cublaslt = Ok(800e12);
+    let roofs = Roofs { read: 3e12, mma: 600e12, mma_bf16: 600e12, cublaslt, call: 1e-5 };
     let families = families(device, stream);
     let run = |quick: bool, slow: f64| {
         let mut rows = Vec::new();

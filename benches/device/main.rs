@@ -18,8 +18,6 @@
 
 mod attention;
 mod check;
-#[cfg(feature = "cuda")]
-mod cublas;
 mod goals;
 mod kv;
 mod merge;

@@ -114,7 +114,7 @@ impl Report<'_> {
             embedded().map_or_else(|| "none".into(), |e| e.describe()),
         );
         let tera = |x: f64| scaled(Some(x), 12, 2);
-        let Roofs { read, mma, mma_bf16, cublas, call } = self.roofs;
+        let Roofs { read, mma, mma_bf16, cublaslt, call } = self.roofs;
         let _ = writeln!(text, "roof: read-only reduction   {} TB/s", tera(*read));
         let _ = writeln!(
             text,
@@ -122,11 +122,11 @@ impl Report<'_> {
             scaled(Some(*mma), 12, 1),
             scaled(Some(*mma_bf16), 12, 1)
         );
-        let _ = match cublas {
+        let _ = match cublaslt {
             Ok(rate) => {
-                writeln!(text, "roof: cuBLAS f16 8192^3     {} TFLOP/s", scaled(Some(*rate), 12, 1))
+                writeln!(text, "roof: cuBLASLt f16 8192^3   {} TFLOP/s", scaled(Some(*rate), 12, 1))
             }
-            Err(why) => writeln!(text, "roof: cuBLAS                not measured: {why}"),
+            Err(why) => writeln!(text, "roof: cuBLASLt              not measured: {why}"),
         };
         let _ = writeln!(text, "an attention call alone     {} us", scaled(Some(*call), -6, 1));
         let _ = writeln!(text, "\"of mat.\" is the fraction of {}\n", self.roofs.matrix().1);
@@ -155,7 +155,7 @@ impl Report<'_> {
             }
         };
         let DeviceInfo { name, arch, memory, multiprocessors, l2_bytes, .. } = self.device;
-        let Roofs { read, mma, mma_bf16, cublas, call } = self.roofs;
+        let Roofs { read, mma, mma_bf16, cublaslt, call } = self.roofs;
         json!({
             "commit": std::env::var("KVFOLD_COMMIT").ok(),
             "quick": quick,
@@ -170,7 +170,7 @@ impl Report<'_> {
                 "read_bytes_per_second": read,
                 "mma_sync_f16_flops_per_second": mma,
                 "mma_sync_bf16_flops_per_second": mma_bf16,
-                "cublas_f16_flops_per_second": cublas.as_ref().ok(),
+                "cublaslt_f16_flops_per_second": cublaslt.as_ref().ok(),
                 "matrix": self.roofs.matrix().1,
                 "attention_call_seconds": call,
             },

@@ -4,7 +4,9 @@ use crate::attention::{AttentionWork, Case};
 use crate::kv::{KvShape, Order};
 use crate::pattern::{PageForm, halves};
 use crate::work::{Timer, Work};
+use half::f16;
 use kvfold::Result;
+use kvfold::backend::cuda::gemm::{Gemm, GemmShape};
 use kvfold::backend::cuda::roofs::{self, Operand};
 use kvfold::backend::driver::{DeviceBuffer, Stream};
 use kvfold::codec::{Codec, KvFormat, TILE_TOKENS};
@@ -18,9 +20,9 @@ pub struct Roofs {
     pub mma: f64,
     /// The same with bf16 operands.
     pub mma_bf16: f64,
-    /// Operations a second of a product of two 8192 × 8192 f16 matrices by cuBLAS, or
+    /// Operations a second of a product of two 8192 × 8192 f16 matrices by cuBLASLt, or
     /// why there is none.
-    pub cublas: std::result::Result<f64, String>,
+    pub cublaslt: std::result::Result<f64, String>,
     /// Seconds of an attention call that has next to nothing to do: its launches.
     pub call: f64,
 }
@@ -29,8 +31,8 @@ impl Roofs {
     /// The matrix rate that cells are compared with, and its name: that of a library's
     /// product if there is one, which uses the best instructions of the device.
     pub fn matrix(&self) -> (f64, &'static str) {
-        match self.cublas {
-            Ok(rate) => (rate, "cuBLAS f16"),
+        match self.cublaslt {
+            Ok(rate) => (rate, "cuBLASLt f16"),
             Err(_) => (self.mma, "mma.sync f16"),
         }
     }
@@ -42,7 +44,7 @@ pub fn measure(timer: &mut Timer) -> Result<Roofs> {
         read: read(timer)?,
         mma: multiply(timer, Operand::F16)?,
         mma_bf16: multiply(timer, Operand::Bf16)?,
-        cublas: cublas(timer),
+        cublaslt: cublaslt(timer).map_err(|error| error.to_string()),
         call: call(timer)?,
     })
 }
@@ -118,16 +120,40 @@ fn multiply(timer: &mut Timer, operand: Operand) -> Result<f64> {
     Ok(roofs::multiply_flops(ROUNDS, blocks) as f64 / timer.median(&mut work)?)
 }
 
-#[cfg(feature = "cuda")]
-fn cublas(timer: &mut Timer) -> std::result::Result<f64, String> {
-    let mut work = crate::cublas::Product::new(&timer.device, &timer.stream)?;
-    let seconds = timer.median(&mut work).map_err(|error| error.to_string())?;
-    Ok(crate::cublas::FLOPS as f64 / seconds)
+/// Rows and columns of the library's matrices.
+const SQUARE: usize = 8192;
+
+struct Product {
+    gemm: Gemm,
+    x: DeviceBuffer<f16>,
+    w: DeviceBuffer<f16>,
+    y: DeviceBuffer<f16>,
 }
 
-#[cfg(not(feature = "cuda"))]
-fn cublas(_timer: &mut Timer) -> std::result::Result<f64, String> {
-    Err("this build has no CUDA".into())
+impl Work for Product {
+    fn enqueue(&mut self, _turn: usize, stream: &Stream) -> Result<()> {
+        let shape = GemmShape { rows: SQUARE, n: SQUARE, k: SQUARE };
+        self.gemm.matmul(&self.x, &self.w, &mut self.y, shape, stream)
+    }
+}
+
+fn cublaslt(timer: &mut Timer) -> Result<f64> {
+    let (device, stream) = (&timer.device, &timer.stream);
+    let gemm = Gemm::new(device)?;
+    let matrix = |seed| -> Result<DeviceBuffer<f16>> {
+        let mut matrix = device.alloc(SQUARE * SQUARE)?;
+        let bits = halves(SQUARE * 64, seed);
+        let rows =
+            device.upload(&bits.into_iter().map(f16::from_bits).collect::<Vec<_>>(), stream)?;
+        for at in (0..matrix.len()).step_by(rows.len()) {
+            matrix.copy_from(at, &rows, 0, rows.len(), stream)?;
+        }
+        stream.synchronize()?;
+        Ok(matrix)
+    };
+    let (x, w) = (matrix(1)?, matrix(2)?);
+    let mut work = Product { gemm, x, w, y: device.alloc(SQUARE * SQUARE)? };
+    Ok(2.0 * (SQUARE as f64).powi(3) / timer.median(&mut work)?)
 }
 
 fn call(timer: &mut Timer) -> Result<f64> {

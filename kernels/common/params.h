@@ -202,6 +202,17 @@ struct CopyJob {
     uint32_t reserved;
 };
 
+// y = x · wᵀ.
+struct GemmParams {
+    uint64_t x; // T [rows][k]
+    uint64_t w; // T [n][k]
+    uint64_t y; // T or f32 [rows][n]
+    uint32_t rows;
+    uint32_t n;
+    uint32_t k; // a multiple of 8
+    uint32_t reserved;
+};
+
 // The exclusive or of all words of some memory.
 struct BenchReadParams {
     uint64_t from;    // n_slabs · 32 KiB

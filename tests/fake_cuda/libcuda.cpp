@@ -1,10 +1,11 @@
 // A CUDA driver without a device, for tests/cuda_driver.rs: the entry points that
 // kvfold uses, over host memory. FAKE_CUDA says what it pretends to be:
-//   FAKE_CUDA="version devices arch load"
+//   FAKE_CUDA="version devices arch load memory"
 //   version  what cuDriverGetVersion gives, as in 13000
 //   devices  how many there are
 //   arch     compute capability times ten
 //   load     what cuModuleLoadData gives
+//   memory   bytes
 // Its one kernel, "add_one", adds 1 to the `n` bytes at `at` of {u64 at; u64 n}.
 #include <stdint.h>
 #include <stdio.h>
@@ -19,12 +20,12 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_F
 
 static struct Pretend {
     int version = 13000, devices = 1, arch = 90, load = SUCCESS;
+    size_t memory = 1000000;
     Pretend() {
-        if (const char* text = getenv("FAKE_CUDA")) sscanf(text, "%d %d %d %d", &version, &devices, &arch, &load);
+        if (const char* text = getenv("FAKE_CUDA")) sscanf(text, "%d %d %d %d %zu", &version, &devices, &arch, &load, &memory);
     }
 } pretend;
 
-static const size_t MEMORY = 1000000;
 static size_t used;
 static int context, stream_handles, modules;
 static unsigned shared_limit = 48 << 10;
@@ -41,7 +42,7 @@ Result cuInit(unsigned) { return pretend.devices ? SUCCESS : NO_DEVICE; }
 Result cuDeviceGetCount(int* n) { return *n = pretend.devices, SUCCESS; }
 Result cuDeviceGet(int* device, int ordinal) { return *device = ordinal, SUCCESS; }
 Result cuDeviceGetName(char* name, int bytes, int) { return snprintf(name, bytes, "Fake device"), SUCCESS; }
-Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = MEMORY, SUCCESS; }
+Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = pretend.memory, SUCCESS; }
 Result cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
     case 75: *value = pretend.arch / 10; break;
@@ -109,12 +110,12 @@ Result cuLaunchKernel(Handle, unsigned x, unsigned, unsigned, unsigned, unsigned
 
 Result cuMemGetInfo_v2(size_t* free, size_t* total) {
     IN_CONTEXT;
-    return *free = MEMORY - used, *total = MEMORY, SUCCESS;
+    return *free = pretend.memory - used, *total = pretend.memory, SUCCESS;
 }
 // The size stands before the memory.
 Result cuMemAlloc_v2(uint64_t* address, size_t bytes) {
     IN_CONTEXT;
-    if (bytes > MEMORY - used) return OUT_OF_MEMORY;
+    if (bytes > pretend.memory - used) return OUT_OF_MEMORY;
     char* memory = static_cast<char*>(aligned_alloc(256, (bytes + 511) / 256 * 256));
     *reinterpret_cast<size_t*>(memory) = bytes;
     used += bytes;

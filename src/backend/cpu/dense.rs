@@ -10,6 +10,7 @@ use super::pool::{Shared, parallel_for};
 use super::tensor::{Buffer, PAD};
 #[cfg(target_arch = "x86_64")]
 use super::vnni;
+use crate::backend::dequantize::{dequantize, row_bytes};
 use crate::backend::{MatrixBytes, WeightPolicy};
 use crate::error::{Error, Result};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
@@ -194,15 +195,7 @@ fn stack(parts: &[MatrixBytes<'_>], dtype: GgmlDType, rows: usize, cols: usize) 
 
 /// Writes a part's rows in `dtype`, padded to `padded_cols`.
 fn fill(part: &MatrixBytes<'_>, dtype: GgmlDType, padded_cols: usize, to: &mut [u8]) -> Result<()> {
-    let from_row = part.cols / part.dtype.block_size() * part.dtype.type_size();
-    if !part.cols.is_multiple_of(part.dtype.block_size())
-        || part.bytes.len() != part.rows * from_row
-    {
-        return Err(Error::config(
-            "matrix",
-            format!("{}×{} {:?} in {} bytes", part.rows, part.cols, part.dtype, part.bytes.len()),
-        ));
-    }
+    let from_row = row_bytes(part)?;
     let to_row = padded_cols / dtype.block_size() * dtype.type_size();
     if part.dtype == dtype {
         // Padding blocks of zeros are zero bytes in every packed type.
@@ -253,17 +246,6 @@ fn convert(
         unsafe { std::slice::from_raw_parts(blocks.as_ptr(), blocks.storage_size_in_bytes()) };
     to.copy_from_slice(bytes);
     Ok(())
-}
-
-/// Blocks to f32. The bytes of a mapped file need not be aligned for candle.
-fn dequantize(dtype: GgmlDType, bytes: &[u8], elements: usize) -> Result<Vec<f32>> {
-    let mut aligned = vec![0u64; bytes.len().div_ceil(8)];
-    let aligned = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..bytes.len()];
-    aligned.copy_from_slice(bytes);
-    match dtype.from_data(Cow::Borrowed(aligned)).dequantize(elements)? {
-        CpuStorage::F32(floats) => Ok(floats),
-        _ => Err(Error::config("matrix", "dequantised weights are not f32")),
-    }
 }
 
 #[cfg(test)]

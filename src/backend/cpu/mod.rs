@@ -7,7 +7,7 @@ mod arena;
 mod attention;
 mod dense;
 mod ops;
-mod pool;
+pub(super) mod pool;
 mod simd;
 mod slab;
 mod tensor;

@@ -9,22 +9,38 @@ use crate::cache::{Append, SeqStep};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use bytemuck::Pod;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 const THREADS: u32 = 64;
 
 /// A 16-bit type of activations.
-pub trait Element: Pod {
+pub trait Element: Pod + Send + Sync {
     /// Its codec.
     const CODEC: Codec;
+    /// Its largest finite number.
+    const LARGEST: f32;
+
+    /// Rounds numbers to nearest, ties to even; too large ones become infinite.
+    fn narrow(from: &[f32], to: &mut [Self]);
 }
 
 impl Element for f16 {
     const CODEC: Codec = Codec::F16;
+    const LARGEST: f32 = 65504.0;
+
+    fn narrow(from: &[f32], to: &mut [Self]) {
+        to.convert_from_f32_slice(from);
+    }
 }
 
 impl Element for bf16 {
     const CODEC: Codec = Codec::Bf16;
+    const LARGEST: f32 = f32::from_bits(0x7f7f_0000);
+
+    fn narrow(from: &[f32], to: &mut [Self]) {
+        to.convert_from_f32_slice(from);
+    }
 }
 
 /// Uploads what the kernel turns channels by: `inv_freq / 2π`.

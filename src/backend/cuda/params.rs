@@ -398,6 +398,26 @@ mirror! {
 }
 
 mirror! {
+    /// `y = x · wᵀ`.
+    GemmParams, 40 bytes {
+        /// `T [rows][k]`.
+        0 x: u64,
+        /// `T [n][k]`.
+        8 w: u64,
+        /// `T` or `f32 [rows][n]`.
+        16 y: u64,
+        /// Rows of `x` and `y`.
+        24 rows: u32,
+        /// Rows of `w`, columns of `y`.
+        28 n: u32,
+        /// Columns of `x` and `w`: a multiple of 8.
+        32 k: u32,
+        /// 0.
+        36 reserved: u32,
+    }
+}
+
+mirror! {
     /// The exclusive or of all words of some memory.
     BenchReadParams, 24 bytes {
         /// `n_slabs` · 32 KiB.
@@ -469,6 +489,7 @@ mod tests {
             GatherRow::LAYOUT,
             CopyParams::LAYOUT,
             CopyJob::LAYOUT,
+            GemmParams::LAYOUT,
             BenchReadParams::LAYOUT,
             BenchMmaParams::LAYOUT,
             &[

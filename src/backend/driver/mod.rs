@@ -117,6 +117,13 @@ pub trait Driver: Send + Sync {
     /// Its memory now.
     fn memory(&self) -> Result<MemoryInfo>;
 
+    /// The CUDA context that its memory and streams are of, for libraries that work in
+    /// it; none if it is no CUDA device.
+    #[cfg(feature = "cuda")]
+    fn cuda_context(&self) -> Option<&cuda::Context> {
+        None
+    }
+
     /// Allocates `bytes > 0` bytes of unspecified content, aligned to 256.
     fn alloc(&self, bytes: u64) -> Result<u64>;
     /// Frees what [`alloc`](Self::alloc) gave, once all work that uses it is done.

@@ -58,7 +58,13 @@ fn cuda(out: &mut impl Write) -> Result<()> {
     let (major, minor) = kernels.toolkit;
     writeln!(out, "cuda    kernels for {}, by CUDA {major}.{minor}", kernels.describe())?;
     #[cfg(feature = "cuda")]
-    devices(out)?;
+    {
+        devices(out)?;
+        match kvfold::backend::cuda::gemm::describe_cublaslt() {
+            Ok(name) => writeln!(out, "        cuBLASLt {name}")?,
+            Err(error) => writeln!(out, "        {error}")?,
+        }
+    }
     Ok(())
 }
 

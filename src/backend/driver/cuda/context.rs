@@ -5,7 +5,7 @@ use crate::error::Result;
 use cudarc::driver::sys;
 
 /// A context of a device.
-pub(super) struct Context {
+pub struct Context {
     raw: sys::CUcontext,
     device: sys::CUdevice,
     /// Whether the primary context was retained, and is released on drop.
@@ -49,7 +49,7 @@ impl Context {
 
     /// Makes the context current on this thread until the guard is dropped, which
     /// restores the one before it.
-    pub(super) fn enter(&self) -> Result<Current> {
+    pub fn enter(&self) -> Result<Current> {
         // SAFETY: the context is live.
         check("make the context current", unsafe { sys::cuCtxPushCurrent_v2(self.raw) })?;
         Ok(Current(std::marker::PhantomData))
@@ -67,7 +67,7 @@ impl Drop for Context {
 }
 
 /// The context is current while this lives; it stays on its thread.
-pub(super) struct Current(std::marker::PhantomData<*const ()>);
+pub struct Current(std::marker::PhantomData<*const ()>);
 
 impl Drop for Current {
     fn drop(&mut self) {

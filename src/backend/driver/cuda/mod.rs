@@ -7,11 +7,11 @@ mod context;
 mod functions;
 mod probe;
 
+pub use context::{Context, Current};
 pub use probe::{devices, driver_version};
 
 use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawStream};
 use crate::error::{Error, Result};
-use context::Context;
 use cudarc::driver::{result::DriverError, sys};
 use functions::Functions;
 use std::ffi::c_void;
@@ -78,6 +78,10 @@ impl Driver for CudaDriver {
         let status = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
         check("read the free memory", status)?;
         Ok(MemoryInfo { free: free as u64, total: total as u64 })
+    }
+
+    fn cuda_context(&self) -> Option<&Context> {
+        Some(&self.context)
     }
 
     fn alloc(&self, bytes: u64) -> Result<u64> {
