@@ -25,13 +25,13 @@ struct Columns {
     uint32_t group;        // query heads a KV head
     uint32_t base;         // kept index of the sequence's first query
     uint32_t sealed_bound; // of the stream
-    int32_t least;         // all see the tokens up to here: the last one without a causal mask, else −1
 
-    // What the query of column `c` of the KV head sees. Its own place alone decides
-    // which form it reads, also of the pages behind it.
+    // What the query of column `c` of the KV head sees: the tokens up to its own, or
+    // without a causal mask, where `first` sees the last one, all of them. Its own
+    // place alone decides which form it reads, also of the pages behind it.
     DEVICE Column at(const AttendParams& p, uint32_t c) const {
         int32_t index = int32_t(base + c / group);
-        int32_t query = max_of(index, least);
+        int32_t query = max_of(index, first.query);
         if (p.hot_pages == KV_NONE) return {query, 0};
         uint32_t page = uint32_t(max_of(index - int32_t(p.sinks), 0)) / 64;
         uint32_t sealed = page < p.hot_pages ? 0 : page - p.hot_pages;
@@ -47,7 +47,7 @@ DEVICE Columns columns_of(const AttendParams& p, const KvStream& stream, uint32_
     c.count = min_of(q_len * c.group - first, at_most);
     c.base = stream.kept - q_len;
     c.sealed_bound = stream.sealed_bound;
-    c.least = p.causal ? -1 : int32_t(stream.kept) - 1;
+    c.first.query = p.causal ? -1 : int32_t(stream.kept) - 1;
     c.first = c.at(p, first);
     c.last = c.at(p, first + c.count - 1);
     return c;

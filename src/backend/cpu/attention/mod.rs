@@ -259,9 +259,9 @@ impl<'a> Call<'a> {
         let share = &self.call.seqs[seq];
         let stream = self.stream(seq, kv_head);
         let first = stream.view.kept as usize - share.q_len + queries.start;
-        let behind = if self.call.causal { first } else { stream.view.kept as usize - 1 };
+        let last = if self.call.causal { first } else { stream.view.kept as usize - 1 };
         let mut pages = Vec::new();
-        stream.pages(first, 0..stream.grid_page(behind) + 1, &mut pages)?;
+        stream.pages(first, 0..stream.grid_page(last) + 1, &mut pages)?;
         // Pages that end before the first query's window hold nothing for it.
         let start = self.call.window.map_or(0, |w| (first + 1).saturating_sub(w));
         pages.retain(|page| page.first + page.tokens > start);
