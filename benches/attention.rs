@@ -105,6 +105,7 @@ impl Cached {
                 at: LayerIndex { group: 0, layer },
                 heads: HEADS,
                 scale: (HEAD_DIM as f32).powf(-0.5),
+                causal: true,
                 window: None,
                 rope: None,
                 seqs: &seqs,

@@ -93,6 +93,7 @@ fn main() -> anyhow::Result<()> {
             format: KvFormat::uniform(Codec::F16),
             sinks: 0,
             hot_window: 0,
+            causal: true,
             window: None,
             scale,
         },

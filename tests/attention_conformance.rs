@@ -1,43 +1,19 @@
 //! Append, seal, compaction and attention of every backend against float64:
 //! head dims, groups, unequal lengths, page boundaries, chunk plans, mixed
-//! formats, windows, relocated runs, live masks, ragged streams.
+//! formats, causal or not, windows, relocated runs, live masks, ragged streams.
 //!
 //! `KVFOLD_CONFORMANCE=full` draws more cases, `KVFOLD_CONFORMANCE_KINDS=cuda` tests
 //! the first CUDA device alone (`Kind::all`).
 
 mod common;
 
-use common::oracle::Stream;
+use common::oracle::{Mask, Stream};
+use common::random::Random;
 use common::subject::{Attended, Kind, LayerStep, Subject, full};
 use kvfold::backend::cpu::{CpuBackend, Level};
 use kvfold::backend::{Attend, AttendSeq, Backend, KvGroup, LayerIndex, Rope};
 use kvfold::cache::{BlockRef, CacheConfig, GroupSpec, GroupView, KvCache, RunKind, SeqId};
 use kvfold::codec::{Codec, KvFormat};
-
-/// A small deterministic generator: the cases must not depend on a crate.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    /// Roughly normal.
-    fn float(&mut self) -> f32 {
-        (0..4).map(|_| (self.next() >> 40) as f32 / (1 << 24) as f32 - 0.5).sum::<f32>() * 1.7
-    }
-}
 
 /// One subject, one cache, and the oracle's copy of everything.
 struct Bench {
@@ -46,6 +22,7 @@ struct Bench {
     cache: KvCache,
     group: KvGroup,
     heads: usize,
+    causal: bool,
     window: Option<usize>,
     shift: i32,
     rope: Rope,
@@ -76,9 +53,20 @@ impl Bench {
         let streams = (0..sequences).map(|_| (cache.create(), empty.clone())).collect();
         let half = group.head_dim / 2;
         let inv_freq = (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect();
-        let random = Random(seed * 2 + 1);
-        let (rope, window) = (Rope { inv_freq }, None);
-        Self { kind, subject, cache, group, heads, window, shift: 0, rope, random, streams }
+        let random = Random::new(seed);
+        Self {
+            kind,
+            subject,
+            cache,
+            group,
+            heads,
+            causal: true,
+            window: None,
+            shift: 0,
+            rope: Rope { inv_freq },
+            random,
+            streams,
+        }
     }
 
     /// Appends `new[i]` tokens to sequence i and checks every query of theirs.
@@ -109,8 +97,15 @@ impl Bench {
                 flat.iter_mut().for_each(|x| *x = round(codec, *x));
             }
             let scale = (d as f32).powf(-0.5);
-            let (rope, window) = (Some(&self.rope), self.window);
-            let call = Attend { at, heads: self.heads, scale, window, rope, seqs: &seqs };
+            let call = Attend {
+                at,
+                heads: self.heads,
+                scale,
+                causal: self.causal,
+                window: self.window,
+                rope: Some(&self.rope),
+                seqs: &seqs,
+            };
             let layer_step = LayerStep { call: &call, seqs: &step.seqs, qkv: &flat, cols };
             let attended = self.subject.layer(&layer_step);
             self.remember(layer, &asked, &flat, cols);
@@ -180,7 +175,7 @@ impl Bench {
                     q,
                     query,
                     scale,
-                    self.window,
+                    Mask { causal: self.causal, window: self.window },
                     self.shift,
                     &self.rope,
                 );
@@ -263,6 +258,26 @@ fn every_format_agrees_with_float64() {
     }
 }
 
+/// Every query sees its whole stream, the tokens behind it too; early queries of a
+/// chunk read pages in 16 bits that late ones read sealed.
+#[test]
+fn every_format_agrees_with_float64_without_a_causal_mask() {
+    for kind in kinds() {
+        for (i, format) in FORMATS.into_iter().enumerate() {
+            let group = group(format, 64, 2);
+            if !kind.takes(&group) {
+                continue;
+            }
+            let mut bench = Bench::new(kind, group, 6, 2, i as u64 + 50);
+            bench.causal = false;
+            bench.shift = [0, 37][i % 2];
+            for new in [[40, 5], [200, 1], [5, 200], [1, 40], [1, 1], [70, 5]] {
+                bench.step(&new);
+            }
+        }
+    }
+}
+
 #[test]
 fn shapes_agree_with_float64() {
     // head_dim, query heads, KV heads.
@@ -278,12 +293,15 @@ fn shapes_agree_with_float64() {
     ];
     for kind in kinds() {
         for (i, (d, heads, kv_heads)) in shapes.into_iter().enumerate() {
-            for format in ["kivi2", "f16", "kivi4"] {
+            for (format, causal) in
+                [("kivi2", true), ("f16", true), ("kivi4", true), ("kivi2", false)]
+            {
                 if !kind.takes(&group(format, d, kv_heads)) {
                     continue;
                 }
                 let mut bench =
                     Bench::new(kind, group(format, d, kv_heads), heads, 1, 77 + i as u64);
+                bench.causal = causal;
                 for new in [[197], [64], [1], [3]] {
                     bench.step(&new);
                 }
@@ -294,7 +312,7 @@ fn shapes_agree_with_float64() {
 
 #[test]
 fn random_plans_agree_with_float64() {
-    let mut random = Random(4242);
+    let mut random = Random::new(4242);
     for kind in kinds() {
         for seed in 0..if full() { 30 } else { 6 } {
             let mut group = group(random.pick(&FORMATS), 64, random.pick(&[1, 3]));
@@ -307,6 +325,7 @@ fn random_plans_agree_with_float64() {
             let heads = group.kv_heads * random.pick(&[1, 2, 3, 5]);
             let mut bench = Bench::new(kind, group, heads, 3, 1000 + seed);
             bench.window = random.pick(&[None, Some(1), Some(40), Some(150)]);
+            bench.causal = bench.window.is_some() || random.below(2) == 0;
             bench.shift = random.pick(&[0, 0, 37, -500]);
             for _ in 0..8 {
                 let new: [usize; 3] = std::array::from_fn(|_| match random.below(3) {
@@ -334,6 +353,9 @@ fn long_streams_merge_their_splits() {
         for _ in 0..3 {
             bench.step(&[1, 1]);
         }
+        bench.causal = false;
+        bench.step(&[5, 70]);
+        bench.step(&[1, 16]);
     }
 }
 
@@ -351,8 +373,9 @@ fn any_chunking_sees_the_same_forms() {
 
 #[test]
 fn evicted_tokens_are_not_seen() {
-    for kind in kinds() {
+    for (kind, causal) in kinds().into_iter().flat_map(|kind| [(kind, true), (kind, false)]) {
         let mut bench = Bench::new(kind, group("kivi2", 64, 1), 4, 2, 31);
+        bench.causal = causal;
         bench.step(&[350, 100]);
         let seq = bench.streams[0].0;
         // Single tokens of sealed and hot pages, and one whole sealed page.
@@ -360,6 +383,7 @@ fn evicted_tokens_are_not_seen() {
         gone.extend(4 + 64..4 + 128);
         gone.sort_unstable();
         gone.dedup();
+        bench.shift = -500;
         let free = bench.cache.clear(seq, 0, None, &gone).unwrap();
         bench.free(&free);
         for stream in &mut bench.streams[0].1 {
@@ -373,11 +397,12 @@ fn evicted_tokens_are_not_seen() {
 
 #[test]
 fn compacted_streams_keep_their_rows() {
-    for kind in kinds() {
+    for (kind, causal) in kinds().into_iter().flat_map(|kind| [(kind, true), (kind, false)]) {
         let mut bench = Bench::new(kind, group("kivi2", 64, 2), 6, 2, 63);
+        bench.causal = causal;
         bench.step(&[180, 60]);
         let (seq, streams) = &mut bench.streams[0];
-        let mut random = Random(8);
+        let mut random = Random::new(8);
         let keep: Vec<Vec<u32>> = (0..streams.len())
             .map(|_| (0..180).filter(|_| random.below(3) > 0).collect())
             .collect();
@@ -405,6 +430,19 @@ fn forks_write_to_their_own_copy() {
     for new in [[1, 1], [30, 5], [1, 90]] {
         bench.step(&new);
     }
+}
+
+#[test]
+fn a_window_without_a_causal_mask_is_refused() {
+    let mut backend = CpuBackend::new();
+    backend.configure_kv(&[group("f16", 64, 1)], &[]).unwrap();
+    let at = LayerIndex { group: 0, layer: 0 };
+    let window = Some(64);
+    let call = Attend { at, heads: 1, scale: 1.0, causal: false, window, rope: None, seqs: &[] };
+    let (q, mut out) = (backend.buffer(1, 64).unwrap(), backend.buffer(0, 0).unwrap());
+    let error = backend.attend(&call, &q, &mut out, None).unwrap_err().to_string();
+    assert!(error.contains("a window of 64") && error.contains("causal"), "{error}");
+    backend.attend(&Attend { causal: true, ..call }, &q, &mut out, None).unwrap();
 }
 
 #[test]

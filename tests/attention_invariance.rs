@@ -28,7 +28,7 @@ fn qkv(seq: usize, token: usize) -> impl Iterator<Item = f32> {
 }
 
 /// Runs a plan: for each step, new tokens of some sequences.
-fn run(kind: Kind, format: &str, plan: &[&[(usize, usize)]]) -> Rows {
+fn run(kind: Kind, format: &str, causal: bool, plan: &[&[(usize, usize)]]) -> Rows {
     let format: KvFormat = format.parse().unwrap();
     let group =
         KvGroup { layers: 1, kv_heads: KV_HEADS, head_dim: D, format, sinks: 4, hot_window: 128 };
@@ -67,8 +67,15 @@ fn run(kind: Kind, format: &str, plan: &[&[(usize, usize)]]) -> Rows {
             })
             .collect();
         let at = LayerIndex { group: 0, layer: 0 };
-        let call =
-            Attend { at, heads: HEADS, scale: 0.125, window: None, rope: None, seqs: &shares };
+        let call = Attend {
+            at,
+            heads: HEADS,
+            scale: 0.125,
+            causal,
+            window: None,
+            rope: None,
+            seqs: &shares,
+        };
         let done =
             subject.layer(&LayerStep { call: &call, seqs: &prepared.seqs, qkv: &flat, cols: COLS });
         let mut out = done.out.chunks_exact(HEADS * D);
@@ -100,11 +107,14 @@ fn assert_same(what: &str, one: &Rows, other: &Rows, seq: usize) {
 #[test]
 fn the_batch_changes_no_bit() {
     for kind in Kind::all(3..4) {
-        for format in ["f16", "kivi2", "kivi4/kivi2"] {
-            let alone = run(kind, format, &[&[(1, 70)], &[(1, 230)], &[(1, 1)], &[(1, 1)]]);
+        for (format, causal) in
+            [("f16", true), ("kivi2", true), ("kivi4/kivi2", true), ("kivi2", false)]
+        {
+            let alone = run(kind, format, causal, &[&[(1, 70)], &[(1, 230)], &[(1, 1)], &[(1, 1)]]);
             let among = run(
                 kind,
                 format,
+                causal,
                 &[
                     &[(0, 90), (1, 70), (2, 10)],
                     &[(2, 40), (1, 230), (0, 100)],
@@ -127,6 +137,7 @@ fn verification_gives_the_bits_of_decoding() {
             let one_by_one = run(
                 kind,
                 format,
+                true,
                 &[
                     prefix,
                     &[(0, 1)],
@@ -138,7 +149,7 @@ fn verification_gives_the_bits_of_decoding() {
                     &[(0, 1)],
                 ],
             );
-            let together = run(kind, format, &[prefix, &[(0, 7)]]);
+            let together = run(kind, format, true, &[prefix, &[(0, 7)]]);
             assert_same(&format!("{kind:?} {format}"), &one_by_one, &together, 0);
         }
     }

@@ -14,6 +14,7 @@ fn shape() -> AttentionShape {
         format: "f16".parse().unwrap(),
         sinks: 0,
         hot_window: 128,
+        causal: true,
         window: None,
         scale: 0.125,
     }
@@ -22,7 +23,7 @@ fn shape() -> AttentionShape {
 #[test]
 fn shapes_without_a_kernel_are_named() {
     type Spoil = fn(&mut AttentionShape);
-    let cases: [(&str, Spoil); 9] = [
+    let cases: [(&str, Spoil); 10] = [
         ("head_dim 96", |s| s.head_dim = 96),
         ("17 query heads", |s| (s.heads, s.kv_heads) = (17, 1)),
         ("5 do not fit 2", |s| s.heads = 5),
@@ -32,6 +33,7 @@ fn shapes_without_a_kernel_are_named() {
         ("65 sinks", |s| s.sinks = 65),
         ("hot window 100", |s| s.hot_window = 100),
         ("window Some(0)", |s| s.window = Some(0)),
+        ("a window of 64", |s| (s.causal, s.window) = (false, Some(64))),
     ];
     let device = Device::emulated(Default::default());
     assert!(Attention::new(&device, shape()).is_ok());

@@ -14,6 +14,8 @@ mod nvcc;
 use compile::{Compiler, Unit};
 use std::fs;
 use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::process::Command;
 
 #[test]
 fn architectures_are_read_sorted_and_checked() {
@@ -98,6 +100,35 @@ fn a_compiler_in_a_python_environment_is_found() {
 
     let other = fake_nvcc(place.path(), "echo hello");
     assert!(nvcc::ask(&other).unwrap_err().contains("does not tell its version"));
+}
+
+/// Documentation needs no compiler of kernels: docs.rs has none.
+#[cfg(unix)]
+#[test]
+fn docs_are_built_without_a_compiler() {
+    let place = tempfile::tempdir().unwrap();
+    let script = place.path().join("build-script");
+    let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("build.rs");
+    let mut compile = Command::new(rustc);
+    compile.arg("--edition=2024").arg(source).arg("-o").arg(&script);
+    assert!(compile.status().unwrap().success());
+    let run = |docs: bool| {
+        let mut command = Command::new(&script);
+        command.env_clear().env("OUT_DIR", place.path()).env("KVFOLD_NVCC", "/nowhere/nvcc");
+        command.env("CARGO_FEATURE_CUDA", "1").env("CARGO_FEATURE_EMULATOR", "1");
+        if docs {
+            command.env("DOCS_RS", "1").env("CXX", "/nowhere/c++");
+        }
+        command.output().unwrap()
+    };
+    let output = run(false);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(!output.status.success() && told.contains("cargo::error=KVFOLD_NVCC"), "{told}");
+    assert!(!place.path().join("fatbins.rs").exists());
+    assert!(run(true).status.success());
+    let table = fs::read_to_string(place.path().join("fatbins.rs")).unwrap();
+    assert!(table.contains("FATBINS") && !table.contains("include_bytes"), "{table}");
 }
 
 /// "Compiles" by copying, counts its runs, and includes `header.h`.

@@ -13,6 +13,7 @@ pub struct Case {
     pub heads: usize,
     pub kv: KvShape,
     pub order: Order,
+    pub causal: bool,
 }
 
 impl Case {
@@ -27,7 +28,8 @@ impl Case {
     /// Operations of both products over all (query, token) pairs that are seen.
     fn flops(&self) -> u64 {
         let KvShape { batch, context, q_len, head_dim, .. } = self.kv;
-        let pairs = q_len * (context - q_len) + q_len * (q_len + 1) / 2;
+        let own = if self.causal { q_len * (q_len + 1) / 2 } else { q_len * q_len };
+        let pairs = q_len * (context - q_len) + own;
         (4 * pairs * head_dim * self.heads * batch) as u64
     }
 
@@ -89,6 +91,7 @@ impl AttentionWork {
             format,
             sinks: SINKS,
             hot_window: HOT_WINDOW,
+            causal: case.causal,
             window: None,
             scale: (head_dim as f32).powf(-0.5),
         };

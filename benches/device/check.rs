@@ -21,14 +21,17 @@ use kvfold::codec::{Codec, KvFormat, Side};
 pub fn all(device: &Device) -> Result<()> {
     let stream = device.stream()?;
     for codec in FORMATS {
-        attention(device, &stream, KvFormat::uniform(codec), 64, 1)?;
+        attention(device, &stream, KvFormat::uniform(codec), 64, 1, true)?;
         if codec != Codec::F16 {
             seals(device, &stream, codec)?;
         }
     }
     // Several queries that straddle a page boundary, so that a page is in both forms.
-    attention(device, &stream, KvFormat::uniform(Codec::Kivi2), 64, 5)?;
-    attention(device, &stream, KvFormat::uniform(Codec::Kivi4), 128, 1)?;
+    for causal in [true, false] {
+        attention(device, &stream, KvFormat::uniform(Codec::Kivi2), 64, 5, causal)?;
+    }
+    attention(device, &stream, KvFormat::uniform(Codec::F16), 64, 70, false)?;
+    attention(device, &stream, KvFormat::uniform(Codec::Kivi4), 128, 1, true)?;
     merges(device, &stream)?;
     verdicts(device, &stream)
 }
@@ -41,10 +44,11 @@ fn attention(
     format: KvFormat,
     head_dim: usize,
     q_len: usize,
+    causal: bool,
 ) -> Result<()> {
     let kv = KvShape { kv_heads: 2, head_dim, format, batch: 4, context: 710, q_len };
     let run = |order, turn, seed| -> Result<_> {
-        let case = Case { heads: 4, kv, order };
+        let case = Case { heads: 4, kv, order, causal };
         let mut work = AttentionWork::new(&case, 2, seed, device, stream)?;
         work.enqueue(turn, stream)?;
         Ok(work.results(stream)?)
@@ -57,7 +61,8 @@ fn attention(
     ensure!(run(Order::Contiguous, 1, 1)? != contiguous, "{format}: both layers are alike");
     let (_, counts) = run(Order::Shuffled, 1, 0)?;
     for (i, count) in counts.iter().enumerate() {
-        let seen = kv.context - q_len + 1 + i / 4 % q_len;
+        let behind = if causal { q_len - 1 - i / 4 % q_len } else { 0 };
+        let seen = kv.context - behind;
         let error = (count - (seen as f32).log2()).abs();
         ensure!(error < 1e-4, "{format}: a query sees 2^{count} tokens, not {seen}");
     }

@@ -1,7 +1,8 @@
 //! A KV cache made by hand: arenas full of pages, and the tables by which the
 //! kernels find them, without the bookkeeping of `kvfold::cache`.
 
-use crate::pattern::{PAGES, PageForm, Random};
+use crate::pattern::{PAGES, PageForm};
+use crate::random::Random;
 use kvfold::Result;
 use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::arenas::Arenas;

@@ -22,6 +22,8 @@ mod goals;
 mod kv;
 mod merge;
 mod pattern;
+#[path = "../../tests/common/random.rs"]
+mod random;
 mod report;
 mod roofs;
 mod seal;

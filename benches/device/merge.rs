@@ -1,7 +1,7 @@
 //! Cells of the merge of split streams, alone. Its parts stay in the device's cache,
 //! as they do right after decode, so it may beat the memory's bandwidth.
 
-use crate::pattern::Random;
+use crate::random::Random;
 use crate::work::{Cell, Work};
 use kvfold::Result;
 use kvfold::backend::cuda::params::{AttendEntry, AttendParams, AttendPlan, AttendSeq};

@@ -1,5 +1,6 @@
 //! Memory full of plausible pages: random rows, encoded as a codec encodes them.
 
+use crate::random::Random;
 use half::f16;
 use kvfold::backend::driver::{DeviceBuffer, Stream};
 use kvfold::codec::{Codec, Side, TILE_TOKENS};
@@ -11,36 +12,6 @@ pub const PAGES: usize = 17;
 
 /// Most bytes that the host prepares; the rest is copied on the device.
 const CHUNK: usize = 32 << 20;
-
-/// A small deterministic generator: cells must be the same in every run.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 8
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    /// Roughly normal, of variance 1.
-    pub fn float(&mut self) -> f32 {
-        let sum: f32 = (0..4).map(|_| self.below(1 << 20) as f32 / (1 << 20) as f32 - 0.5).sum();
-        sum * 3f32.sqrt()
-    }
-
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        (1..items.len()).rev().for_each(|i| items.swap(i, self.below(i + 1)));
-    }
-}
 
 /// f16 numbers for queries: their bits.
 pub fn halves(n: usize, seed: u64) -> Vec<u16> {

@@ -159,7 +159,7 @@ fn cublaslt(timer: &mut Timer) -> Result<f64> {
 fn call(timer: &mut Timer) -> Result<f64> {
     let (kv_heads, head_dim, format) = (8, 128, KvFormat::uniform(Codec::F16));
     let kv = KvShape { kv_heads, head_dim, format, batch: 1, context: 1, q_len: 1 };
-    let case = Case { heads: 32, kv, order: Order::Contiguous };
+    let case = Case { heads: 32, kv, order: Order::Contiguous, causal: true };
     let mut work = AttentionWork::new(&case, 1, 1, &timer.device, &timer.stream)?;
     timer.median(&mut work)
 }

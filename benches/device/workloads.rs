@@ -84,7 +84,7 @@ fn decode(device: &Device) -> Vec<Cell> {
                     continue;
                 }
                 let name = decode_name(heads, head_dim, codec, batch, context, order);
-                let case = attention::Case { heads: q_heads, kv, order };
+                let case = attention::Case { heads: q_heads, kv, order, causal: true };
                 cells.push(case.cell(device, name, quick));
             }
         }
@@ -113,7 +113,7 @@ fn prefill(device: &Device, stream: &Stream) -> Vec<Cell> {
         let case = |context, q_len, codec, order| {
             let format = KvFormat::uniform(codec);
             let kv = KvShape { kv_heads, head_dim, format, batch: 1, context, q_len };
-            attention::Case { heads, kv, order }
+            attention::Case { heads, kv, order, causal: true }
         };
         let whole = |tokens, order| case(tokens, tokens, Codec::F16, order);
         let mut add = |name, case: attention::Case, quick, lacks: &Option<String>| {
@@ -136,10 +136,10 @@ fn prefill(device: &Device, stream: &Stream) -> Vec<Cell> {
             let quick = head_dim == 128 && codec == Codec::Kivi2;
             add(name, case(32 << 10, 1 << 10, codec, Order::Shuffled), quick, lacking);
         }
-        let not_causal = Some("the attention layer is always causal".to_owned());
         for tokens in PREFILLS {
             let name = format!("{heads_name}/d{head_dim}/f16/{}k/full", tokens >> 10);
-            add(name, whole(tokens, Order::Shuffled), false, &not_causal);
+            let full = attention::Case { causal: false, ..whole(tokens, Order::Shuffled) };
+            add(name, full, false, &lacking[0]);
         }
     }
     cells

@@ -13,26 +13,29 @@
 
 // What one column sees.
 struct Column {
-    int32_t query;   // kept index, sinks included; −1: no column
+    int32_t query;   // kept index, sinks included, of the last token that it may see; −1: no column
     uint32_t sealed; // pages below are read sealed (DESIGN rule 1)
 };
 
 // The columns of an item: up to 8·NT from `column` on.
 struct Columns {
-    Column first, last; // bounds over the item: both fields rise with the query
+    Column first, last; // bounds over the item: no field falls from query to query
     uint32_t column;
     uint32_t count;
     uint32_t group;        // query heads a KV head
     uint32_t base;         // kept index of the sequence's first query
     uint32_t sealed_bound; // of the stream
 
-    // What the query of column `c` of the KV head sees.
+    // What the query of column `c` of the KV head sees: the tokens up to its own, or
+    // without a causal mask, where `first` sees the last one, all of them. Its own
+    // place alone decides which form it reads, also of the pages behind it.
     DEVICE Column at(const AttendParams& p, uint32_t c) const {
         int32_t index = int32_t(base + c / group);
-        if (p.hot_pages == KV_NONE) return {index, 0};
+        int32_t query = max_of(index, first.query);
+        if (p.hot_pages == KV_NONE) return {query, 0};
         uint32_t page = uint32_t(max_of(index - int32_t(p.sinks), 0)) / 64;
         uint32_t sealed = page < p.hot_pages ? 0 : page - p.hot_pages;
-        return {index, max_of(sealed, sealed_bound)};
+        return {query, max_of(sealed, sealed_bound)};
     }
 };
 
@@ -44,6 +47,7 @@ DEVICE Columns columns_of(const AttendParams& p, const KvStream& stream, uint32_
     c.count = min_of(q_len * c.group - first, at_most);
     c.base = stream.kept - q_len;
     c.sealed_bound = stream.sealed_bound;
+    c.first.query = p.causal ? -1 : int32_t(stream.kept) - 1;
     c.first = c.at(p, first);
     c.last = c.at(p, first + c.count - 1);
     return c;

@@ -168,7 +168,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
                 const uint8_t* keys =
                     walk.base + block * walk.block_bytes + walk.part(k) * (Half::TOKENS * Half::ROW);
                 TileView view = walk.view(k);
-                // Rows behind the last query may not have been written yet.
+                // Rows behind the last token in sight may not have been written yet.
                 int32_t seen = context.columns.last.query + 1 - view.first;
                 uint32_t valid = seen <= 0 ? 0 : min_of(view.rows, uint32_t(seen));
                 Half::issue(stage, keys, keys + walk.key_bytes, valid);

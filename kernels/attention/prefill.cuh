@@ -159,7 +159,7 @@ template <class T, int D, class Pages> struct Prefill {
             if (page < walk.count) {
                 const uint8_t* from = walk.base + block * walk.block_bytes + (values ? walk.key_bytes : 0);
                 TileView view = walk.view(page);
-                // Rows behind the last query may not have been written yet.
+                // Rows behind the last token in sight may not have been written yet.
                 int32_t seen = context.columns.last.query + 1 - view.first;
                 if (view.rows == 64 && seen >= 64) HalfPage::issue(to, from);
                 else HalfPage::issue(to, from, seen <= 0 ? 0 : min_of(view.rows, uint32_t(seen)));

@@ -64,7 +64,7 @@ DEVICE Walk<ROWS> walk_of(const AttendParams& p, const KvStream& stream, const K
         to = min_of(to, item.first_page + item.n_pages);
         if (run.kind == RUN_SEALED) to = min_of(to, columns.last.sealed);
         else from = max_of(from, columns.first.sealed);
-        // Pages behind the last query, or before the first one's window, show nothing.
+        // Pages behind the last token in sight, or before the first window, show nothing.
         int32_t last = columns.last.query - int32_t(p.sinks);
         to = last < 0 ? from : min_of(to, uint32_t(last) / 64 + 1);
         if (p.window != KV_NONE) {

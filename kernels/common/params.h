@@ -35,7 +35,7 @@ struct KvRun {
     uint32_t kind;     // KvRunKind
     uint32_t first;    // first entry in `table`, relative to the stream's
     uint32_t start;    // kept index after the sinks of its first token: a multiple of 64
-    uint32_t n_tokens; // tokens, live or not; later ones than a query's own are masked anyway
+    uint32_t n_tokens; // tokens, live or not; those out of a query's sight are masked anyway
     uint32_t live;     // first word in `masks`, relative to the stream's, or KV_NONE
     uint32_t rotation; // row of `rotations` that turns queries by −Δ, or KV_NONE
     uint32_t reserved;
@@ -117,7 +117,7 @@ struct AttendParams {
     uint32_t max_items;
     uint32_t max_parts;
     float scale; // of q·k for base-2 logits: softmax scale · log2(e)
-    uint32_t reserved;
+    uint32_t causal; // 1: a query sees no token behind its own; 0: it sees all that are kept
 };
 
 // Writes new rows to 16-bit pages; RoPE first, if `inv_turns` is given. Every

@@ -52,7 +52,7 @@ const Row rows[] = {
     FIELD(AttendParams, hot_pages), FIELD(AttendParams, window),
     FIELD(AttendParams, tile_columns), FIELD(AttendParams, decode_rows),
     FIELD(AttendParams, max_items), FIELD(AttendParams, max_parts), FIELD(AttendParams, scale),
-    FIELD(AttendParams, reserved),
+    FIELD(AttendParams, causal),
     SIZE(AppendParams),
     FIELD(AppendParams, qkv), FIELD(AppendParams, positions), FIELD(AppendParams, slots),
     FIELD(AppendParams, arenas), FIELD(AppendParams, inv_turns), FIELD(AppendParams, n_slots),

@@ -11,7 +11,7 @@ pub mod driver;
 
 use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};
 use crate::codec::KvFormat;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::quantized::GgmlDType;
 
 /// One matrix as it lies in a model file: `[rows, cols]`, row-major, each row a
@@ -94,12 +94,28 @@ pub struct Attend<'a> {
     pub heads: usize,
     /// Factor on q·k, usually `head_dim^-1/2`.
     pub scale: f32,
-    /// Sliding window W: the query at position i sees keys j with i − W < j ≤ i.
+    /// Whether a query sees no token behind its own. Otherwise it sees every token that
+    /// its stream keeps, those of its own chunk included; its own place still decides
+    /// which of them it reads sealed.
+    pub causal: bool,
+    /// Sliding window W: the query at position i sees keys j with i − W < j ≤ i. Only
+    /// with `causal`.
     pub window: Option<usize>,
     /// Rotation of the queries for relocated runs; needed if a run has a shift.
     pub rope: Option<&'a Rope>,
     /// The sequences.
     pub seqs: &'a [AttendSeq<'a>],
+}
+
+/// A window is counted back from the query: it says nothing of what lies behind.
+fn check_mask(causal: bool, window: Option<usize>) -> Result<()> {
+    match window {
+        Some(w) if !causal => Err(Error::config(
+            "window",
+            format!("a window of {w} tokens needs causal attention: set causal, or no window"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A device with its memory and its arithmetic.

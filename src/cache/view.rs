@@ -40,7 +40,8 @@ pub struct Run {
 /// One stream (or all streams of a uniform group) as a step reads it.
 ///
 /// The query of the step's token t has the kept index `kept - new_tokens + t`
-/// (sinks included) and sees the tokens up to its own, each in one form: with i
+/// (sinks included) and sees the tokens up to its own, or all of them where
+/// attention is not causal, each in one form: with i
 /// that index less S, page p is read sealed if and only if
 /// p < max(`sealed_bound`, ⌊i/64⌋ − R/64).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -276,6 +276,7 @@ impl<B: Backend> Llama<B> {
             at: layer.kv,
             heads,
             scale: (head_dim as f32).powf(-0.5),
+            causal: true,
             window: layer.window,
             rope: Some(&self.rope),
             seqs: &shares,

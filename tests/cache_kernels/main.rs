@@ -4,6 +4,8 @@
 
 mod append;
 mod blocks;
+#[path = "../common/random.rs"]
+mod random;
 mod refusals;
 mod seal;
 mod world;

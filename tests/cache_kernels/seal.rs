@@ -1,6 +1,7 @@
 //! Seals of hand-made pages with extreme numbers.
 
-use crate::world::{Random, World, devices, group, narrow, widen};
+use crate::random::Random;
+use crate::world::{World, devices, group, narrow, widen};
 use kvfold::backend::LayerIndex;
 use kvfold::backend::cuda::seal::{SealPlan, seal};
 use kvfold::cache::{BlockRef, ClassKind, Seal, SeqStep};

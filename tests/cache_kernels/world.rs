@@ -1,5 +1,6 @@
 //! A device with arenas, and a host copy of what their bytes must be.
 
+use crate::random::Random;
 use half::{bf16, f16};
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::driver::emulated::EmulatorOptions;
@@ -8,41 +9,6 @@ use kvfold::backend::{KvGroup, Rope};
 use kvfold::cache::{BlockRef, CacheConfig, ClassDesc, ClassId, ClassKind, GroupSpec, KvCache};
 use kvfold::codec::{Codec, KvFormat, Side, TILE_TOKENS};
 use std::ops::Range;
-
-/// A small deterministic generator: the cases must not depend on a crate.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 8
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    /// Roughly normal.
-    pub fn float(&mut self) -> f32 {
-        (0..4).map(|_| self.below(1 << 24) as f32 / (1 << 24) as f32 - 0.5).sum::<f32>() * 1.7
-    }
-
-    pub fn permutation(&mut self, n: usize) -> Vec<u32> {
-        let mut all: Vec<u32> = (0..n as u32).collect();
-        (1..n).rev().for_each(|i| all.swap(i, self.below(i + 1)));
-        all
-    }
-}
 
 /// The emulated device, and CUDA device 0 if the build and the machine have one.
 pub fn devices(seed: u64) -> Vec<Device> {

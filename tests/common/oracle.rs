@@ -5,6 +5,15 @@ use kvfold::codec::{Side, TILE_TOKENS};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+/// Which tokens a query may see.
+#[derive(Clone, Copy)]
+pub struct Mask {
+    /// None behind its own.
+    pub causal: bool,
+    /// The last ones up to its own only.
+    pub window: Option<usize>,
+}
+
 /// What one stream has kept: rows already rounded to the hot type.
 #[derive(Clone, Default)]
 pub struct Stream {
@@ -53,14 +62,15 @@ impl Stream {
         q: &[f32],
         query: usize,
         scale: f32,
-        window: Option<usize>,
+        mask: Mask,
         shift: i32,
         rope: &Rope,
     ) -> (Vec<f64>, f64) {
-        let first = window.map_or(0, |w| (query + 1).saturating_sub(w));
+        let first = mask.window.map_or(0, |w| (query + 1).saturating_sub(w));
+        let end = if mask.causal { query + 1 } else { self.keys.len() };
         let q: Vec<f64> = q.iter().map(|&x| f64::from(x)).collect();
         let mut logits = Vec::new();
-        for t in (first..=query).filter(|t| !self.dead.contains(t)) {
+        for t in (first..end).filter(|t| !self.dead.contains(t)) {
             let (key, sealed) = self.row(group, Side::Key, t, query);
             let mut key: Vec<f64> = key.iter().map(|&x| f64::from(x)).collect();
             if sealed && shift != 0 {

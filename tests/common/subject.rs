@@ -160,6 +160,7 @@ impl OnDevice {
                 format: kv.group.format,
                 sinks: kv.group.sinks,
                 hot_window: kv.group.hot_window,
+                causal: call.causal,
                 window: call.window,
                 scale: call.scale,
             },

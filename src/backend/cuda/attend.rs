@@ -12,6 +12,7 @@
 //! depends on that stream alone, so a result does not depend on the batch.
 
 use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
+use crate::backend::check_mask;
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
@@ -35,7 +36,11 @@ pub struct AttentionShape {
     pub sinks: usize,
     /// R: tokens that every query sees in 16 bits, a multiple of 64.
     pub hot_window: usize,
-    /// Sliding window W: the query at position i sees keys j with i − W < j ≤ i.
+    /// Whether a query sees no token behind its own. Otherwise it sees every token that
+    /// its stream keeps; its own place still decides which of them it reads sealed.
+    pub causal: bool,
+    /// Sliding window W: the query at position i sees keys j with i − W < j ≤ i. Only
+    /// with `causal`.
     pub window: Option<usize>,
     /// Factor on q·k, usually `head_dim^-1/2`.
     pub scale: f32,
@@ -143,6 +148,7 @@ impl Attention {
             let what = format!("{}, window {:?}", shape.scale, shape.window);
             return Err(Error::config("scale, window", what));
         }
+        check_mask(shape.causal, shape.window)?;
         let form = form(format)?;
         let element = format.hot();
         // A wider tile serves two columns of 8 with one read of the pages; at 256
@@ -287,7 +293,7 @@ impl Attention {
             max_items: workspace.items.len() as u32,
             max_parts: workspace.part_lse.len() as u32,
             scale: shape.scale * std::f32::consts::LOG2_E,
-            reserved: 0,
+            causal: shape.causal.into(),
         }
     }
 

@@ -242,8 +242,8 @@ mirror! {
         164 max_parts: u32,
         /// Factor on q·k for base-2 logits: softmax scale · log2(e).
         168 scale: f32,
-        /// 0.
-        172 reserved: u32,
+        /// 1: a query sees no token behind its own; 0: it sees all that are kept.
+        172 causal: u32,
     }
 }
 

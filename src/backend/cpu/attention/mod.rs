@@ -30,7 +30,7 @@ use super::arena::Arenas;
 use super::pool::{Shared, parallel_items, threads};
 use super::simd::{Level, dispatch};
 use super::tensor::Buffer;
-use crate::backend::{Attend, AttendSeq, KvGroup};
+use crate::backend::{Attend, AttendSeq, KvGroup, check_mask};
 use crate::cache::{GroupView, PAGE_TOKENS};
 use crate::error::{Error, Result};
 use affine::MAX_HEAD_DIM;
@@ -85,6 +85,7 @@ pub(super) fn attend(
     out: &mut Buffer,
     lse: Option<&mut Buffer>,
 ) -> Result<()> {
+    check_mask(call.causal, call.window)?;
     let d = group.head_dim;
     if !call.heads.is_multiple_of(group.kv_heads) || q.cols() < call.heads * d {
         return Err(Error::config("heads", format!("{} do not fit the KV heads", call.heads)));
@@ -258,9 +259,9 @@ impl<'a> Call<'a> {
         let share = &self.call.seqs[seq];
         let stream = self.stream(seq, kv_head);
         let first = stream.view.kept as usize - share.q_len + queries.start;
-        let last_page = stream.grid_page(first);
+        let last = if self.call.causal { first } else { stream.view.kept as usize - 1 };
         let mut pages = Vec::new();
-        stream.pages(first, 0..last_page + 1, &mut pages)?;
+        stream.pages(first, 0..stream.grid_page(last) + 1, &mut pages)?;
         // Pages that end before the first query's window hold nothing for it.
         let start = self.call.window.map_or(0, |w| (first + 1).saturating_sub(w));
         pages.retain(|page| page.first + page.tokens > start);
@@ -277,6 +278,7 @@ impl<'a> Call<'a> {
                 head_dim: d,
                 scale: self.call.scale * std::f32::consts::LOG2_E,
                 first,
+                least: if self.call.causal { 0 } else { stream.view.kept as usize },
                 window: self.call.window,
                 rope: self.call.rope,
                 write: &|i, g, o, l| self.write(row0 + i, head + g, o, l),

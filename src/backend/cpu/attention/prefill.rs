@@ -32,6 +32,8 @@ pub(super) struct Prefill<'a> {
     pub scale: f32,
     /// Kept index of the first query.
     pub first: usize,
+    /// Tokens that every query sees, wherever it is: all without a causal mask, else 0.
+    pub least: usize,
     /// Sliding window.
     pub window: Option<usize>,
     /// For runs with a shift.
@@ -45,13 +47,6 @@ pub(super) type WriteRow<'a> = dyn Fn(usize, usize, &[f32], f32) + Sync + 'a;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// One past the last position that query row `i` sees, and the first.
-#[inline(always)]
-fn visible(first: usize, i: usize, window: Option<usize>) -> Range<usize> {
-    let end = first + i + 1;
-    window.map_or(0, |w| end.saturating_sub(w))..end
 }
 
 impl Kernel for Prefill<'_> {
@@ -81,10 +76,10 @@ impl Kernel for Prefill<'_> {
         for column in 0..columns {
             let i = column % self.queries;
             let used = column < self.queries * self.heads;
-            let seen = if used { visible(self.first, i, self.window) } else { 0..0 };
+            let seen = if used { self.visible(i) } else { 0..0 };
             (low[column], high[column]) = (seen.start as f32, seen.end as f32);
         }
-        let seen_by_all = visible(self.first, self.queries - 1, self.window).start..self.first + 1;
+        let seen_by_all = self.visible(self.queries - 1).start..self.visible(0).end;
 
         let mut shift = None;
         for page in self.pages {
@@ -131,6 +126,13 @@ impl Kernel for Prefill<'_> {
 }
 
 impl Prefill<'_> {
+    /// The kept indices that query `i` sees.
+    #[inline(always)]
+    fn visible(&self, i: usize) -> Range<usize> {
+        let end = self.first + i + 1;
+        self.window.map_or(0, |w| end.saturating_sub(w))..end.max(self.least)
+    }
+
     /// Writes `q^T`, as a run relocated by `shift` sees it; padding columns are 0.
     fn place_queries(&self, shift: i32, q: &mut [f32], columns: usize) {
         let d = self.head_dim;
