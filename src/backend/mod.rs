@@ -6,6 +6,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod draw;
 pub mod driver;
 
 use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};
