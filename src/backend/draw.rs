@@ -85,7 +85,7 @@ impl Draw {
     pub fn token(&self, logits: &[f32]) -> Result<Option<u32>> {
         let kept = self.kept(logits)?;
         let total: u64 = kept.iter().map(|k| k.1).sum();
-        let target = (u128::from(total) * u128::from(self.uniform) >> 32) as u64;
+        let target = ((u128::from(total) * u128::from(self.uniform)) >> 32) as u64;
         let mut sum = 0;
         let drawn = kept.into_iter().find(|(_, weight)| {
             sum += weight;

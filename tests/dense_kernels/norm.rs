@@ -32,7 +32,7 @@ fn rows_of<T: Half>(world: &World, rows: usize, cols: usize, with_delta: bool, s
     assert_eq!(world.read(&on_device), sums);
     let sums: Vec<f64> = sums.into_iter().map(f64::from).collect();
     let want: Vec<f64> = sums.chunks(cols).flat_map(|row| normed(row, &weight, eps)).collect();
-    check_halves(&format!("{rows} × {cols}"), &world.read(&out), &want, ARITHMETIC);
+    check_halves(&format!("{rows} × {cols}"), &world.read(&out), &want, ARITHMETIC, 0.0);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn zeros_and_large_rows_stay_finite() {
         assert!(out[..64].iter().all(|x| x.to_f32() == 0.0));
         assert!(out[64..128].iter().all(|x| x.to_f32() == 2.0));
         let tiny = normed(&[-1e-15; 64], &[2.0; 64], 1e-6);
-        check_halves("a tiny row", &out[128..], &tiny, ARITHMETIC);
+        check_halves("a tiny row", &out[128..], &tiny, ARITHMETIC, 0.0);
     }
 }
 
@@ -101,7 +101,7 @@ fn heads_of<T: Half>(world: &World, rows: usize, heads: usize, head_dim: usize, 
             old[at..at + head_dim].iter().map(|x| x.widen()).collect::<Vec<_>>()
         };
         let want: Vec<f64> = (0..heads).flat_map(|h| normed(&old_head(h), &weight, 1e-6)).collect();
-        check_halves(&format!("heads of {head_dim}"), &new[part.clone()], &want, ARITHMETIC);
+        check_halves(&format!("heads of {head_dim}"), &new[part.clone()], &want, ARITHMETIC, 0.0);
         assert_eq!(old[..part.start], new[..part.start]);
         assert_eq!(old[part.end..], new[part.end..]);
     }

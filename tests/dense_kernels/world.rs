@@ -130,13 +130,13 @@ pub fn worlds() -> Vec<World> {
     worlds
 }
 
-/// Every number within `relative` of its magnitude and one rounding to `T`.
+/// Every number within one rounding to `T`, `relative` of its magnitude and `absolute`.
 #[track_caller]
-pub fn check_halves<T: Half>(what: &str, got: &[T], want: &[f64], relative: f64) {
+pub fn check_halves<T: Half>(what: &str, got: &[T], want: &[f64], relative: f64, absolute: f64) {
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
         let error = (got.widen() - want).abs();
-        let bound = T::half_unit(*want) * 1.001 + want.abs() * relative;
+        let bound = T::half_unit(*want) * 1.001 + want.abs() * relative + absolute;
         assert!(error <= bound, "{what}, {}: element {i} is {got:?}, not {want}", T::CODEC);
     }
 }
