@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn weights_are_exponentials() {
-        for scale in [0.1f32, 1.442_695, 20.0] {
+        for scale in [0.1f32, std::f32::consts::LOG2_E, 20.0] {
             for i in 0..20_000 {
                 let logit = 7.0 - i as f32 * 0.001_7;
                 let got = weight(logit, 7.0, scale) as f64;
