@@ -258,8 +258,8 @@ fn gguf_faults_are_named() {
     assert_names(&text, &["number of layers", "4294967295"]);
     let text = gguf_error(|f| f.u32("llama.attention.head_count_kv", 3));
     assert_names(&text, &["2 heads", "3 KV heads"]);
-    let text = gguf_error(|f| f.str("llama.rope.scaling.type", "yarn"));
-    assert_names(&text, &["yarn", "not supported"]);
+    let text = gguf_error(|f| f.str("llama.rope.scaling.type", "longrope"));
+    assert_names(&text, &["longrope", "not supported"]);
     let text = gguf_error(|f| f.u32("llama.expert_count", 8));
     assert_names(&text, &["mixture of experts"]);
     let text = gguf_error(|f| f.u32("tokenizer.ggml.eos_token_id", 99));

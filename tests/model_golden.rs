@@ -166,6 +166,12 @@ fn llama3_rope_scaling_and_shards() {
 }
 
 #[test]
+fn yarn_rope_scaling() {
+    check_family("yarn", "");
+    check_family("yarn", "model.gguf");
+}
+
+#[test]
 fn mistral_sliding_window() {
     check_family("mistral", "");
 }

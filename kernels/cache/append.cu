@@ -5,43 +5,16 @@
 // A block serves one KV head of one slot: the query heads of its group, its key and
 // its value. Every (row, KV head) has one slot, so nothing is rotated twice.
 //
-// RoPE is half-split: channel i turns with channel i + d/2 by position · inv_freq.
-// The angle is reduced in f64 (positions go to 10^6 and beyond), rotated in f32.
-//
 // Shared memory: f32 cos[d/2], sin[d/2].
 // Must move, with RoPE: 2·d·(2·heads + 5·kv_heads) bytes a row (q and k are read
 // and rewritten in place, v is read, k and v go to the page); without: 8·d·kv_heads.
 
 #include "cache/page.cuh"
+#include "common/rope.cuh"
 
 namespace cache {
 
 constexpr uint32_t APPEND_THREADS = 64;
-
-// The cosines and sines of one position, side by side in shared memory.
-struct Angles {
-    float* cos;
-    float* sin;
-};
-
-DEVICE void compute_angles(const AppendParams& p, uint32_t position, Angles to) {
-    for (uint32_t i = threadIdx.x; i < p.head_dim / 2; i += APPEND_THREADS) {
-        double turns = mul_rn(double(position), load(address<const double>(p.inv_turns) + i));
-        float fraction = float(sub_rn(turns, rint_rn(turns))); // −½ … ½
-        sincos_pi(2.0f * fraction, &to.sin[i], &to.cos[i]);
-    }
-}
-
-// Turns eight pairs of channels (i.., i + d/2..) in place.
-template <class T> DEVICE void rotate(Vec16& low, Vec16& high, const float* cos, const float* sin) {
-    UNROLL
-    for (uint32_t w = 0; w < 4; ++w) {
-        Pair a = unpack<T>(low.w[w]), b = unpack<T>(high.w[w]);
-        float c0 = cos[2 * w], c1 = cos[2 * w + 1], s0 = sin[2 * w], s1 = sin[2 * w + 1];
-        low.w[w] = T::pack(fma_fast(a.low, c0, -mul_rn(b.low, s0)), fma_fast(a.high, c1, -mul_rn(b.high, s1)));
-        high.w[w] = T::pack(fma_fast(b.low, c0, mul_rn(a.low, s0)), fma_fast(b.high, c1, mul_rn(a.high, s1)));
-    }
-}
 
 // Rotates the group's query heads and the key head; the key goes to `key_row` as well.
 template <class T>
@@ -80,9 +53,9 @@ template <class T> DEVICE void append(const AppendParams& p) {
     uint64_t value_row = page_half<VALUE>(p.arenas, arena, block, stream) + in_half;
 
     if (p.inv_turns) {
-        float* shared = reinterpret_cast<float*>(shared_memory());
-        Angles angles{shared, shared + p.head_dim / 2};
-        compute_angles(p, load(address<const uint32_t>(p.positions) + token), angles);
+        Angles angles = angles_in(shared_memory(), p.head_dim);
+        uint32_t position = load(address<const uint32_t>(p.positions) + token);
+        compute_angles(p.inv_turns, position, p.head_dim, APPEND_THREADS, angles);
         sync_block();
         rotate_heads<T>(p, kv_head, row, key_row, angles);
     } else {

@@ -1,31 +1,15 @@
-// Where the halves of a page lie, and the 16-bit types that pages are written in.
+// Where the halves of a page lie.
 #pragma once
 
+#include "common/half.cuh"
 #include "common/params.h"
-#include "common/ptx.cuh"
 
 // Names of this family are its own: the emulator links all families together.
 namespace cache {
 
+using namespace common;
+
 enum Side { KEY, VALUE };
-
-// IEEE half precision and bfloat16: a pair of elements is a word.
-struct F16 {
-    static DEVICE float widen(uint32_t x) { return f16_float(uint16_t(x)); }
-    static DEVICE uint32_t pack(float low, float high) { return pack_f16(low, high); }
-};
-struct Bf16 {
-    static DEVICE float widen(uint32_t x) { return bf16_float(uint16_t(x)); }
-    static DEVICE uint32_t pack(float low, float high) { return pack_bf16(low, high); }
-};
-
-struct Pair {
-    float low, high;
-};
-
-template <class T> DEVICE Pair unpack(uint32_t word) { return {T::widen(word & 0xffff), T::widen(word >> 16)}; }
-
-template <class T> DEVICE T* address(uint64_t a) { return reinterpret_cast<T*>(a); }
 
 // The stream that this block serves of an item: the one that the item names, or, if
 // it names none (KV_NONE), the blockIdx.y-th from `first` on. The items of a launch

@@ -64,6 +64,8 @@ DEVICE uint32_t warp_ballot(bool p) { return __ballot_sync(~0u, p); }           
 DEVICE bool warp_any(bool p) { return __any_sync(~0u, p); }                               // warp
 
 DEVICE uint32_t atomic_add(uint32_t* p, uint32_t x) { return atomicAdd(p, x); }
+// In shared memory.
+DEVICE uint32_t atomic_add_shared(uint32_t* p, uint32_t x) { return atomicAdd(p, x); }
 
 // ---- matrices -------------------------------------------------------------
 
@@ -113,6 +115,7 @@ DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 DEVICE float sub_rn(float a, float b) { return __fsub_rn(a, b); }
 DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+DEVICE float sqrt_rn(float x) { return __fsqrt_rn(x); }
 DEVICE double mul_rn(double a, double b) { return __dmul_rn(a, b); }
 DEVICE double sub_rn(double a, double b) { return __dsub_rn(a, b); }
 // Rounds to the nearest integer, ties to even.

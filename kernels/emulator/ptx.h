@@ -86,6 +86,14 @@ DEVICE uint32_t atomic_add(uint32_t* p, uint32_t x, KvSite site = KvSite::here()
     return __atomic_fetch_add(p, x, __ATOMIC_RELAXED);
 }
 
+DEVICE uint32_t atomic_add_shared(uint32_t* p, uint32_t x, KvSite site = KvSite::here()) {
+    kvfold::emulator::check_shared(p, sizeof *p, "atomic_add_shared", site);
+    kvfold::emulator::perhaps_yield();
+    uint32_t before = *p;
+    *p = before + x;
+    return before;
+}
+
 // ---- matrices -------------------------------------------------------------
 
 DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row, KvSite site = KvSite::here()) {
@@ -120,6 +128,7 @@ DEVICE float mul_rn(float a, float b) { return a * b; }
 DEVICE float add_rn(float a, float b) { return a + b; }
 DEVICE float sub_rn(float a, float b) { return a - b; }
 DEVICE float div_rn(float a, float b) { return a / b; }
+DEVICE float sqrt_rn(float x) { return sqrtf(x); }
 DEVICE double mul_rn(double a, double b) { return a * b; }
 DEVICE double sub_rn(double a, double b) { return a - b; }
 DEVICE float rint_rn(float x) { return rintf(x); }

@@ -7,6 +7,7 @@
 pub mod cpu;
 pub mod cuda;
 mod dequantize;
+pub mod draw;
 pub mod driver;
 
 use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};

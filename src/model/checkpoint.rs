@@ -229,6 +229,16 @@ impl Checkpoint {
                         && positive(*high_freq_factor)
                         && high_freq_factor > low_freq_factor
                 }
+                RopeScaling::Yarn(yarn) => {
+                    // The ramp's ends are logarithms to this base.
+                    rope.theta > 1.0
+                        && positive(yarn.factor)
+                        && positive(yarn.beta_slow)
+                        && yarn.beta_fast.is_finite()
+                        && yarn.beta_fast > yarn.beta_slow
+                        && positive(yarn.attention_factor)
+                        && yarn.original_context > 0
+                }
             };
         match good {
             true => Ok(()),

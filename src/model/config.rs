@@ -117,11 +117,85 @@ pub enum RopeScaling {
         /// The context before extension.
         original_context: usize,
     },
+    /// YaRN (Peng et al. 2023): as [`Llama3`](Self::Llama3), with a ramp over channels
+    /// instead of wavelengths, and sharper attention.
+    Yarn(Yarn),
     /// One divisor per frequency (GGUF `rope_freqs.weight`), `dim / 2` long.
     Factors(Vec<f32>),
 }
 
+/// The numbers of YaRN, as in transformers' `rope_type: "yarn"`.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Yarn {
+    /// The divisor of long wavelengths.
+    pub factor: f32,
+    /// The context before extension.
+    pub original_context: usize,
+    /// Channels that turn more often than this within it are kept. Default 32.
+    pub beta_fast: f32,
+    /// Channels that turn less often than this within it are divided. Default 1.
+    pub beta_slow: f32,
+    /// Whether the ramp between the two starts and ends at whole channels. Default true.
+    pub truncate: bool,
+    /// What cos and sin are multiplied with: see [`RopeConfig::attention_factor`].
+    pub attention_factor: f32,
+}
+
+impl Yarn {
+    /// With the defaults of transformers: an attention factor of
+    /// [`mscale(factor, 1)`](Self::mscale).
+    pub fn new(factor: f32, original_context: usize) -> Self {
+        Self {
+            factor,
+            original_context,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: Self::mscale(factor, 1.0),
+        }
+    }
+
+    /// `0.1 · weight · ln(factor) + 1`, the paper's temperature of attention; 1 for
+    /// contexts that are not extended.
+    pub fn mscale(factor: f32, weight: f32) -> f32 {
+        match factor > 1.0 {
+            true => (0.1 * f64::from(weight) * f64::from(factor).ln() + 1.0) as f32,
+            false => 1.0,
+        }
+    }
+
+    /// How much of channel pair `i` is divided by the factor, 0 to 1.
+    fn ramp(&self, i: usize, theta: f64, dim: usize) -> f64 {
+        // The pair, as a fraction, that turns so often within the original context.
+        let pair_of = |turns: f32| {
+            let wavelengths =
+                self.original_context as f64 / (f64::from(turns) * std::f64::consts::TAU);
+            dim as f64 * wavelengths.ln() / (2.0 * theta.ln())
+        };
+        let (mut low, mut high) = (pair_of(self.beta_fast), pair_of(self.beta_slow));
+        if self.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let (low, mut high) = (low.max(0.0), high.min(dim as f64 - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)
+    }
+}
+
 impl RopeConfig {
+    /// What cos and sin are multiplied with, 1 but for YaRN. Queries and keys both are
+    /// rotated, so the same comes of a softmax scale multiplied with its square, and the
+    /// rotation stays one.
+    pub fn attention_factor(&self) -> f32 {
+        match &self.scaling {
+            RopeScaling::Yarn(yarn) => yarn.attention_factor,
+            _ => 1.0,
+        }
+    }
+
     /// Radians per position of each of the `dim / 2` channel pairs, as in
     /// transformers' `modeling_rope_utils.py`.
     pub fn inv_freq(&self) -> Vec<f64> {
@@ -139,6 +213,10 @@ impl RopeConfig {
             RopeScaling::None => freq,
             RopeScaling::Linear { factor } => freq / f64::from(*factor),
             RopeScaling::Factors(factors) => freq / f64::from(factors[i]),
+            RopeScaling::Yarn(yarn) => {
+                let ramp = yarn.ramp(i, f64::from(self.theta), self.dim);
+                freq * (1.0 - ramp) + freq / f64::from(yarn.factor) * ramp
+            }
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let (low, high) = (f64::from(*low_freq_factor), f64::from(*high_freq_factor));
                 let scaled = freq / f64::from(*factor);

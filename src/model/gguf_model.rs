@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use super::chat::ChatTemplate;
-use super::config::{Family, ModelConfig, RopeConfig, RopeScaling};
+use super::config::{Family, ModelConfig, RopeConfig, RopeScaling, Yarn};
 use super::gguf::Gguf;
 use super::tokenizer::Tokenizer;
 use super::weights::{RawTensor, Stored, WeightType};
@@ -245,10 +245,36 @@ fn read_scaling(gguf: &Gguf, arch: &str, head_dim: usize) -> Result<RopeScaling>
             }
             _ => RopeScaling::None,
         }),
+        Some("yarn") => {
+            let factor = factor.unwrap_or(1.0) as f32;
+            read_yarn(gguf, arch, factor).map(RopeScaling::Yarn)
+        }
         Some(other) => {
             Err(complaint::unsupported(gguf.path(), format!("the RoPE scaling \"{other}\"")))
         }
     }
+}
+
+/// As llama.cpp: its attention factor multiplies what the paper says.
+fn read_yarn(gguf: &Gguf, arch: &str, factor: f32) -> Result<Yarn> {
+    let key = |field: &str| format!("{arch}.rope.scaling.{field}");
+    let float = |field: &str| Ok::<_, crate::Error>(gguf.float(&key(field))?.map(|x| x as f32));
+    if float("yarn_log_multiplier")?.is_some_and(|x| x != 0.0) {
+        let what = "a RoPE scaling \"yarn\" with a multiplier of its logarithm";
+        return Err(complaint::unsupported(gguf.path(), what));
+    }
+    let original = match size(gguf, &key("original_context_length"))? {
+        Some(original) => original,
+        None => size(gguf, &format!("{arch}.context_length"))?.unwrap_or(0),
+    };
+    let defaults = Yarn::new(factor, original);
+    let times = float("yarn_attn_factor")?.or(float("attn_factor")?).unwrap_or(1.0);
+    Ok(Yarn {
+        beta_fast: float("yarn_beta_fast")?.unwrap_or(defaults.beta_fast),
+        beta_slow: float("yarn_beta_slow")?.unwrap_or(defaults.beta_slow),
+        attention_factor: times * defaults.attention_factor,
+        ..defaults
+    })
 }
 
 fn read_eos(gguf: &Gguf) -> Result<Vec<u32>> {

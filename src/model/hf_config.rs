@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::checkpoint::check_layers;
 use super::complaint;
-use super::config::{Family, ModelConfig, RopeConfig, RopeScaling};
+use super::config::{Family, ModelConfig, RopeConfig, RopeScaling, Yarn};
 use crate::{Error, Result};
 
 /// Reads the numbers of a model; `generation` is `generation_config.json`.
@@ -40,6 +40,7 @@ pub(crate) fn read(path: &Path, json: &Value, generation: Option<&Value>) -> Res
         Family::Mistral => 4096 * 32,
         Family::Qwen2 | Family::Qwen3 => 32_768,
     };
+    let context = fields.uint("max_position_embeddings")?.unwrap_or(default_context);
 
     Ok(ModelConfig {
         family,
@@ -51,8 +52,8 @@ pub(crate) fn read(path: &Path, json: &Value, generation: Option<&Value>) -> Res
         head_dim,
         intermediate: fields.required("intermediate_size")?,
         norm_eps: fields.float("rms_norm_eps")?.unwrap_or(1e-6),
-        rope: read_rope(&fields, head_dim)?,
-        context: fields.uint("max_position_embeddings")?.unwrap_or(default_context),
+        rope: read_rope(&fields, head_dim, context)?,
+        context,
         sliding_window,
         sliding_layers,
         tied: fields.bool("tie_word_embeddings")?.unwrap_or(false),
@@ -139,7 +140,7 @@ fn read_sliding(
     Ok((window, flags))
 }
 
-fn read_rope(fields: &Fields<'_>, head_dim: usize) -> Result<RopeConfig> {
+fn read_rope(fields: &Fields<'_>, head_dim: usize, context: usize) -> Result<RopeConfig> {
     let object = |name: &str| fields.json.get(name).filter(|v| !v.is_null());
     let scaling = object("rope_parameters").or_else(|| object("rope_scaling"));
     if scaling.is_some_and(|s| !s.is_object()) {
@@ -172,9 +173,32 @@ fn read_rope(fields: &Fields<'_>, head_dim: usize) -> Result<RopeConfig> {
             high_freq_factor: number("high_freq_factor")?,
             original_context: rope.required("original_max_position_embeddings")?,
         },
+        "yarn" => RopeScaling::Yarn(read_yarn(fields, &rope, context)?),
         other => return Err(fields.unsupported(&format!("the RoPE scaling \"{other}\""))),
     };
     Ok(RopeConfig { theta, scaling, dim: head_dim })
+}
+
+/// As `_compute_yarn_parameters` of transformers.
+fn read_yarn(fields: &Fields<'_>, rope: &Fields<'_>, context: usize) -> Result<Yarn> {
+    let original = match fields.uint("original_max_position_embeddings")? {
+        Some(original) => original,
+        None => rope.uint("original_max_position_embeddings")?.unwrap_or(context),
+    };
+    let factor = rope.float("factor")?.unwrap_or(context as f32 / original as f32);
+    let above_0 = |name: &str| Ok::<_, Error>(rope.float(name)?.filter(|&x| x != 0.0));
+    let attention_factor = match (above_0("mscale")?, above_0("mscale_all_dim")?) {
+        (Some(over), Some(under)) => Yarn::mscale(factor, over) / Yarn::mscale(factor, under),
+        _ => Yarn::mscale(factor, 1.0),
+    };
+    let defaults = Yarn::new(factor, original);
+    Ok(Yarn {
+        beta_fast: above_0("beta_fast")?.unwrap_or(defaults.beta_fast),
+        beta_slow: above_0("beta_slow")?.unwrap_or(defaults.beta_slow),
+        truncate: rope.bool("truncate")?.unwrap_or(defaults.truncate),
+        attention_factor: rope.float("attention_factor")?.unwrap_or(attention_factor),
+        ..defaults
+    })
 }
 
 /// Generation stops at the tokens of both files.
@@ -320,9 +344,57 @@ mod tests {
     }
 
     #[test]
+    fn yarn_has_defaults_as_in_transformers() {
+        let yarn = |more: Value| match parse(&with("llama", more)).unwrap().rope.scaling {
+            RopeScaling::Yarn(yarn) => yarn,
+            other => panic!("{other:?}"),
+        };
+        let plain = yarn(json!({"max_position_embeddings": 4096, "rope_scaling":
+            {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}}));
+        assert_eq!(plain, Yarn::new(4.0, 1024));
+        assert!((plain.attention_factor - 1.138_629_4).abs() < 1e-6);
+        // The factor from the contexts; null and 0 are absent.
+        let implied = yarn(json!({"max_position_embeddings": 4096,
+            "original_max_position_embeddings": 1024,
+            "rope_parameters": {"rope_type": "yarn", "factor": null, "beta_fast": 0.0,
+                "mscale": 0.7, "mscale_all_dim": 0.0, "original_max_position_embeddings": 7}}));
+        assert_eq!(implied, plain);
+        let all = yarn(json!({"rope_parameters": {"rope_type": "yarn", "factor": 8.0,
+            "original_max_position_embeddings": 64, "beta_fast": 16.0, "beta_slow": 2.0,
+            "truncate": false, "mscale": 0.7, "mscale_all_dim": 0.4}}));
+        assert_eq!((all.beta_fast, all.beta_slow, all.truncate), (16.0, 2.0, false));
+        let want = Yarn::mscale(8.0, 0.7) / Yarn::mscale(8.0, 0.4);
+        assert_eq!(all.attention_factor, want);
+        let named = yarn(json!({"rope_parameters":
+            {"rope_type": "yarn", "factor": 8.0, "attention_factor": 1.25}}));
+        assert_eq!(named.attention_factor, 1.25);
+    }
+
+    #[test]
+    fn yarn_is_what_transformers_computes() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rope-yarn.json");
+        let text = std::fs::read_to_string(path).unwrap();
+        let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
+        assert!(cases.len() > 5);
+        for case in cases {
+            let rope = parse(&with("llama", case["config"].clone())).unwrap().rope;
+            let close = |got: f64, want: &Value| {
+                // transformers computes in f32.
+                (got / want.as_f64().unwrap() - 1.0).abs() < 3e-6
+            };
+            let want = case["inv_freq"].as_array().unwrap();
+            let got = rope.inv_freq();
+            assert_eq!(got.len(), want.len());
+            assert!(got.iter().zip(want).all(|(g, w)| close(*g, w)), "{case}: {got:?}");
+            let factor = rope.attention_factor();
+            assert!(close(factor.into(), &case["attention_factor"]), "{case}: {factor}");
+        }
+    }
+
+    #[test]
     fn unsupported_things_are_named() {
         for (more, named) in [
-            (json!({"rope_scaling": {"type": "yarn", "factor": 4.0}}), "yarn"),
+            (json!({"rope_scaling": {"type": "dynamic", "factor": 4.0}}), "dynamic"),
             (json!({"rope_parameters": {"rope_type": "longrope"}}), "longrope"),
             (json!({"hidden_act": "gelu"}), "gelu"),
             (json!({"attention_bias": true}), "attention_bias"),

@@ -275,7 +275,7 @@ impl<B: Backend> Llama<B> {
         let call = Attend {
             at: layer.kv,
             heads,
-            scale: (head_dim as f32).powf(-0.5),
+            scale: (head_dim as f32).powf(-0.5) * self.config.rope.attention_factor().powi(2),
             causal: true,
             window: layer.window,
             rope: Some(&self.rope),

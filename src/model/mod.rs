@@ -35,7 +35,7 @@ mod weights;
 
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, DtypeCount};
-pub use config::{Family, ModelConfig, RopeConfig, RopeScaling};
+pub use config::{Family, ModelConfig, RopeConfig, RopeScaling, Yarn};
 pub use llama::{KvOptions, Llama, Workspace, cache_config};
 pub use tokenizer::Tokenizer;
 pub use weights::{RawTensor, WeightType};

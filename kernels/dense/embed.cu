@@ -1,0 +1,29 @@
+// embed: rows of an embedding table as f32. Token ids are read on the device, so that
+// those of the last step can be the next one's; the row of an id outside the vocabulary is
+// NaN.
+//
+// Grid (rows), 128 threads. No shared memory. Must move, a channel: 6 bytes.
+
+#include "dense/eight.cuh"
+
+namespace dense {
+
+constexpr uint32_t EMBED_THREADS = 128;
+
+template <class T> DEVICE void embed(const EmbedParams& p) {
+    uint32_t id = load(address<const uint32_t>(p.ids) + blockIdx.x), units = p.cols / 8;
+    const Vec16* from = address<const Vec16>(p.table) + size_t(id) * units;
+    float* to = address<float>(p.out) + size_t(blockIdx.x) * p.cols;
+    for (uint32_t unit = threadIdx.x; unit < units; unit += EMBED_THREADS) {
+        Eight e = {{NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN}};
+        if (id < p.vocab) e = load_halves<T>(from + unit);
+        store_floats(to, unit, e);
+    }
+}
+
+} // namespace dense
+
+using namespace dense;
+
+KERNEL(embed_f16, EmbedParams, EMBED_THREADS, 8) { embed<F16>(params); }
+KERNEL(embed_bf16, EmbedParams, EMBED_THREADS, 8) { embed<Bf16>(params); }

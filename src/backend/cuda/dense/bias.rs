@@ -1,0 +1,33 @@
+//! Launches `kernels/dense/bias.cu`.
+
+use super::Shapes;
+use crate::backend::cuda::append::Element;
+use crate::backend::cuda::params::BiasParams;
+use crate::backend::driver::{DeviceBuffer, Launch, Stream};
+use crate::error::Result;
+
+const THREADS: u32 = 256;
+
+/// `x += bias` on each of the first `rows` rows; their length is the bias's, a multiple
+/// of 8.
+///
+/// # Errors
+/// [`Error::Config`](crate::Error::Config) if a shape does not fit.
+pub fn add_bias<T: Element>(
+    x: &mut DeviceBuffer<T>,
+    rows: usize,
+    bias: &DeviceBuffer<f32>,
+    stream: &Stream,
+) -> Result<()> {
+    let shapes = Shapes("add_bias");
+    let cols = bias.len();
+    let params = BiasParams {
+        cols: shapes.multiple("columns", cols, 8, usize::MAX)?,
+        rows: shapes.word("rows", rows)?,
+        x: shapes.address("x", x, rows, cols)?,
+        bias: shapes.address("bias", bias, 1, cols)?,
+    };
+    let shape = Launch::new(shapes.blocks(rows, cols, THREADS)?, THREADS);
+    // SAFETY: both buffers hold the columns; `x` is exclusive here.
+    unsafe { stream.launch(&format!("add_bias_{}", T::CODEC), shape, &params) }
+}

@@ -1,0 +1,74 @@
+//! Launchers of the dense layers' small kernels (`kernels/dense/`).
+//!
+//! `T` is the 16-bit type of activations ([`Element`](super::append::Element)); the
+//! residual stream, norms' weights, biases and logits are f32. Rows, columns and
+//! strides count elements. Numbers of rows come from the host, ids and positions
+//! from device memory, so that a captured step can be replayed. A row's result
+//! depends on that row alone, bit for bit.
+
+mod activate;
+mod bias;
+mod embed;
+mod norm;
+mod rope;
+mod sample;
+mod select;
+
+pub use activate::{gelu_mul, silu_mul};
+pub use bias::add_bias;
+pub use embed::embed;
+pub use norm::{HeadNorm, RmsNorm, head_norm, rms_norm};
+pub use rope::{RopeCall, rope};
+pub use sample::{Logits, argmax, fixed, sample};
+pub use select::select_rows;
+
+use crate::backend::driver::DeviceBuffer;
+use crate::error::{Error, Result};
+use bytemuck::Pod;
+
+/// An operation whose shapes are being checked.
+struct Shapes(&'static str);
+
+impl Shapes {
+    /// A size or number as the kernels have it: 32 bits.
+    fn word(&self, what: &str, n: usize) -> Result<u32> {
+        u32::try_from(n).map_err(|_| self.wrong(format!("{n} {what} exceed 32 bits")))
+    }
+
+    /// As [`word`](Self::word), a multiple of `unit`, above 0 and at most `most`.
+    fn multiple(&self, what: &str, n: usize, unit: usize, most: usize) -> Result<u32> {
+        if n == 0 || !n.is_multiple_of(unit) || n > most {
+            let least = if most < usize::MAX { format!(", at most {most}") } else { String::new() };
+            return Err(self.wrong(format!("{n} {what}; a multiple of {unit}{least} is needed")));
+        }
+        self.word(what, n)
+    }
+
+    /// The address of a buffer that has `rows` rows of `cols`, aligned to 16 bytes.
+    fn address<T: Pod>(
+        &self,
+        what: &str,
+        buffer: &DeviceBuffer<T>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<u64> {
+        if rows.checked_mul(cols).is_none_or(|needed| needed > buffer.len()) {
+            let len = buffer.len();
+            return Err(self.wrong(format!("{rows} rows of {cols} exceed {len} of {what}")));
+        }
+        if !buffer.address().is_multiple_of(16) {
+            return Err(self.wrong(format!("{what} does not start at a multiple of 16 bytes")));
+        }
+        Ok(buffer.address())
+    }
+
+    /// Blocks for `threads` threads that take eight elements each.
+    fn blocks(&self, rows: usize, cols: usize, threads: u32) -> Result<u32> {
+        let last = (rows * (cols / 8)).next_multiple_of(threads as usize);
+        Ok(self.word("eights of elements", last)? / threads)
+    }
+
+    fn wrong(&self, what: String) -> Error {
+        Error::config(self.0, what)
+    }
+}
