@@ -11,5 +11,6 @@ pub mod gather;
 mod list;
 pub mod params;
 pub mod roofs;
+pub mod score;
 pub mod seal;
 pub mod tables;

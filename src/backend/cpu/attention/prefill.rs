@@ -49,7 +49,7 @@ thread_local! {
 
 /// One past the last position that query row `i` sees, and the first.
 #[inline(always)]
-fn visible(first: usize, i: usize, window: Option<usize>) -> Range<usize> {
+pub(super) fn visible(first: usize, i: usize, window: Option<usize>) -> Range<usize> {
     let end = first + i + 1;
     window.map_or(0, |w| end.saturating_sub(w))..end
 }
@@ -132,7 +132,7 @@ impl Kernel for Prefill<'_> {
 
 impl Prefill<'_> {
     /// Writes `q^T`, as a run relocated by `shift` sees it; padding columns are 0.
-    fn place_queries(&self, shift: i32, q: &mut [f32], columns: usize) {
+    pub(super) fn place_queries(&self, shift: i32, q: &mut [f32], columns: usize) {
         let d = self.head_dim;
         let mut row = [0f32; MAX_HEAD_DIM];
         q.fill(0.0);
@@ -152,7 +152,7 @@ impl Prefill<'_> {
 
 /// Decodes a tile to f32; whether its k axis is in even-odd order.
 #[inline(always)]
-fn decode_tile<S: Simd>(s: S, tile: Tile<'_>, out: &mut [f32]) -> bool {
+pub(super) fn decode_tile<S: Simd>(s: S, tile: Tile<'_>, out: &mut [f32]) -> bool {
     match tile {
         Tile::Affine(tile) => {
             tile.decode(s, out);
@@ -167,17 +167,17 @@ fn decode_tile<S: Simd>(s: S, tile: Tile<'_>, out: &mut [f32]) -> bool {
 
 /// The left operand of a tile product: element `(m, k)` at `a[m · row + k · self.k]`.
 #[derive(Clone, Copy)]
-struct Left<'a> {
-    a: &'a [f32],
-    row: usize,
-    k: usize,
+pub(super) struct Left<'a> {
+    pub a: &'a [f32],
+    pub row: usize,
+    pub k: usize,
 }
 
 /// `c[m][·] (+)= Σ_k left[m, k]·b[k'][·]`, where `k'` undoes the even-odd order
 /// if `left` has it. `b` and `c` have rows of `columns` floats.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn tile_product<S: Simd>(
+pub(super) fn tile_product<S: Simd>(
     s: S,
     left: Left<'_>,
     m: usize,
@@ -269,7 +269,14 @@ impl Block {
 
 /// Gives tokens that a column does not see a score of −∞.
 #[inline(always)]
-fn mask<S: Simd>(s: S, page: &Page<'_>, low: &[f32], high: &[f32], p: &mut [f32], columns: usize) {
+pub(super) fn mask<S: Simd>(
+    s: S,
+    page: &Page<'_>,
+    low: &[f32],
+    high: &[f32],
+    p: &mut [f32],
+    columns: usize,
+) {
     let never = s.splat(f32::NEG_INFINITY);
     for (token, row) in p[..page.tokens * columns].chunks_exact_mut(columns).enumerate() {
         if page.live >> token & 1 == 0 {
