@@ -16,7 +16,7 @@
 //
 //   D                               64      128     256
 //   shared memory, group of 4       20.25   36.25   68.25 KB  (score_shared)
-//   blocks a multiprocessor         4, 3    4, 3    2         (score_*, top_*)
+//   blocks a multiprocessor         4, 3    3       2         (score_*, top_*)
 //
 // Floor: the bytes of the keys, or 2·D flops of tensor cores for each (query, head) and
 // token in sight. 128 threads.
@@ -59,7 +59,7 @@ constexpr uint32_t SCORE_QUERIES = 16; // of a warp at a time
 constexpr uint32_t score_shared(int d, uint32_t group) {
     return SCORE_CONTEXT + (64 + SCORE_WARPS * SCORE_QUERIES) * 2 * d + group * SCORE_WARPS * 64 * 4;
 }
-constexpr int score_blocks(int d) { return d == 256 ? 2 : 4; }
+constexpr int score_blocks(int d) { return d == 256 ? 2 : d == 128 ? 3 : 4; }
 constexpr int top_blocks(int d) { return d == 256 ? 2 : 3; }
 static_assert(sizeof(ScoreContext) <= SCORE_CONTEXT, "the context fits");
 static_assert(score_shared(256, 16) <= 99 * 1024, "what a block has on the smaller devices");
@@ -449,7 +449,7 @@ template <class T, int D, class Pages> struct Score {
 };
 
 // What scripts/sass-check holds the machine code to; shared memory is that of groups of 4.
-// sass: score_* shared=d64:20736 d128:37120 d256:69888; values=0; blocks_80=d64:4 d128:4 d256:2; blocks_90=d64:4 d128:4 d256:2
+// sass: score_* shared=d64:20736 d128:37120 d256:69888; values=0; blocks_80=d64:4 d128:3 d256:2; blocks_90=d64:4 d128:3 d256:2
 // sass: top_* shared=d64:20736 d128:37120 d256:69888; values=0; blocks_80=d64:3 d128:3 d256:2; blocks_90=d64:3 d128:3 d256:2
 //
 // The kernels of one form of sealed keys.

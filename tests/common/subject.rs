@@ -233,7 +233,7 @@ impl OnDevice {
             let columns =
                 if of == TopHeads::Each { step.call.heads } else { scorer.shape().kv_heads };
             let rows = call.sizes.rows;
-            let found = [1, 3, 64].map(|chunks| {
+            let found = [1, 3].map(|chunks| {
                 let mut workspace = scorer.top_workspace(rows, of, chunks).unwrap();
                 let tops = stream.device().alloc::<ScoreTop>(rows * columns).unwrap();
                 let to = tops.address();
@@ -241,7 +241,7 @@ impl OnDevice {
                 unsafe { scorer.top(call, of, to, &mut workspace, stream).unwrap() };
                 tops.to_vec(stream).unwrap()
             });
-            assert!(found[0] == found[1] && found[0] == found[2], "{of:?}: chunks change a bit");
+            assert!(found[0] == found[1], "{of:?}: chunks change a bit");
             found[0].iter().map(|t| Top { value: t.value, index: t.index }).collect()
         })
     }
