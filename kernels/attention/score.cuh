@@ -86,25 +86,21 @@ template <class T, int D, class Pages> struct Score {
             uint32_t stream = context.seq.first_stream;
             if (context.seq.ragged) stream += p.attend.layer * p.attend.kv_heads + blockIdx.y;
             context.stream = load_struct<KvStream>(p.attend.streams, stream);
-            uint32_t q_len = context.seq.q_len, n = min_of(q_len, p.last);
-            context.all = queries_of(p.attend, context.stream, q_len, q_len - n, n);
+            uint32_t q_len = context.seq.q_len;
+            context.all = queries_of(p.attend, context.stream, q_len, min_of(q_len, p.last));
         }
         sync_block();
         uint8_t* queries = shared_memory() + QUERIES + warp_id() * (SCORE_QUERIES * 2 * D);
         return {p, context, queries, reinterpret_cast<float*>(shared_memory() + SUMS)};
     }
 
-    // Queries [first, first + n) of a sequence as columns of one head each.
-    static DEVICE Columns queries_of(const AttendParams& p, const KvStream& stream, uint32_t q_len,
-                                     uint32_t first, uint32_t n) {
-        Columns c;
+    // The last n queries of a sequence as columns: one each, whatever the group.
+    static DEVICE Columns queries_of(const AttendParams& p, const KvStream& stream, uint32_t q_len, uint32_t n) {
+        uint32_t group = p.heads / p.kv_heads;
+        Columns c = columns_of(p, stream, q_len, (q_len - n) * group, n * group);
         c.group = 1;
-        c.column = first;
+        c.column = q_len - n;
         c.count = n;
-        c.base = stream.kept - q_len;
-        c.sealed_bound = stream.sealed_bound;
-        c.first = c.at(p, first);
-        c.last = c.at(p, first + max_of(n, 1u) - 1);
         return c;
     }
 
@@ -301,7 +297,7 @@ template <class T, int D, class Pages> struct Score {
     // Calls `work` with the keys of an entry in shared memory, once for each form in
     // which queries that count read it.
     template <class Work> DEVICE void for_each_form(uint32_t entry, Work work) {
-        uint32_t runs = context.stream.n_runs;
+        uint32_t runs = context.all.count > 0 ? context.stream.n_runs : 0;
         for (uint32_t r = next_run(0, entry); r < runs; r = next_run(r + 1, entry)) {
             sync_block(); // the last tile and the context are done with
             if (threadIdx.x == 0) enter(r, entry);

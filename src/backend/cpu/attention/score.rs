@@ -236,12 +236,12 @@ impl Pass<'_> {
         let mut pages = Vec::new();
         for queries in by_page(&stream, share.q_len, item.queries.clone()) {
             let first = stream.view.kept as usize - share.q_len + queries.start;
-            let end = item.grid.end.min(stream.grid_page(first) + 1);
             pages.clear();
-            stream.pages(first, item.grid.start..end.max(item.grid.start), &mut pages)?;
-            // Pages that end before the first query's window hold nothing for it.
+            stream.pages(first, item.grid.clone(), &mut pages)?;
+            // Pages before the first query's window or behind the last query hold nothing.
             let start = visible(first, 0, self.call.window).start;
-            pages.retain(|page| page.first + page.tokens > start);
+            let end = visible(first, queries.len() - 1, self.call.window).end;
+            pages.retain(|page| page.first + page.tokens > start && page.first < end);
             let row0 = share.first_row + queries.start;
             let lse = (0..group)
                 .flat_map(|g| (0..queries.len()).map(move |i| (g, i)))
