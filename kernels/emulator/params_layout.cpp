@@ -53,6 +53,13 @@ const Row rows[] = {
     FIELD(AttendParams, tile_columns), FIELD(AttendParams, decode_rows),
     FIELD(AttendParams, max_items), FIELD(AttendParams, max_parts), FIELD(AttendParams, scale),
     FIELD(AttendParams, causal),
+    SIZE(ScoreParams),
+    FIELD(ScoreParams, attend), FIELD(ScoreParams, starts), FIELD(ScoreParams, scores),
+    FIELD(ScoreParams, parts), FIELD(ScoreParams, tops), FIELD(ScoreParams, reduce),
+    FIELD(ScoreParams, last), FIELD(ScoreParams, rows), FIELD(ScoreParams, chunks),
+    FIELD(ScoreParams, per_head), FIELD(ScoreParams, reserved),
+    SIZE(ScoreTop),
+    FIELD(ScoreTop, value), FIELD(ScoreTop, index),
     SIZE(AppendParams),
     FIELD(AppendParams, qkv), FIELD(AppendParams, positions), FIELD(AppendParams, slots),
     FIELD(AppendParams, arenas), FIELD(AppendParams, inv_turns), FIELD(AppendParams, n_slots),
@@ -119,6 +126,8 @@ const Row rows[] = {
     VALUE(KvCodec, CODEC_F16), VALUE(KvCodec, CODEC_BF16), VALUE(KvCodec, CODEC_FP8),
     VALUE(KvCodec, CODEC_KIVI4), VALUE(KvCodec, CODEC_KIVI2),
     VALUE(KvRunKind, RUN_SINK), VALUE(KvRunKind, RUN_SEALED), VALUE(KvRunKind, RUN_HOT),
+    VALUE(ScoreReduce, SCORE_SUM_MEAN), VALUE(ScoreReduce, SCORE_SUM_MAX),
+    VALUE(ScoreReduce, SCORE_MAX),
 };
 // clang-format on
 

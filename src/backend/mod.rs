@@ -9,11 +9,13 @@ pub mod cuda;
 mod dequantize;
 pub mod draw;
 pub mod driver;
+pub mod score;
 
 use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};
 use crate::codec::KvFormat;
 use crate::error::{Error, Result};
 use candle_core::quantized::GgmlDType;
+use score::{Score, Scores, Top, TopHeads};
 
 /// One matrix as it lies in a model file: `[rows, cols]`, row-major, each row a
 /// whole number of blocks of `dtype`.
@@ -225,5 +227,26 @@ pub trait Backend {
         q: &Self::Buffer,
         out: &mut Self::Buffer,
         lse: Option<&mut Self::Buffer>,
+    ) -> Result<()>;
+
+    /// A score pass over what `call` attended to: `q` is that call's, `lse` what it
+    /// gave. [`score`] defines the passes.
+    fn score(
+        &self,
+        call: &Attend<'_>,
+        pass: Score,
+        q: &Self::Buffer,
+        lse: &Self::Buffer,
+        out: &mut Scores,
+    ) -> Result<()>;
+    /// The most probable token of every query of the call: `[rows][kv_heads]`, or
+    /// `[rows][heads]` of each head. Rows of no sequence give [`Top::NONE`].
+    fn score_top(
+        &self,
+        call: &Attend<'_>,
+        of: TopHeads,
+        q: &Self::Buffer,
+        lse: &Self::Buffer,
+        out: &mut Vec<Top>,
     ) -> Result<()>;
 }

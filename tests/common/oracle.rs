@@ -54,9 +54,9 @@ impl Stream {
         (page[(t - first) * group.head_dim..][..group.head_dim].to_vec(), true)
     }
 
-    /// Output row and base-2 log-sum-exp of one query head.
+    /// Natural-log logits of the tokens that one query head sees, by kept index.
     #[allow(clippy::too_many_arguments)]
-    pub fn attend(
+    fn logits(
         &self,
         group: &KvGroup,
         q: &[f32],
@@ -65,7 +65,7 @@ impl Stream {
         mask: Mask,
         shift: i32,
         rope: &Rope,
-    ) -> (Vec<f64>, f64) {
+    ) -> Vec<(usize, f64)> {
         let first = mask.window.map_or(0, |w| (query + 1).saturating_sub(w));
         let end = if mask.causal { query + 1 } else { self.keys.len() };
         let q: Vec<f64> = q.iter().map(|&x| f64::from(x)).collect();
@@ -79,6 +79,22 @@ impl Stream {
             let dot: f64 = key.iter().zip(&q).map(|(k, q)| k * q).sum();
             logits.push((t, dot * f64::from(scale)));
         }
+        logits
+    }
+
+    /// Output row and base-2 log-sum-exp of one query head.
+    #[allow(clippy::too_many_arguments)]
+    pub fn attend(
+        &self,
+        group: &KvGroup,
+        q: &[f32],
+        query: usize,
+        scale: f32,
+        mask: Mask,
+        shift: i32,
+        rope: &Rope,
+    ) -> (Vec<f64>, f64) {
+        let logits = self.logits(group, q, query, scale, mask, shift, rope);
         let max = logits.iter().map(|l| l.1).fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = logits.iter().map(|l| (l.1 - max).exp()).sum();
         let mut out = vec![0f64; group.head_dim];
@@ -89,6 +105,27 @@ impl Stream {
             }
         }
         (out, (max + total.ln()) / std::f64::consts::LN_2)
+    }
+
+    /// Probabilities of all kept tokens for one query head; 0 for those that it does
+    /// not see.
+    #[allow(clippy::too_many_arguments)]
+    pub fn probabilities(
+        &self,
+        group: &KvGroup,
+        q: &[f32],
+        query: usize,
+        scale: f32,
+        mask: Mask,
+        shift: i32,
+        rope: &Rope,
+    ) -> Vec<f64> {
+        let logits = self.logits(group, q, query, scale, mask, shift, rope);
+        let max = logits.iter().map(|l| l.1).fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = logits.iter().map(|l| (l.1 - max).exp()).sum();
+        let mut p = vec![0f64; self.keys.len()];
+        logits.iter().for_each(|(t, logit)| p[*t] = (logit - max).exp() / total);
+        p
     }
 }
 

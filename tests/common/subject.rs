@@ -1,7 +1,7 @@
 //! Who is tested: one interface over the CPU backend and the kernels on a device.
 
 use half::{bf16, f16};
-use kvfold::backend::cpu::{CpuBackend, Level};
+use kvfold::backend::cpu::{Buffer, CpuBackend, Level};
 use kvfold::backend::cuda::append::{AppendCall, AppendPlan, Element, append};
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::attend::{
@@ -9,10 +9,13 @@ use kvfold::backend::cuda::attend::{
 };
 use kvfold::backend::cuda::copy::Copier;
 use kvfold::backend::cuda::gather::Gatherer;
+use kvfold::backend::cuda::params::ScoreTop;
+use kvfold::backend::cuda::score::{ScoreCall, ScoreStarts, Scorer};
 use kvfold::backend::cuda::seal::{SealPlan, seal};
 use kvfold::backend::cuda::tables::AttendTables;
 use kvfold::backend::driver::emulated::EmulatorOptions;
 use kvfold::backend::driver::{Device, Stream};
+use kvfold::backend::score::{Score, Scores, Spans, Top, TopHeads};
 use kvfold::backend::{Attend, Backend, KvGroup};
 use kvfold::cache::{BlockRef, ClassDesc, ClassKind, CopyBlock, Gather, SeqStep};
 use kvfold::codec::Codec;
@@ -44,6 +47,10 @@ pub trait Subject {
     fn free_blocks(&mut self, blocks: &[BlockRef]);
     /// Appends, seals, attends.
     fn layer(&mut self, step: &LayerStep<'_>) -> Attended;
+    /// A score pass over what `layer` has just done, which gave `lse`.
+    fn score(&mut self, step: &LayerStep<'_>, lse: &[f32], pass: Score) -> Scores;
+    /// The best tokens, likewise: `[rows][kv_heads]` or `[rows][heads]`.
+    fn score_top(&mut self, step: &LayerStep<'_>, lse: &[f32], of: TopHeads) -> Vec<Top>;
     /// Bytes of KV held, if it counts them.
     fn held_bytes(&self) -> Option<u64>;
     /// The type that queries are rounded to, if any.
@@ -84,6 +91,20 @@ impl Subject for CpuBackend {
         }
     }
 
+    fn score(&mut self, step: &LayerStep<'_>, lse: &[f32], pass: Score) -> Scores {
+        let (q, lse) = score_inputs(self, step, lse);
+        let mut scores = Scores::default();
+        Backend::score(self, step.call, pass, &q, &lse, &mut scores).unwrap();
+        scores
+    }
+
+    fn score_top(&mut self, step: &LayerStep<'_>, lse: &[f32], of: TopHeads) -> Vec<Top> {
+        let (q, lse) = score_inputs(self, step, lse);
+        let mut tops = Vec::new();
+        Backend::score_top(self, step.call, of, &q, &lse, &mut tops).unwrap();
+        tops
+    }
+
     fn held_bytes(&self) -> Option<u64> {
         Some(self.kv_bytes())
     }
@@ -95,6 +116,13 @@ impl Subject for CpuBackend {
     fn tolerance(&self) -> (f64, f64) {
         (1e-5, 1e-4)
     }
+}
+
+fn score_inputs(backend: &CpuBackend, step: &LayerStep<'_>, lse: &[f32]) -> (Buffer, Buffer) {
+    let (mut q, mut lses) = (backend.buffer(0, 0).unwrap(), backend.buffer(0, 0).unwrap());
+    backend.write(step.qkv, step.cols, &mut q).unwrap();
+    backend.write(lse, step.call.heads, &mut lses).unwrap();
+    (q, lses)
 }
 
 /// The kernels on a device.
@@ -115,6 +143,32 @@ struct Kv {
     gatherer: Gatherer,
 }
 
+impl Kv {
+    fn shape(&self, call: &Attend<'_>) -> AttentionShape {
+        AttentionShape {
+            head_dim: self.group.head_dim,
+            heads: call.heads,
+            kv_heads: self.group.kv_heads,
+            format: self.group.format,
+            sinks: self.group.sinks,
+            hot_window: self.group.hot_window,
+            causal: call.causal,
+            window: call.window,
+            scale: call.scale,
+        }
+    }
+}
+
+/// Rows in a 16-bit type, and the elements from one to the next.
+fn narrow<T: Element>(rows: &[f32], cols: usize, round: fn(f32) -> T) -> (Vec<T>, usize) {
+    let stride = cols.next_multiple_of(8);
+    let mut narrow = vec![T::zeroed(); rows.len() / cols * stride];
+    for (to, from) in narrow.chunks_exact_mut(stride).zip(rows.chunks_exact(cols)) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = round(*from));
+    }
+    (narrow, stride)
+}
+
 impl OnDevice {
     pub fn new(device: &Device, decode_rows: usize) -> Self {
         Self { stream: device.stream().unwrap(), decode_rows, kv: None }
@@ -122,6 +176,75 @@ impl OnDevice {
 
     fn kv(&mut self) -> (&mut Kv, &Stream) {
         (self.kv.as_mut().unwrap(), &self.stream)
+    }
+
+    /// Does `work` with a scorer and what a pass reads.
+    fn scoring<T: Element, Out>(
+        &mut self,
+        step: &LayerStep<'_>,
+        lse: &[f32],
+        round: fn(f32) -> T,
+        work: impl FnOnce(&Scorer, &ScoreCall, &Stream) -> Out,
+    ) -> Out {
+        let (kv, stream) = self.kv();
+        let device = stream.device();
+        let (narrow, q_stride) = narrow(step.qkv, step.cols, round);
+        let q = device.upload(&narrow, stream).unwrap();
+        let lse = device.upload(lse, stream).unwrap();
+        let scorer = Scorer::new(device, kv.shape(step.call)).unwrap();
+        let tables = kv.tables.call(&kv.arenas, step.call.at.layer).unwrap();
+        let attention = AttentionCall { q: q.address(), q_stride, lse: lse.address(), ..tables };
+        let call = ScoreCall { attention, sizes: kv.tables.sizes() };
+        let out = work(&scorer, &call, stream);
+        stream.synchronize().unwrap();
+        out
+    }
+
+    fn score_of<T: Element>(
+        &mut self,
+        step: &LayerStep<'_>,
+        lse: &[f32],
+        pass: Score,
+        round: fn(f32) -> T,
+    ) -> Scores {
+        let kv_heads = self.kv().0.group.kv_heads;
+        let spans = Spans::new(step.call.seqs, kv_heads, step.call.at.layer).unwrap();
+        self.scoring(step, lse, round, |scorer, call, stream| {
+            let device = stream.device();
+            let mut starts = ScoreStarts::new(device).unwrap();
+            starts.set(&spans, stream).unwrap();
+            // NaN: every score must be written.
+            let mut scores = device.alloc::<f32>(spans.total()).unwrap();
+            scores.fill(0xff, stream).unwrap();
+            let (starts, to) = (starts.address(), scores.address());
+            // SAFETY: the tables were checked against the arenas; buffers are of these shapes.
+            unsafe { scorer.score(call, pass, starts, to, stream).unwrap() };
+            Scores { spans: spans.clone(), values: scores.to_vec(stream).unwrap() }
+        })
+    }
+
+    fn top_of<T: Element>(
+        &mut self,
+        step: &LayerStep<'_>,
+        lse: &[f32],
+        of: TopHeads,
+        round: fn(f32) -> T,
+    ) -> Vec<Top> {
+        self.scoring(step, lse, round, |scorer, call, stream| {
+            let columns =
+                if of == TopHeads::Each { step.call.heads } else { scorer.shape().kv_heads };
+            let rows = call.sizes.rows;
+            let found = [1, 3].map(|chunks| {
+                let mut workspace = scorer.top_workspace(rows, of, chunks).unwrap();
+                let tops = stream.device().alloc::<ScoreTop>(rows * columns).unwrap();
+                let to = tops.address();
+                // SAFETY: as above.
+                unsafe { scorer.top(call, of, to, &mut workspace, stream).unwrap() };
+                tops.to_vec(stream).unwrap()
+            });
+            assert!(found[0] == found[1], "{of:?}: chunks change a bit");
+            found[0].iter().map(|t| Top { value: t.value, index: t.index }).collect()
+        })
     }
 
     fn layer_of<T: Element>(
@@ -135,11 +258,7 @@ impl OnDevice {
         let (kv, stream) = self.kv();
         let device = stream.device();
         let rows = qkv.len() / cols;
-        let stride = cols.next_multiple_of(8);
-        let mut narrow = vec![T::zeroed(); rows * stride];
-        for (to, from) in narrow.chunks_exact_mut(stride).zip(qkv.chunks_exact(cols)) {
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = round(*from));
-        }
+        let (narrow, stride) = narrow(qkv, cols, round);
         let mut qkv = device.upload(&narrow, stream).unwrap();
 
         let group = call.at.group;
@@ -151,22 +270,8 @@ impl OnDevice {
         let layers = call.at.layer..call.at.layer + 1;
         seal(&mut kv.arenas, &kv.seals, group, layers, stream).unwrap();
 
-        let attention = Attention::new(
-            device,
-            AttentionShape {
-                head_dim: kv.group.head_dim,
-                heads: call.heads,
-                kv_heads: kv.group.kv_heads,
-                format: kv.group.format,
-                sinks: kv.group.sinks,
-                hot_window: kv.group.hot_window,
-                causal: call.causal,
-                window: call.window,
-                scale: call.scale,
-            },
-        )
-        .unwrap()
-        .with_decode_rows(decode_rows);
+        let attention = Attention::new(device, kv.shape(call)).unwrap();
+        let attention = attention.with_decode_rows(decode_rows);
         let sizes = kv.tables.sizes();
         let limits = Limits { seqs: call.seqs.len(), decode_rows: rows, tokens: sizes.tokens };
         let mut workspace = attention.workspace(limits).unwrap();
@@ -229,6 +334,20 @@ impl Subject for OnDevice {
         match self.query_type() {
             Some(Codec::Bf16) => self.layer_of::<bf16>(step, bf16::from_f32, bf16::to_f32),
             _ => self.layer_of::<f16>(step, f16::from_f32, f16::to_f32),
+        }
+    }
+
+    fn score(&mut self, step: &LayerStep<'_>, lse: &[f32], pass: Score) -> Scores {
+        match self.query_type() {
+            Some(Codec::Bf16) => self.score_of::<bf16>(step, lse, pass, bf16::from_f32),
+            _ => self.score_of::<f16>(step, lse, pass, f16::from_f32),
+        }
+    }
+
+    fn score_top(&mut self, step: &LayerStep<'_>, lse: &[f32], of: TopHeads) -> Vec<Top> {
+        match self.query_type() {
+            Some(Codec::Bf16) => self.top_of::<bf16>(step, lse, of, bf16::from_f32),
+            _ => self.top_of::<f16>(step, lse, of, f16::from_f32),
         }
     }
 

@@ -6,6 +6,8 @@
 
 mod elementwise;
 mod norm;
+#[path = "../common/random.rs"]
+mod random;
 mod refusals;
 mod rope;
 mod rows;

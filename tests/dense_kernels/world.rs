@@ -1,5 +1,6 @@
 //! Devices, random rows, and what rounding allows.
 
+pub use crate::random::Random;
 use half::{bf16, f16};
 use kvfold::backend::cuda::append::Element;
 use kvfold::backend::driver::emulated::EmulatorOptions;
@@ -41,34 +42,8 @@ impl Half for bf16 {
     const FORMAT: (i32, i32) = (7, -126);
 }
 
-/// A small deterministic generator: the cases must not depend on a crate.
-pub struct Random(u64);
-
+/// Rows of random numbers.
 impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 8
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    /// Roughly normal.
-    pub fn float(&mut self) -> f32 {
-        (0..4).map(|_| self.below(1 << 24) as f32 / (1 << 24) as f32 - 0.5).sum::<f32>() * 1.7
-    }
-
     pub fn floats(&mut self, n: usize, size: f32) -> Vec<f32> {
         (0..n).map(|_| self.float() * size).collect()
     }

@@ -14,11 +14,13 @@ mod tensor;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+use super::score::{Score, Scores, Top, TopHeads};
 use super::{Attend, Backend, KvGroup, LayerIndex, MatrixBytes, Rope, WeightPolicy};
 use crate::cache::{BlockRef, ClassDesc, CopyBlock, Gather, SeqStep};
 use crate::codec::{Codec, Side, TILE_TOKENS};
 use crate::error::{Error, Result};
 use arena::Arenas;
+use attention::Pass;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pool::{Shared, parallel_for};
@@ -51,6 +53,16 @@ impl CpuBackend {
     /// A backend at a given level; one that the processor lacks runs portably.
     pub fn with_level(level: Level) -> Self {
         Self { level, groups: Vec::new(), arenas: Arenas::default(), angles: Mutex::default() }
+    }
+
+    fn pass<'a>(
+        &'a self,
+        call: &'a Attend<'a>,
+        q: &'a Buffer,
+        lse: &'a Buffer,
+    ) -> Result<Pass<'a>> {
+        let group = self.group(call.at)?;
+        Ok(Pass { level: self.level, arenas: &self.arenas, group, call, q, lse })
     }
 
     fn group(&self, at: LayerIndex) -> Result<&KvGroup> {
@@ -293,6 +305,28 @@ impl Backend for CpuBackend {
     ) -> Result<()> {
         let group = self.group(call.at)?;
         attention::attend(self.level, &self.arenas, group, call, q, out, lse)
+    }
+
+    fn score(
+        &self,
+        call: &Attend<'_>,
+        pass: Score,
+        q: &Buffer,
+        lse: &Buffer,
+        out: &mut Scores,
+    ) -> Result<()> {
+        self.pass(call, q, lse)?.score(pass, out)
+    }
+
+    fn score_top(
+        &self,
+        call: &Attend<'_>,
+        of: TopHeads,
+        q: &Buffer,
+        lse: &Buffer,
+        out: &mut Vec<Top>,
+    ) -> Result<()> {
+        self.pass(call, q, lse)?.score_top(of, out)
     }
 }
 

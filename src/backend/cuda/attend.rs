@@ -170,6 +170,11 @@ impl Attention {
         Self { decode_rows: rows, ..self }
     }
 
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The shape.
     pub fn shape(&self) -> &AttentionShape {
         &self.shape
@@ -222,12 +227,7 @@ impl Attention {
             let what = format!("{} in a workspace for {}", call.n_seqs, workspace.limits.seqs);
             return Err(Error::config("n_seqs", what));
         }
-        let columns = shape.heads * shape.head_dim;
-        if !call.q_stride.is_multiple_of(8) || call.q_stride < columns {
-            let what =
-                format!("{}; a multiple of 8 of at least {columns} is needed", call.q_stride);
-            return Err(Error::config("q_stride", what));
-        }
+        self.check_stride(call)?;
         if call.n_seqs == 0 || call.max_q_len == 0 {
             return Ok(());
         }
@@ -252,6 +252,16 @@ impl Attention {
         Ok(())
     }
 
+    /// Whether the queries lie as the kernels take for granted.
+    pub(super) fn check_stride(&self, call: &AttentionCall) -> Result<()> {
+        let columns = self.shape.heads * self.shape.head_dim;
+        if call.q_stride.is_multiple_of(8) && call.q_stride >= columns {
+            return Ok(());
+        }
+        let what = format!("{}; a multiple of 8 of at least {columns} is needed", call.q_stride);
+        Err(Error::config("q_stride", what))
+    }
+
     /// Whether the last call needed more than its workspace holds, in which case it
     /// has written nothing. Waits for the stream. Cannot happen within the limits.
     ///
@@ -262,6 +272,20 @@ impl Attention {
     }
 
     fn params(&self, call: &AttentionCall, workspace: &Workspace) -> AttendParams {
+        AttendParams {
+            plan: workspace.plan.address(),
+            items: workspace.items.address(),
+            entries: workspace.entries.address(),
+            part_out: workspace.part_out.address(),
+            part_lse: workspace.part_lse.address(),
+            max_items: workspace.items.len() as u32,
+            max_parts: workspace.part_lse.len() as u32,
+            ..self.call_params(call)
+        }
+    }
+
+    /// What a call says, without a workspace.
+    pub(super) fn call_params(&self, call: &AttentionCall) -> AttendParams {
         let shape = &self.shape;
         let seals = shape.format.seals();
         AttendParams {
@@ -275,11 +299,6 @@ impl Attention {
             masks: call.masks,
             arenas: call.arenas,
             rotations: call.rotations,
-            plan: workspace.plan.address(),
-            items: workspace.items.address(),
-            entries: workspace.entries.address(),
-            part_out: workspace.part_out.address(),
-            part_lse: workspace.part_lse.address(),
             n_seqs: call.n_seqs as u32,
             q_stride: call.q_stride as u32,
             heads: shape.heads as u32,
@@ -290,10 +309,9 @@ impl Attention {
             window: shape.window.map_or(NONE, |w| w.min(NONE as usize - 1) as u32),
             tile_columns: self.tile_columns as u32,
             decode_rows: self.decode_rows.min(NONE as usize) as u32,
-            max_items: workspace.items.len() as u32,
-            max_parts: workspace.part_lse.len() as u32,
             scale: shape.scale * std::f32::consts::LOG2_E,
             causal: shape.causal.into(),
+            ..AttendParams::default()
         }
     }
 

@@ -13,6 +13,7 @@ pub mod gemm;
 mod list;
 pub mod params;
 pub mod roofs;
+pub mod score;
 pub mod seal;
 pub mod tables;
 pub mod weights;

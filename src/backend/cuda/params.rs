@@ -25,6 +25,13 @@ pub const RUN_SEALED: u32 = 1;
 /// The form of a run's pages: `KvRunKind`.
 pub const RUN_HOT: u32 = 2;
 
+/// What probabilities are reduced to: `ScoreReduce`.
+pub const SCORE_SUM_MEAN: u32 = 0;
+/// What probabilities are reduced to: `ScoreReduce`.
+pub const SCORE_SUM_MAX: u32 = 1;
+/// What probabilities are reduced to: `ScoreReduce`.
+pub const SCORE_MAX: u32 = 2;
+
 /// Defines a struct as C lays it out, with its size and the offset of each field.
 macro_rules! mirror {
     ($(#[$doc:meta])* $name:ident, $bytes:literal bytes {
@@ -244,6 +251,44 @@ mirror! {
         168 scale: f32,
         /// 1: a query sees no token behind its own; 0: it sees all that are kept.
         172 causal: u32,
+    }
+}
+
+mirror! {
+    /// A score pass over one layer ([`crate::backend::score`]).
+    ScoreParams, 232 bytes {
+        /// The call; its `lse` is read.
+        0 attend: AttendParams,
+        /// `u64 [n_seqs][kv_heads]`: where the scores of a stream begin.
+        176 starts: u64,
+        /// `f32`, `[kept]` a stream.
+        184 scores: u64,
+        /// `ScoreTop [chunks][rows][columns]`.
+        192 parts: u64,
+        /// `ScoreTop [rows][columns]`, columns = per_head ? heads : kv_heads.
+        200 tops: u64,
+        /// A `SCORE_` constant.
+        208 reduce: u32,
+        /// Queries of each sequence that count, from its end.
+        212 last: u32,
+        /// Rows of `q`, for tops.
+        216 rows: u32,
+        /// Shares of each stream's pages, for tops.
+        220 chunks: u32,
+        /// Tops of 0: each KV head, 1: each query head.
+        224 per_head: u32,
+        /// 0.
+        228 reserved: u32,
+    }
+}
+
+mirror! {
+    /// The most probable token of a query: [`Top`](crate::backend::score::Top).
+    ScoreTop, 8 bytes {
+        /// 0 if it sees nothing.
+        0 value: f32,
+        /// Kept index, sinks included; [`NONE`] if it sees nothing.
+        4 index: u32,
     }
 }
 
@@ -635,6 +680,8 @@ mod tests {
             AttendEntry::LAYOUT,
             AttendPlan::LAYOUT,
             AttendParams::LAYOUT,
+            ScoreParams::LAYOUT,
+            ScoreTop::LAYOUT,
             AppendParams::LAYOUT,
             AppendSlot::LAYOUT,
             SealParams::LAYOUT,
@@ -664,6 +711,9 @@ mod tests {
                 ("KvRunKind", "RUN_SINK", RUN_SINK as usize),
                 ("KvRunKind", "RUN_SEALED", RUN_SEALED as usize),
                 ("KvRunKind", "RUN_HOT", RUN_HOT as usize),
+                ("ScoreReduce", "SCORE_SUM_MEAN", SCORE_SUM_MEAN as usize),
+                ("ScoreReduce", "SCORE_SUM_MAX", SCORE_SUM_MAX as usize),
+                ("ScoreReduce", "SCORE_MAX", SCORE_MAX as usize),
             ],
         ]
         .concat();

@@ -8,6 +8,7 @@
 //! | `rows.rs` | products with f16, bf16 and fp8 tiles |
 //! | `decode.rs` | one query: each K and V byte is read once a query group |
 //! | `prefill.rs` | a tile of queries |
+//! | `score.rs` | what became of each token: score passes |
 //!
 //! The float64 oracle is in `tests/common/oracle.rs`.
 //!
@@ -25,6 +26,7 @@ mod pages;
 mod prefetch;
 mod prefill;
 mod rows;
+mod score;
 
 use super::arena::Arenas;
 use super::pool::{Shared, parallel_items, threads};
@@ -33,6 +35,8 @@ use super::tensor::Buffer;
 use crate::backend::{Attend, AttendSeq, KvGroup, check_mask};
 use crate::cache::{GroupView, PAGE_TOKENS};
 use crate::error::{Error, Result};
+pub(super) use score::Pass;
+
 use affine::MAX_HEAD_DIM;
 use decode::{Decode, MAX_HEADS};
 use pages::Stream;
@@ -102,25 +106,36 @@ pub(super) fn attend(
     call.run()
 }
 
+/// What a KV head of a sequence reads.
+fn stream_of<'a>(
+    arenas: &'a Arenas,
+    group: &KvGroup,
+    call: &Attend<'a>,
+    seq: usize,
+    kv_head: usize,
+) -> Stream<'a> {
+    let index = call.at.layer * group.kv_heads + kv_head;
+    let view = match call.seqs[seq].view {
+        GroupView::Uniform(view) => view,
+        GroupView::Ragged(views) => &views[index],
+    };
+    let seals = group.format.seals();
+    Stream {
+        arenas,
+        view,
+        index,
+        sinks: if seals { group.sinks } else { 0 },
+        hot_window: seals.then_some(group.hot_window),
+    }
+}
+
 impl<'a> Call<'a> {
     fn group_size(&self) -> usize {
         self.call.heads / self.group.kv_heads
     }
 
     fn stream(&self, seq: usize, kv_head: usize) -> Stream<'a> {
-        let index = self.call.at.layer * self.group.kv_heads + kv_head;
-        let view = match self.call.seqs[seq].view {
-            GroupView::Uniform(view) => view,
-            GroupView::Ragged(views) => &views[index],
-        };
-        let seals = self.group.format.seals();
-        Stream {
-            arenas: self.arenas,
-            view,
-            index,
-            sinks: if seals { self.group.sinks } else { 0 },
-            hot_window: seals.then_some(self.group.hot_window),
-        }
+        stream_of(self.arenas, self.group, self.call, seq, kv_head)
     }
 
     fn run(&self) -> Result<()> {

@@ -49,6 +49,13 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// The kept indices that a query sees; `least` and `window` as in [`Prefill`].
+#[inline(always)]
+pub(super) fn visible(query: usize, least: usize, window: Option<usize>) -> Range<usize> {
+    let end = query + 1;
+    window.map_or(0, |w| end.saturating_sub(w))..end.max(least)
+}
+
 impl Kernel for Prefill<'_> {
     type Out = ();
 
@@ -128,13 +135,12 @@ impl Kernel for Prefill<'_> {
 impl Prefill<'_> {
     /// The kept indices that query `i` sees.
     #[inline(always)]
-    fn visible(&self, i: usize) -> Range<usize> {
-        let end = self.first + i + 1;
-        self.window.map_or(0, |w| end.saturating_sub(w))..end.max(self.least)
+    pub(super) fn visible(&self, i: usize) -> Range<usize> {
+        visible(self.first + i, self.least, self.window)
     }
 
     /// Writes `q^T`, as a run relocated by `shift` sees it; padding columns are 0.
-    fn place_queries(&self, shift: i32, q: &mut [f32], columns: usize) {
+    pub(super) fn place_queries(&self, shift: i32, q: &mut [f32], columns: usize) {
         let d = self.head_dim;
         let mut row = [0f32; MAX_HEAD_DIM];
         q.fill(0.0);
@@ -154,7 +160,7 @@ impl Prefill<'_> {
 
 /// Decodes a tile to f32; whether its k axis is in even-odd order.
 #[inline(always)]
-fn decode_tile<S: Simd>(s: S, tile: Tile<'_>, out: &mut [f32]) -> bool {
+pub(super) fn decode_tile<S: Simd>(s: S, tile: Tile<'_>, out: &mut [f32]) -> bool {
     match tile {
         Tile::Affine(tile) => {
             tile.decode(s, out);
@@ -169,17 +175,17 @@ fn decode_tile<S: Simd>(s: S, tile: Tile<'_>, out: &mut [f32]) -> bool {
 
 /// The left operand of a tile product: element `(m, k)` at `a[m · row + k · self.k]`.
 #[derive(Clone, Copy)]
-struct Left<'a> {
-    a: &'a [f32],
-    row: usize,
-    k: usize,
+pub(super) struct Left<'a> {
+    pub a: &'a [f32],
+    pub row: usize,
+    pub k: usize,
 }
 
 /// `c[m][·] (+)= Σ_k left[m, k]·b[k'][·]`, where `k'` undoes the even-odd order
 /// if `left` has it. `b` and `c` have rows of `columns` floats.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn tile_product<S: Simd>(
+pub(super) fn tile_product<S: Simd>(
     s: S,
     left: Left<'_>,
     m: usize,
@@ -271,7 +277,14 @@ impl Block {
 
 /// Gives tokens that a column does not see a score of −∞.
 #[inline(always)]
-fn mask<S: Simd>(s: S, page: &Page<'_>, low: &[f32], high: &[f32], p: &mut [f32], columns: usize) {
+pub(super) fn mask<S: Simd>(
+    s: S,
+    page: &Page<'_>,
+    low: &[f32],
+    high: &[f32],
+    p: &mut [f32],
+    columns: usize,
+) {
     let never = s.splat(f32::NEG_INFINITY);
     for (token, row) in p[..page.tokens * columns].chunks_exact_mut(columns).enumerate() {
         if page.live >> token & 1 == 0 {
