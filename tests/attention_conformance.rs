@@ -8,12 +8,12 @@
 mod common;
 
 use common::oracle::{Mask, Stream};
+use common::plan::{cache_of, relocate, rope, round, shares};
 use common::random::Random;
 use common::subject::{Attended, Kind, LayerStep, Subject, full};
 use kvfold::backend::cpu::{CpuBackend, Level};
 use kvfold::backend::{Attend, AttendSeq, Backend, KvGroup, LayerIndex, Rope};
-use kvfold::cache::{BlockRef, CacheConfig, GroupSpec, GroupView, KvCache, RunKind, SeqId};
-use kvfold::codec::{Codec, KvFormat};
+use kvfold::cache::{BlockRef, KvCache, SeqId};
 
 /// One subject, one cache, and the oracle's copy of everything.
 struct Bench {
@@ -33,26 +33,12 @@ struct Bench {
 
 impl Bench {
     fn new(kind: Kind, group: KvGroup, heads: usize, sequences: usize, seed: u64) -> Self {
-        let hot = KvFormat::uniform(group.format.hot()).page_bytes(group.head_dim);
-        let sealed = group.format.page_bytes(group.head_dim);
-        let mut cache = KvCache::new(CacheConfig {
-            groups: vec![GroupSpec {
-                layers: group.layers,
-                kv_heads: group.kv_heads,
-                hot_page_bytes: hot as u64,
-                sealed_page_bytes: group.format.seals().then_some(sealed as u64),
-                sinks: group.sinks,
-                hot_window: group.hot_window,
-            }],
-            budget_bytes: 1 << 32,
-        })
-        .unwrap();
+        let mut cache = cache_of(&group);
+        let rope = rope(group.head_dim);
         let mut subject = kind.subject();
         subject.configure(&group, cache.classes());
         let empty = vec![Stream::default(); group.layers * group.kv_heads];
         let streams = (0..sequences).map(|_| (cache.create(), empty.clone())).collect();
-        let half = group.head_dim / 2;
-        let inv_freq = (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect();
         let random = Random::new(seed);
         Self {
             kind,
@@ -63,7 +49,7 @@ impl Bench {
             causal: true,
             window: None,
             shift: 0,
-            rope: Rope { inv_freq },
+            rope,
             random,
             streams,
         }
@@ -82,14 +68,7 @@ impl Bench {
         let (d, n) = (self.group.head_dim, self.group.kv_heads);
         let rows: usize = asked.iter().map(|a| a.1).sum();
         let cols = (self.heads + 2 * n) * d;
-        let mut row = 0;
-        let seqs: Vec<_> = (step.seqs.iter())
-            .map(|s| {
-                row += s.new_tokens;
-                let (first_row, q_len) = (row - s.new_tokens, s.new_tokens);
-                AttendSeq { first_row, q_len, view: &s.views[0] }
-            })
-            .collect();
+        let seqs = shares(&step.seqs);
         for layer in 0..self.group.layers {
             let at = LayerIndex { group: 0, layer };
             let mut flat: Vec<f32> = (0..rows * cols).map(|_| self.random.float()).collect();
@@ -191,25 +170,6 @@ impl Bench {
         }
         let relative = (error / size).sqrt();
         assert!(relative <= rms, "{what}: relative rms {relative:e} in layer {layer}");
-    }
-}
-
-fn round(codec: Codec, x: f32) -> f32 {
-    match codec {
-        Codec::Bf16 => half::bf16::from_f32(x).to_f32(),
-        _ => half::f16::from_f32(x).to_f32(),
-    }
-}
-
-fn relocate(view: &mut GroupView, shift: i32) {
-    let views = match view {
-        GroupView::Uniform(view) => std::slice::from_mut(view),
-        GroupView::Ragged(views) => views.as_mut_slice(),
-    };
-    for run in views.iter_mut().flat_map(|v| &mut v.runs) {
-        if run.kind == RunKind::Sealed {
-            run.shift = shift;
-        }
     }
 }
 

@@ -3,9 +3,10 @@
 
 mod common;
 
+use common::plan::{cache_of, shares};
 use common::subject::{Kind, LayerStep};
-use kvfold::backend::{Attend, AttendSeq, KvGroup, LayerIndex};
-use kvfold::cache::{CacheConfig, GroupSpec, KvCache, SeqId};
+use kvfold::backend::{Attend, KvGroup, LayerIndex};
+use kvfold::cache::SeqId;
 use kvfold::codec::KvFormat;
 use std::collections::HashMap;
 
@@ -32,18 +33,7 @@ fn run(kind: Kind, format: &str, causal: bool, plan: &[&[(usize, usize)]]) -> Ro
     let format: KvFormat = format.parse().unwrap();
     let group =
         KvGroup { layers: 1, kv_heads: KV_HEADS, head_dim: D, format, sinks: 4, hot_window: 128 };
-    let mut cache = KvCache::new(CacheConfig {
-        groups: vec![GroupSpec {
-            layers: 1,
-            kv_heads: KV_HEADS,
-            hot_page_bytes: KvFormat::uniform(format.hot()).page_bytes(D) as u64,
-            sealed_page_bytes: format.seals().then_some(format.page_bytes(D) as u64),
-            sinks: 4,
-            hot_window: 128,
-        }],
-        budget_bytes: 1 << 32,
-    })
-    .unwrap();
+    let mut cache = cache_of(&group);
     let mut subject = kind.subject();
     subject.configure(&group, cache.classes());
     let mut seqs: HashMap<usize, (SeqId, usize)> = HashMap::new();
@@ -58,14 +48,7 @@ fn run(kind: Kind, format: &str, causal: bool, plan: &[&[(usize, usize)]]) -> Ro
             .collect();
         let prepared = cache.prepare(&asked).unwrap();
         subject.copy_blocks(&prepared.copies);
-        let mut first_row = 0;
-        let shares: Vec<_> = (prepared.seqs.iter())
-            .map(|s| {
-                first_row += s.new_tokens;
-                let (first_row, q_len) = (first_row - s.new_tokens, s.new_tokens);
-                AttendSeq { first_row, q_len, view: &s.views[0] }
-            })
-            .collect();
+        let shares = shares(&prepared.seqs);
         let at = LayerIndex { group: 0, layer: 0 };
         let call = Attend {
             at,

@@ -6,6 +6,7 @@
 mod common;
 
 use common::oracle::{Mask, Stream};
+use common::plan::{cache_of, relocate, rope, round, shares};
 use common::subject::{Attended, Kind, LayerStep, Subject, full};
 use kvfold::backend::cpu::{CpuBackend, Level};
 use kvfold::backend::cuda::attend::{AttentionCall, AttentionShape};
@@ -14,8 +15,7 @@ use kvfold::backend::cuda::tables::Sizes;
 use kvfold::backend::driver::Device;
 use kvfold::backend::score::{Heads, Score, Scores, Top, TopHeads};
 use kvfold::backend::{Attend, AttendSeq, Backend, KvGroup, LayerIndex, Rope};
-use kvfold::cache::{BlockRef, CacheConfig, GroupSpec, GroupView, KvCache, RunKind, SeqId};
-use kvfold::codec::{Codec, KvFormat};
+use kvfold::cache::{BlockRef, KvCache, SeqId};
 
 const ALL: usize = usize::MAX;
 const PASSES: [Score; 6] = [
@@ -58,28 +58,14 @@ type Bits = Vec<Vec<u32>>;
 
 impl Bench {
     fn new(kind: Kind, group: KvGroup, heads: usize, seeds: &[u64]) -> Self {
-        let hot = KvFormat::uniform(group.format.hot()).page_bytes(group.head_dim);
-        let sealed = group.format.page_bytes(group.head_dim);
-        let mut cache = KvCache::new(CacheConfig {
-            groups: vec![GroupSpec {
-                layers: group.layers,
-                kv_heads: group.kv_heads,
-                hot_page_bytes: hot as u64,
-                sealed_page_bytes: group.format.seals().then_some(sealed as u64),
-                sinks: group.sinks,
-                hot_window: group.hot_window,
-            }],
-            budget_bytes: 1 << 32,
-        })
-        .unwrap();
+        let mut cache = cache_of(&group);
+        let rope = rope(group.head_dim);
         let mut subject = kind.subject();
         subject.configure(&group, cache.classes());
         let streams = vec![Stream::default(); group.layers * group.kv_heads];
         let sequences = (seeds.iter())
             .map(|&seed| Sequence { id: cache.create(), seed, streams: streams.clone(), tokens: 0 })
             .collect();
-        let half = group.head_dim / 2;
-        let inv_freq = (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect();
         Self {
             kind,
             subject,
@@ -89,7 +75,7 @@ impl Bench {
             causal: true,
             window: None,
             shift: 0,
-            rope: Rope { inv_freq },
+            rope,
             indifferent: false,
             steps: 0,
             sequences,
@@ -108,14 +94,7 @@ impl Bench {
         for seq in &mut step.seqs {
             relocate(&mut seq.views[0], self.shift);
         }
-        let mut row = 0;
-        let seqs: Vec<_> = (step.seqs.iter())
-            .map(|s| {
-                row += s.new_tokens;
-                let (first_row, q_len) = (row - s.new_tokens, s.new_tokens);
-                AttendSeq { first_row, q_len, view: &s.views[0] }
-            })
-            .collect();
+        let seqs = shares(&step.seqs);
         let cols = (self.heads + 2 * self.group.kv_heads) * self.group.head_dim;
         let mut bits = vec![Bits::new(); asked.len()];
         let rope = self.rope.clone();
@@ -333,25 +312,6 @@ fn uniform(state: &mut u64) -> f32 {
     *state ^= *state >> 7;
     *state ^= *state << 17;
     (*state >> 40) as f32 / (1 << 24) as f32 - 0.5
-}
-
-fn round(codec: Codec, x: f32) -> f32 {
-    match codec {
-        Codec::Bf16 => half::bf16::from_f32(x).to_f32(),
-        _ => half::f16::from_f32(x).to_f32(),
-    }
-}
-
-fn relocate(view: &mut GroupView, shift: i32) {
-    let views = match view {
-        GroupView::Uniform(view) => std::slice::from_mut(view),
-        GroupView::Ragged(views) => views.as_mut_slice(),
-    };
-    for run in views.iter_mut().flat_map(|v| &mut v.runs) {
-        if run.kind == RunKind::Sealed {
-            run.shift = shift;
-        }
-    }
 }
 
 fn group(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {

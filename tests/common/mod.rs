@@ -2,5 +2,6 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 pub mod oracle;
+pub mod plan;
 pub mod random;
 pub mod subject;

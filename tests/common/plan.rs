@@ -1,0 +1,50 @@
+//! What tests of steps through a cache have in common.
+
+use kvfold::backend::{AttendSeq, KvGroup, Rope};
+use kvfold::cache::{GroupView, KvCache, RunKind, SeqStep};
+use kvfold::codec::Codec;
+use kvfold::model::cache_config;
+
+/// A cache of one group that is never full.
+pub fn cache_of(group: &KvGroup) -> KvCache {
+    KvCache::new(cache_config(std::slice::from_ref(group), 1 << 32)).unwrap()
+}
+
+/// The rotation of a Llama.
+pub fn rope(head_dim: usize) -> Rope {
+    let half = head_dim / 2;
+    Rope { inv_freq: (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect() }
+}
+
+/// The new tokens of a step in its first group, one sequence after the other.
+pub fn shares(seqs: &[SeqStep]) -> Vec<AttendSeq<'_>> {
+    let mut row = 0;
+    (seqs.iter())
+        .map(|s| {
+            row += s.new_tokens;
+            let (first_row, q_len) = (row - s.new_tokens, s.new_tokens);
+            AttendSeq { first_row, q_len, view: &s.views[0] }
+        })
+        .collect()
+}
+
+/// Moves the sealed runs of a view by `shift` positions.
+pub fn relocate(view: &mut GroupView, shift: i32) {
+    let views = match view {
+        GroupView::Uniform(view) => std::slice::from_mut(view),
+        GroupView::Ragged(views) => views.as_mut_slice(),
+    };
+    for run in views.iter_mut().flat_map(|v| &mut v.runs) {
+        if run.kind == RunKind::Sealed {
+            run.shift = shift;
+        }
+    }
+}
+
+/// A number as a 16-bit type has it.
+pub fn round(codec: Codec, x: f32) -> f32 {
+    match codec {
+        Codec::Bf16 => half::bf16::from_f32(x).to_f32(),
+        _ => half::f16::from_f32(x).to_f32(),
+    }
+}
