@@ -35,7 +35,9 @@ pub(super) struct Decode<'a> {
     pub lse: &'a mut [f32],
 }
 
-/// The state of one pass; kept between calls because it is large.
+/// The state of one pass; kept between calls because it is large. Aligned so that no
+/// vector lies in two cache lines.
+#[repr(align(64))]
 struct State {
     q: [[f32; MAX_HEAD_DIM]; MAX_HEADS],
     q_even_odd: [[f32; MAX_HEAD_DIM]; MAX_HEADS],
