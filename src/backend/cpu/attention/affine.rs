@@ -14,6 +14,13 @@
 //! a fragment row hold elements `2t` of k at even and `2t + 1` at odd fields, so
 //! vectors along k are kept in *even-odd order*: of each 32 elements first those
 //! with even, then those with odd index.
+//!
+//! A code is extracted in one of two ways. Any processor shifts and looks the lowest
+//! bits up. One that takes subnormal numbers at full speed multiplies codes where
+//! they are (`IN_PLACE`): the bits of a word above its lowest `p`, masked and read as a
+//! float, are `code·2^(p − 149)`. The folded vector makes up for `p` and a unit at the
+//! end for the rest, all by powers of two, so products are as exact as with the
+//! other way.
 
 use super::prefetch::prefetch_part;
 use crate::backend::cpu::simd::Simd;
@@ -29,6 +36,56 @@ pub(super) const MAX_BIASES: usize = MAX_HEAD_DIM / 32 * 16;
 
 /// Elements of a folded vector: k of each row group of a tile.
 pub(super) const MAX_FOLD: usize = MAX_HEAD_DIM / 32 * TILE_TOKENS;
+
+/// Folded vectors for codes in place are larger by 2^80 above bit 0. So they overflow
+/// from 2^48 on, and products lose bits below 2^-57: scales lie within 2^±24.
+const LIFT: i32 = 80;
+
+/// Bits that the second half of a word's fields is shifted by, so that all are
+/// within a float's 23 bits of fraction.
+const SHIFTED: usize = 16;
+
+/// The lowest bit of pair `n` of a word, which stands in the word shifted right by
+/// [`SHIFTED`] if the second value says so.
+const fn bit(bits: usize, n: usize) -> (usize, bool) {
+    let at = 2 * bits * n;
+    // Both codes of the pair below bit 23.
+    if at + 2 * bits <= 23 { (at, false) } else { (at - SHIFTED, true) }
+}
+
+/// `2^n`, a normal number.
+const fn power(n: i32) -> f32 {
+    f32::from_bits(((n + 127) as u32) << 23)
+}
+
+/// What scales are multiplied by for codes in place, for each 32 elements of k.
+const fn lifts(bits: usize) -> [f32; 32] {
+    let mut lifts = [0.0; 32];
+    let mut span_index = 0;
+    while span_index < 32 / span(bits) {
+        let mut n = 0;
+        while n < fields(bits) {
+            let mut t = 0;
+            while t < 4 {
+                lifts[field(bits, span_index, n) + t] = power(LIFT - bit(bits, n).0 as i32);
+                t += 1;
+            }
+            n += 1;
+        }
+        span_index += 1;
+    }
+    lifts
+}
+
+/// [`lifts`] of 2 bits and of 4 bits.
+static LIFTS: [[f32; 32]; 2] = [lifts(2), lifts(4)];
+
+/// What sums of products stand for, in rows g and in rows g + 8: those have their
+/// codes `bits` bits higher.
+#[inline(always)]
+const fn units(in_place: bool, bits: usize) -> [f32; 2] {
+    if in_place { [power(149 - LIFT), power(149 - LIFT - bits as i32)] } else { [1.0; 2] }
+}
 
 /// Index, in even-odd order, of element `i`.
 pub(super) const fn even_odd(i: usize) -> usize {
@@ -92,7 +149,7 @@ impl<'a> AffineTile<'a> {
     /// For each row group and head: `fold = scale·x`, and adds `zero·x` to a vector
     /// of biases, whose lanes are summed later. `x` is in even-odd order along k.
     #[inline(always)]
-    pub(super) fn fold<S: Simd, const G: usize, const K: usize>(
+    pub(super) fn fold<S: Simd, const G: usize, const K: usize, const IN_PLACE: bool>(
         &self,
         s: S,
         x: [&[f32; K]; G],
@@ -115,6 +172,12 @@ impl<'a> AffineTile<'a> {
                     let (scale_even, scale_odd) = s.load_f16_even_odd(scales.add(2 * start));
                     let (zero_even, zero_odd) = s.load_f16_even_odd(zeros.add(2 * start));
                     let even = start / 32 * 32 + start % 32 / 2;
+                    let (mut scale_even, mut scale_odd) = (scale_even, scale_odd);
+                    if IN_PLACE {
+                        let lifts = LIFTS[self.bits / 4].as_ptr().add(even % 32);
+                        scale_even = s.mul(scale_even, s.load(lifts));
+                        scale_odd = s.mul(scale_odd, s.load(lifts.add(16)));
+                    }
                     for g in 0..G {
                         let from = x[g].as_ptr().add(even);
                         let to = fold[g].as_mut_ptr().add(row_group * self.k + even);
@@ -136,7 +199,7 @@ impl<'a> AffineTile<'a> {
     /// what [`fold`](Self::fold) made of `x`. Used for the scores of a key tile.
     /// Meanwhile asks for the bytes of `ahead`.
     #[inline(always)]
-    pub(super) fn rows_product<S: Simd, const G: usize>(
+    pub(super) fn rows_product<S: Simd, const G: usize, const IN_PLACE: bool>(
         &self,
         s: S,
         fold: &[[f32; MAX_FOLD]; G],
@@ -145,13 +208,15 @@ impl<'a> AffineTile<'a> {
         ahead: &[u8],
     ) {
         assert!(self.rows == TILE_TOKENS);
+        let units = units(IN_PLACE, self.bits);
         for row_group in 0..self.rows / self.group {
             // Each row adds up four lanes, so that is how it gets its bias.
-            let mut bias = [s.splat(0.0); G];
+            let mut bias = [[s.splat(0.0); 2]; G];
             for g in 0..G {
                 // SAFETY: as in `fold`.
                 let lanes = unsafe { s.load(biases[g].as_ptr().add(row_group * S::LANES)) };
-                bias[g] = s.sum_across_blocks(lanes);
+                let sum = s.sum_across_blocks(lanes);
+                bias[g] = units.map(|unit| s.mul(sum, s.splat(1.0 / unit)));
             }
             for i in 0..self.group / 16 {
                 let block = row_group * self.group / 16 + i;
@@ -159,15 +224,15 @@ impl<'a> AffineTile<'a> {
                 for first in (0..32 / S::LANES).step_by(S::FRAGMENT_BLOCK) {
                     let mut acc = [[s.splat(0.0); 4]; G];
                     for g in 0..G {
-                        acc[g] = [bias[g]; 4];
+                        acc[g] = [bias[g][0], bias[g][1], bias[g][0], bias[g][1]];
                     }
-                    self.block_product(s, block, first, fold, &mut acc);
+                    self.block_product::<S, G, IN_PLACE>(s, block, first, fold, &mut acc);
                     for g in 0..G {
                         let at = block / 2 * 32 + block % 2 * 8;
                         // SAFETY: eight rows each fit behind `at` and `at + 16`.
                         unsafe {
                             let even = out[g].as_mut_ptr().add(at);
-                            s.store_rows(&acc[g], first, even, even.add(16));
+                            s.store_rows(&acc[g], first, units, even, even.add(16));
                         }
                     }
                 }
@@ -180,7 +245,7 @@ impl<'a> AffineTile<'a> {
     /// [`fold`](Self::fold) made of `x`. Used for the output of a value tile.
     /// Meanwhile asks for the bytes of `ahead`.
     #[inline(always)]
-    pub(super) fn accumulate_product<S: Simd, const G: usize>(
+    pub(super) fn accumulate_product<S: Simd, const G: usize, const IN_PLACE: bool>(
         &self,
         s: S,
         fold: &[[f32; MAX_FOLD]; G],
@@ -200,7 +265,7 @@ impl<'a> AffineTile<'a> {
                             acc[g][j] = s.load(from.add(j * S::LANES));
                         }
                     }
-                    self.block_product(s, block, first, fold, &mut acc);
+                    self.block_product::<S, G, IN_PLACE>(s, block, first, fold, &mut acc);
                     for g in 0..G {
                         let to = accumulators[g].as_mut_ptr().add(at);
                         for j in 0..2 * S::FRAGMENT_BLOCK {
@@ -215,9 +280,9 @@ impl<'a> AffineTile<'a> {
     /// Reduces the accumulators of [`accumulate_product`](Self::accumulate_product)
     /// to `out[row] += Σ`, biases included.
     #[inline(always)]
-    pub(super) fn reduce_accumulators<S: Simd>(
+    pub(super) fn reduce_accumulators<S: Simd, const IN_PLACE: bool>(
         s: S,
-        group: usize,
+        codec: &Affine,
         accumulators: &[f32; 4 * MAX_HEAD_DIM],
         biases: &[f32; MAX_BIASES],
         out: &mut [f32],
@@ -233,10 +298,11 @@ impl<'a> AffineTile<'a> {
                     for (j, a) in acc[..2 * S::FRAGMENT_BLOCK].iter_mut().enumerate() {
                         *a = s.load(block.add((first * 2 + j) * S::LANES));
                     }
-                    s.store_rows(&acc, first, even.as_mut_ptr(), odd.as_mut_ptr());
+                    let units = units(IN_PLACE, codec.bits);
+                    s.store_rows(&acc, first, units, even.as_mut_ptr(), odd.as_mut_ptr());
                 }
             }
-            let bias = &biases[block * 16 / group * S::LANES..][..S::LANES];
+            let bias = &biases[block * 16 / codec.group * S::LANES..][..S::LANES];
             // SAFETY: the slice is one vector.
             let bias = s.horizontal_sum(unsafe { s.load(bias.as_ptr()) });
             for (i, row) in rows.iter_mut().enumerate() {
@@ -296,7 +362,7 @@ impl<'a> AffineTile<'a> {
     /// The products of one block of 16 rows with each head's folded vector,
     /// for `FRAGMENT_BLOCK` vectors of threads from `first` on.
     #[inline(always)]
-    fn block_product<S: Simd, const G: usize>(
+    fn block_product<S: Simd, const G: usize, const IN_PLACE: bool>(
         &self,
         s: S,
         block: usize,
@@ -305,14 +371,14 @@ impl<'a> AffineTile<'a> {
         acc: &mut [[S::F; 4]; G],
     ) {
         if self.bits == 2 {
-            self.block_product_of::<S, 2, G>(s, block, first, fold, acc);
+            self.block_product_of::<S, 2, G, IN_PLACE>(s, block, first, fold, acc);
         } else {
-            self.block_product_of::<S, 4, G>(s, block, first, fold, acc);
+            self.block_product_of::<S, 4, G, IN_PLACE>(s, block, first, fold, acc);
         }
     }
 
     #[inline(always)]
-    fn block_product_of<S: Simd, const BITS: usize, const G: usize>(
+    fn block_product_of<S: Simd, const BITS: usize, const G: usize, const IN_PLACE: bool>(
         &self,
         s: S,
         block: usize,
@@ -332,11 +398,20 @@ impl<'a> AffineTile<'a> {
                 if S::FRAGMENT_BLOCK == 2 {
                     w[1] = s.load_words(fragment.add(4 * (first + 1) * S::LANES));
                 }
+                let shifted = w.map(|w| s.shift_right_16(w));
                 for n in 0..fields(BITS) {
                     let at = field(BITS, span_index, n);
                     let mut codes = [s.splat(0.0); 4];
                     for v in 0..S::FRAGMENT_BLOCK {
-                        (codes[2 * v], codes[2 * v + 1], w[v]) = next_codes(s, BITS, w[v]);
+                        if IN_PLACE {
+                            let (bit, upper) = bit(BITS, n);
+                            let word = if upper { shifted[v] } else { w[v] };
+                            let mask = ((1 << BITS) - 1) << bit;
+                            codes[2 * v] = s.masked(word, mask);
+                            codes[2 * v + 1] = s.masked(word, mask << BITS);
+                        } else {
+                            (codes[2 * v], codes[2 * v + 1], w[v]) = next_codes(s, BITS, w[v]);
+                        }
                     }
                     for g in 0..G {
                         let f = s.load4(fold[g].as_ptr().add(folded + at));

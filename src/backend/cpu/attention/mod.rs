@@ -30,7 +30,7 @@ mod score;
 
 use super::arena::Arenas;
 use super::pool::{Shared, parallel_items, threads};
-use super::simd::{Level, dispatch};
+use super::simd::{Level, dispatch, fast_subnormals};
 use super::tensor::Buffer;
 use crate::backend::{Attend, AttendSeq, KvGroup, check_mask};
 use crate::cache::{GroupView, PAGE_TOKENS};
@@ -250,6 +250,7 @@ impl<'a> Call<'a> {
                 Decode {
                     pages,
                     following: following.first(),
+                    in_place: fast_subnormals(self.level),
                     q: &q[head * d..end * d],
                     head_dim: d,
                     visible: start..query + 1,

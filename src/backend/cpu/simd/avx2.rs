@@ -110,6 +110,14 @@ impl Simd for Avx2 {
         unsafe { _mm256_srli_epi32::<4>(x) }
     }
     #[inline(always)]
+    fn shift_right_16(self, x: __m256i) -> __m256i {
+        unsafe { _mm256_srli_epi32::<16>(x) }
+    }
+    #[inline(always)]
+    fn masked(self, x: __m256i, mask: u32) -> __m256 {
+        unsafe { _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(mask as i32))) }
+    }
+    #[inline(always)]
     fn code2_low(self, x: __m256i) -> __m256 {
         // The in-lane permutation looks at two bits of its control.
         unsafe { _mm256_permutevar_ps(_mm256_setr_ps(0., 1., 2., 3., 0., 1., 2., 3.), x) }
@@ -182,11 +190,19 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn store_rows(self, acc: &[__m256; 4], first: usize, even: *mut f32, odd: *mut f32) {
+    unsafe fn store_rows(
+        self,
+        acc: &[__m256; 4],
+        first: usize,
+        [g, g8]: [f32; 2],
+        even: *mut f32,
+        odd: *mut f32,
+    ) {
         unsafe {
             let pairs = _mm256_hadd_ps(acc[0], acc[1]);
             // Each 128-bit half: [row, row + 8, …], the halves being even and odd.
-            let sums = _mm256_hadd_ps(pairs, pairs);
+            let units = _mm256_setr_ps(g, g8, g, g8, g, g8, g, g8);
+            let sums = _mm256_mul_ps(_mm256_hadd_ps(pairs, pairs), units);
             for (half, out) in
                 [(_mm256_castps256_ps128(sums), even), (_mm256_extractf128_ps::<1>(sums), odd)]
             {

@@ -101,6 +101,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_srli_epi32::<4>(x) }
     }
     #[inline(always)]
+    fn shift_right_16(self, x: __m512i) -> __m512i {
+        unsafe { _mm512_srli_epi32::<16>(x) }
+    }
+    #[inline(always)]
+    fn masked(self, x: __m512i, mask: u32) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(mask as i32))) }
+    }
+    #[inline(always)]
     fn code2_low(self, x: __m512i) -> __m512 {
         // The in-lane permutation looks at two bits of its control.
         unsafe { _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_setr_ps(0., 1., 2., 3.)), x) }
@@ -184,10 +192,18 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn store_rows(self, acc: &[__m512; 4], _first: usize, even: *mut f32, odd: *mut f32) {
+    unsafe fn store_rows(
+        self,
+        acc: &[__m512; 4],
+        _first: usize,
+        [g, g8]: [f32; 2],
+        even: *mut f32,
+        odd: *mut f32,
+    ) {
         unsafe {
             // Lane 4k + j is row k of vector j: rows k, k + 8, k + 4, k + 12.
-            let sums = sum_blocks(*acc);
+            let units = _mm512_setr_ps(g, g8, g, g8, g, g8, g, g8, g, g8, g, g8, g, g8, g, g8);
+            let sums = _mm512_mul_ps(sum_blocks(*acc), units);
             let order = _mm512_setr_epi32(0, 8, 2, 10, 1, 9, 3, 11, 4, 12, 6, 14, 5, 13, 7, 15);
             let rows = _mm512_permutexvar_ps(order, sums);
             _mm256_storeu_ps(even, _mm512_castps512_ps256(rows));

@@ -107,6 +107,14 @@ impl Simd for Portable {
         x.map(|w| w >> 4)
     }
     #[inline(always)]
+    fn shift_right_16(self, x: I) -> I {
+        x.map(|w| w >> 16)
+    }
+    #[inline(always)]
+    fn masked(self, x: I, mask: u32) -> F {
+        x.map(|w| f32::from_bits(w & mask))
+    }
+    #[inline(always)]
     fn code2_low(self, x: I) -> F {
         x.map(|w| (w & 3) as f32)
     }
@@ -170,13 +178,20 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
-    unsafe fn store_rows(self, acc: &[F; 4], first: usize, even: *mut f32, odd: *mut f32) {
+    unsafe fn store_rows(
+        self,
+        acc: &[F; 4],
+        first: usize,
+        units: [f32; 2],
+        even: *mut f32,
+        odd: *mut f32,
+    ) {
         for (j, rows) in acc[..2].iter().enumerate() {
             let at = first + 4 * j;
             for (block, out) in rows.as_chunks::<4>().0.iter().zip([even, odd]) {
                 let sum: f32 = block.iter().sum();
                 // SAFETY: see the note above the block.
-                unsafe { *out.add(at) = sum }
+                unsafe { *out.add(at) = sum * units[j] }
             }
         }
     }
