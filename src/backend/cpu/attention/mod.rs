@@ -36,6 +36,7 @@ use crate::error::{Error, Result};
 use affine::MAX_HEAD_DIM;
 use decode::{Decode, MAX_HEADS};
 use pages::Stream;
+pub(super) use pages::affine;
 use prefill::Prefill;
 use std::sync::Mutex;
 
