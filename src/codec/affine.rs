@@ -53,13 +53,14 @@ impl Affine {
         (scales, scales + TILE_TOKENS * head_dim / self.group * 2)
     }
 
-    fn levels(&self) -> f32 {
+    /// The greatest code.
+    pub(crate) fn levels(&self) -> f32 {
         ((1u32 << self.bits) - 1) as f32
     }
 
     /// (scale, zero) of a group from its extremes, rounded to f16. Adding +0 turns
     /// −0 to +0: which of the two `f32::min` returns is not defined.
-    fn fit(&self, min: f32, max: f32) -> (f16, f16) {
+    pub(crate) fn fit(&self, min: f32, max: f32) -> (f16, f16) {
         let (min, max) = (min + 0.0, max + 0.0);
         (f16::from_f32((max - min) / self.levels()), f16::from_f32(min))
     }

@@ -8,6 +8,7 @@ mod attention;
 mod dense;
 mod ops;
 pub(super) mod pool;
+mod seal;
 mod simd;
 mod slab;
 mod tensor;
@@ -17,7 +18,7 @@ mod vnni;
 use super::score::{Score, Scores, Top, TopHeads};
 use super::{Attend, Backend, KvGroup, LayerIndex, MatrixBytes, Rope, WeightPolicy};
 use crate::cache::{BlockRef, ClassDesc, CopyBlock, Gather, SeqStep};
-use crate::codec::{Codec, Side, TILE_TOKENS};
+use crate::codec::{Codec, Side};
 use crate::error::{Error, Result};
 use arena::Arenas;
 use attention::Pass;
@@ -269,7 +270,7 @@ impl Backend for CpuBackend {
             let (key, value) = self.arenas.page_mut(seal.to, *stream);
             outputs.push((Shared::new(key), key.len(), Shared::new(value), value.len()));
         }
-        let arenas = &self.arenas;
+        let (arenas, level) = (&self.arenas, self.level);
         let hot = group.format.hot();
         let missing = Mutex::new(None);
         parallel_for(2 * pages.len(), |i| {
@@ -282,11 +283,10 @@ impl Backend for CpuBackend {
             match arenas.page(seal.from, stream) {
                 Ok((k, v)) => {
                     let from = if side == Side::Key { k } else { v };
-                    let mut rows = vec![0f32; TILE_TOKENS * d];
-                    hot.tile().decode(side, from, d, &mut rows);
                     // SAFETY: each half of each sealed page is written by one
                     // iteration; sealed and hot pages are different blocks.
-                    codec.tile().encode(side, &rows, d, unsafe { out.slice(0, len) });
+                    let out = unsafe { out.slice(0, len) };
+                    seal::seal(level, hot, from, codec, side, d, out);
                 }
                 Err(error) => {
                     missing.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);

@@ -40,6 +40,7 @@ pub(super) use score::Pass;
 use affine::MAX_HEAD_DIM;
 use decode::{Decode, MAX_HEADS};
 use pages::Stream;
+pub(super) use pages::affine;
 use prefill::Prefill;
 use std::sync::Mutex;
 

@@ -50,7 +50,7 @@ impl<'a> Tile<'a> {
 
 /// The parameters of the affine codecs.
 #[inline(always)]
-pub(super) fn affine(codec: Codec) -> Option<&'static Affine> {
+pub(in crate::backend::cpu) fn affine(codec: Codec) -> Option<&'static Affine> {
     match codec {
         Codec::Kivi2 => Some(&KIVI2),
         Codec::Kivi4 => Some(&KIVI4),
