@@ -1,5 +1,4 @@
-//! Encoding and decoding tiles: the scalar code that defines each codec's bytes,
-//! which is also what seals pages on the CPU.
+//! Encoding and decoding tiles: the scalar code that defines each codec's bytes.
 //!
 //! Throughput is counted in bytes of the 16-bit form, whatever the codec stores.
 
