@@ -1,5 +1,5 @@
 // Parameters of every kernel: flat structs, mirrored in Rust with size and
-// offset asserts (src/backend/cuda/params.rs). Device addresses are 64-bit
+// offset asserts (src/backend/cuda/params). Device addresses are 64-bit
 // integers so that both sides agree on their size; shapes stand beside them.
 #pragma once
 

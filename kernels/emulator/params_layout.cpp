@@ -1,5 +1,5 @@
 // Sizes and offsets of the parameter structs as C++ lays them out, for the test
-// in src/backend/cuda/params.rs.
+// in src/backend/cuda/params.
 #include <stddef.h>
 
 #include "common/params.h"
