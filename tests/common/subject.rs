@@ -425,6 +425,11 @@ impl Kind {
     }
 }
 
+/// All kinds, with eight seeds of the emulated device in full tests and else `few`.
+pub fn kinds(few: u64) -> Vec<Kind> {
+    Kind::all(0..if full() { 8 } else { few })
+}
+
 /// The first CUDA device, opened once: loading its kernels takes a while.
 fn cuda() -> &'static kvfold::Result<Device> {
     static CUDA: OnceLock<kvfold::Result<Device>> = OnceLock::new();
