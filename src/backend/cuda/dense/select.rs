@@ -2,7 +2,7 @@
 
 use super::Shapes;
 use crate::backend::cuda::params::SelectParams;
-use crate::backend::driver::{DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{DeviceBuffer, Stream};
 use crate::error::Result;
 
 const THREADS: u32 = 128;
@@ -21,16 +21,15 @@ pub fn select_rows(
     stream: &Stream,
 ) -> Result<()> {
     let shapes = Shapes("select_rows");
-    let cols_word = shapes.multiple("columns", cols, 4, usize::MAX)?;
-    let n_from = from.len() / cols;
+    let from = shapes.table("the rows to select from", from, cols, 4)?;
     let params = SelectParams {
-        cols: cols_word,
-        n_from: shapes.word("rows to select from", n_from)?,
-        from: shapes.address("the rows to select from", from, n_from, cols)?,
+        from: from.address,
+        n_from: from.rows,
+        cols: from.cols,
         rows: shapes.address("row numbers", rows, n, 1)?,
         to: shapes.address("the rows selected", to, n, cols)?,
     };
-    let shape = Launch::new(shapes.word("rows", n)?, THREADS);
+    let shape = shapes.by_rows(n, THREADS)?;
     // SAFETY: the buffers hold the rows, numbers are checked on the device; `to` is
     // exclusive here.
     unsafe { stream.launch("select_rows", shape, &params) }
