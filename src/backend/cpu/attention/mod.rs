@@ -7,6 +7,7 @@
 //! | `affine.rs` | products with low-bit tiles, read in place |
 //! | `rows.rs` | products with f16, bf16 and fp8 tiles |
 //! | `decode.rs` | one query: each K and V byte is read once a query group |
+//! | `softmax.rs` | its weights |
 //! | `prefill.rs` | a tile of queries |
 //! | `score.rs` | what became of each token: score passes |
 //!
@@ -27,6 +28,7 @@ mod prefetch;
 mod prefill;
 mod rows;
 mod score;
+mod softmax;
 
 use super::arena::Arenas;
 use super::pool::{Shared, parallel_items, threads};
