@@ -216,7 +216,7 @@ fn forks_write_to_their_own_copy() {
 #[test]
 fn a_window_without_a_causal_mask_is_refused() {
     let mut backend = CpuBackend::new();
-    backend.configure_kv(&[group("f16", 64, 1)], &[]).unwrap();
+    backend.configure_kv(&[group("f16", 64, 1)], &[], 0).unwrap();
     let at = LayerIndex { group: 0, layer: 0 };
     let window = Some(64);
     let call = Attend { at, heads: 1, scale: 1.0, causal: false, window, rope: None, seqs: &[] };
@@ -230,7 +230,7 @@ fn a_window_without_a_causal_mask_is_refused() {
 fn head_dims_that_the_kernels_lack_are_named() {
     for d in [48, 512] {
         let mut backend = CpuBackend::new();
-        let error = backend.configure_kv(&[group("f16", d, 1)], &[]).unwrap_err().to_string();
+        let error = backend.configure_kv(&[group("f16", d, 1)], &[], 0).unwrap_err().to_string();
         assert!(error.contains(&d.to_string()), "{error}");
     }
 }

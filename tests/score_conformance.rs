@@ -288,7 +288,7 @@ fn the_batch_changes_no_bit() {
 fn what_cannot_be_scored_is_named() {
     let none = Score::Max { last: 0 };
     let mut backend = CpuBackend::with_level(Level::best());
-    backend.configure_kv(&[group("f16", 64, 1)], &[]).unwrap();
+    backend.configure_kv(&[group("f16", 64, 1)], &[], 0).unwrap();
     let at = LayerIndex { group: 0, layer: 0 };
     let call =
         Attend { at, heads: 2, scale: 1.0, causal: true, window: None, rope: None, seqs: &[] };
@@ -296,7 +296,7 @@ fn what_cannot_be_scored_is_named() {
     backend.write(&[0.0; 128], 128, &mut q).unwrap();
     let mut out = Scores::default();
     let mut refused = |call: &Attend<'_>, pass, lse: &_| {
-        backend.score(call, pass, &q, lse, &mut out).unwrap_err().to_string()
+        Backend::score(&mut backend, call, pass, &q, lse, &mut out).unwrap_err().to_string()
     };
     let error = refused(&call, none, &q);
     assert!(error.contains("last"), "{error}");
@@ -321,7 +321,7 @@ fn what_cannot_be_scored_is_named() {
     };
     let scorer = Scorer::new(&device, shape).unwrap();
     let attention = AttentionCall { q_stride: 256, lse: 256, n_seqs: 1, ..Default::default() };
-    let sizes = Sizes { rows: 2, max_q_len: 2, tokens: 2 };
+    let sizes = Sizes { rows: 2, seqs: 1, decode_rows: 2, max_q_len: 2, tokens: 2 };
     let good = ScoreCall { attention, sizes };
     let refused = |attention, pass| {
         let call = ScoreCall { attention, ..good };

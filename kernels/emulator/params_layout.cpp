@@ -102,7 +102,7 @@ const Row rows[] = {
     FIELD(EmbedParams, cols), FIELD(EmbedParams, vocab),
     SIZE(SelectParams),
     FIELD(SelectParams, from), FIELD(SelectParams, rows), FIELD(SelectParams, to),
-    FIELD(SelectParams, cols), FIELD(SelectParams, n_from),
+    FIELD(SelectParams, row_bytes), FIELD(SelectParams, n_from),
     SIZE(ActivateParams),
     FIELD(ActivateParams, x), FIELD(ActivateParams, y), FIELD(ActivateParams, rows),
     FIELD(ActivateParams, cols),

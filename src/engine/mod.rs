@@ -6,6 +6,8 @@
 //! token. Requests run one after the other, in the order of submission.
 
 mod config;
+mod device;
+mod executor;
 mod loaded;
 mod request;
 mod session;
@@ -13,7 +15,8 @@ pub mod text;
 mod worker;
 
 pub use config::EngineConfig;
-pub use loaded::LoadedModel;
+pub use device::DeviceChoice;
+pub use loaded::{LoadOptions, LoadedModel};
 pub use request::{Event, FinishReason, Request, RequestStream, Stats};
 pub use session::Session;
 

@@ -6,6 +6,7 @@ use super::text::TextStream;
 use crate::cache::SeqId;
 use crate::error::{Error, Result};
 use crate::sample::Sampler;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -52,14 +53,11 @@ fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
     let mut history = request.prompt.clone();
 
     let start = Instant::now();
-    session.prefill(seq, &request.prompt, &job.cancel)?;
+    let last = last_chunk(session, &request.prompt);
+    session.prefill(seq, &request.prompt[..last.start], &job.cancel)?;
     let mut first_token = None;
+    let mut next = choose(session, seq, &request.prompt[last], &mut sampler, &history)?;
     let reason = loop {
-        let mut next = 0;
-        session.logits(0..1, |_, logits| {
-            next = sampler.sample(logits, &history)?;
-            Ok(())
-        })?;
         let first = *first_token.get_or_insert_with(Instant::now);
         tracing::trace!(token = next, since_first = ?first.elapsed());
         if tokenizer.eos_ids().contains(&next) && !request.ignore_eos {
@@ -78,7 +76,7 @@ fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
         if job.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
-        session.step(seq, &[next], &[0])?;
+        next = choose(session, seq, &[next], &mut sampler, &history)?;
     };
 
     let end = Instant::now();
@@ -95,6 +93,39 @@ fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
     };
     let rest = if reason == FinishReason::Stop { String::new() } else { text.finish().text };
     Ok(Event::Finished { reason, text: rest, stats })
+}
+
+/// The last chunk of a prompt.
+fn last_chunk(session: &Session, prompt: &[u32]) -> Range<usize> {
+    let chunk = session.config().prefill_chunk;
+    prompt.len().saturating_sub(1) / chunk * chunk..prompt.len()
+}
+
+/// Appends tokens and chooses the next one: on the device if it can, so that logits need
+/// not come to the host.
+fn choose(
+    session: &mut Session,
+    seq: SeqId,
+    ids: &[u32],
+    sampler: &mut Sampler,
+    history: &[u32],
+) -> Result<u32> {
+    let rows = [ids.len() - 1];
+    if session.samples_on_device()
+        && let Some(draw) = sampler.draw()
+    {
+        let drawn = session.step_and_sample(seq, ids, &rows, &[draw])?;
+        return drawn.first().copied().flatten().ok_or_else(|| {
+            Error::Sampling("no token is allowed: there are no logits above -inf".into())
+        });
+    }
+    session.step(seq, ids, &rows)?;
+    let mut next = 0;
+    session.logits(0..1, |_, logits| {
+        next = sampler.sample(logits, history)?;
+        Ok(())
+    })?;
+    Ok(next)
 }
 
 /// Sends an event; a stream that was dropped cancels the request.

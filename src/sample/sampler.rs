@@ -1,6 +1,7 @@
 //! The sampler: each step of the chain is one small function.
 
 use super::SamplingParams;
+use crate::backend::draw::Draw;
 use crate::error::{Error, Result};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -38,6 +39,19 @@ impl Sampler {
     /// The parameters it was made with.
     pub fn params(&self) -> &SamplingParams {
         &self.params
+    }
+
+    /// What a device needs to draw the next token from the logits that it holds; none if
+    /// it takes more than that, as the repetition penalty does. The random state advances.
+    pub fn draw(&mut self) -> Option<Draw> {
+        let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
+        if self.params.repetition_penalty != 1.0 {
+            return None;
+        }
+        if self.params.is_greedy() {
+            return Some(Draw::GREEDY);
+        }
+        Some(Draw { temperature, top_k, top_p, min_p, uniform: self.rng.random() })
     }
 
     /// Chooses the next token.

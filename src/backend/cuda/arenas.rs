@@ -193,6 +193,17 @@ impl Arenas {
         }
     }
 
+    /// TEMP
+    pub fn free(&mut self, _blocks: &[BlockRef]) {}
+    /// TEMP
+    pub fn bytes(&self) -> u64 {
+        0
+    }
+    /// TEMP
+    pub fn committed_bytes(&self) -> u64 {
+        0
+    }
+
     /// The bytes of a class, block after block.
     ///
     /// # Errors

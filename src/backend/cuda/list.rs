@@ -34,6 +34,11 @@ impl<T: Pod> DeviceList<T> {
         self.len
     }
 
+    /// The memory, of which the first [`len`](Self::len) elements are the list.
+    pub fn buffer(&self) -> &DeviceBuffer<T> {
+        &self.buffer
+    }
+
     pub fn address_of(&self, at: usize) -> u64 {
         self.buffer.address_of(at)
     }

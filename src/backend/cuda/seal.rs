@@ -26,7 +26,7 @@ impl SealPlan {
         Ok(Self { arenas: 0, group: 0, jobs: LayerList::new(device)? })
     }
 
-    /// Plans a step.
+    /// Plans a step, with `places` jobs at the least: those too many do nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
@@ -36,12 +36,15 @@ impl SealPlan {
         arenas: &Arenas,
         group: usize,
         seqs: &[SeqStep],
+        places: usize,
         stream: &Stream,
     ) -> Result<()> {
         self.arenas = 0;
         let layers = arenas.group(group)?.layers;
         let seals = seqs.iter().flat_map(|seq| &seq.seals).filter(|seal| seal.group == group);
-        let jobs = seals.map(|seal| job(arenas, seal)).collect::<Result<_>>()?;
+        let mut jobs = seals.map(|seal| job(arenas, seal)).collect::<Result<Vec<_>>>()?;
+        let nothing = SealJob { from_block: NONE, stream: NONE, ..SealJob::default() };
+        jobs.resize(jobs.len().max(places), (None, nothing));
         self.jobs.set(layers, jobs, stream)?;
         (self.arenas, self.group) = (arenas.id(), group);
         Ok(())

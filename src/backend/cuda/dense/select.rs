@@ -4,28 +4,29 @@ use super::Shapes;
 use crate::backend::cuda::params::SelectParams;
 use crate::backend::driver::{DeviceBuffer, Stream};
 use crate::error::Result;
+use bytemuck::Pod;
 
 const THREADS: u32 = 128;
 
 /// `to[i] = from[rows[i]]` for the first `n` numbers; rows have `cols` elements, a multiple
-/// of 4. The copy of a row that `from` does not have is NaN.
+/// of 16 bytes. The copy of a row that `from` does not have has all bits set: NaN.
 ///
 /// # Errors
 /// [`Error::Config`](crate::Error::Config) if a shape does not fit.
-pub fn select_rows(
-    from: &DeviceBuffer<f32>,
+pub fn select_rows<E: Pod>(
+    from: &DeviceBuffer<E>,
     rows: &DeviceBuffer<u32>,
     n: usize,
     cols: usize,
-    to: &mut DeviceBuffer<f32>,
+    to: &mut DeviceBuffer<E>,
     stream: &Stream,
 ) -> Result<()> {
     let shapes = Shapes("select_rows");
-    let from = shapes.table("the rows to select from", from, cols, 4)?;
+    let from = shapes.table("the rows to select from", from, cols, 16 / size_of::<E>())?;
     let params = SelectParams {
         from: from.address,
         n_from: from.rows,
-        cols: from.cols,
+        row_bytes: shapes.word("bytes of a row", cols * size_of::<E>())?,
         rows: shapes.address("row numbers", rows, n, 1)?,
         to: shapes.address("the rows selected", to, n, cols)?,
     };

@@ -81,14 +81,14 @@ mirror! {
 mirror! {
     /// Copies rows by number.
     SelectParams, 32 bytes {
-        /// `f32 [n_from][cols]`.
+        /// `[n_from]` rows of any type.
         0 from: u64,
         /// `u32 [rows of to]`; the copy of one that is not below `n_from` is NaN.
         8 rows: u64,
-        /// `f32 [][cols]`.
+        /// The copies.
         16 to: u64,
-        /// Columns: a multiple of 4.
-        24 cols: u32,
+        /// Bytes of a row: a multiple of 16.
+        24 row_bytes: u32,
         /// Rows of `from`.
         28 n_from: u32,
     }
