@@ -69,32 +69,35 @@ impl AppendPlan {
         Ok(Self { arenas: 0, group: 0, rows: 0, slots, positions })
     }
 
-    /// Plans a step. The rows of each sequence follow those of the one before it.
+    /// Plans a step, and takes the blocks that it writes. The rows of each sequence
+    /// follow those of the one before it.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
     /// [`Error::Config`] for a slot, token or position that is out of range, and for
-    /// a block that does not hold rows.
+    /// a block that does not hold rows; what [`Arenas::take`] refuses.
     pub fn set(
         &mut self,
-        arenas: &Arenas,
+        arenas: &mut Arenas,
         group: usize,
         seqs: &[SeqStep],
         stream: &Stream,
     ) -> Result<()> {
         self.arenas = 0;
         let layers = arenas.group(group)?.layers;
-        let (mut slots, mut positions) = (Vec::new(), Vec::new());
+        let (mut slots, mut positions, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
         for seq in seqs {
             let first_row = positions.len();
             for append in seq.appends.iter().filter(|a| a.group == group) {
                 add_slots(arenas, append, seq.new_tokens, first_row, &mut slots)?;
+                blocks.push(append.block);
             }
             for position in seq.position..seq.position + seq.new_tokens {
                 let what = || Error::config("position", format!("{position} exceeds 32 bits"));
                 positions.push(u32::try_from(position).map_err(|_| what())?);
             }
         }
+        arenas.take(&blocks, stream)?;
         self.slots.set(layers, slots, stream)?;
         self.positions.set(&positions, stream)?;
         (self.arenas, self.group, self.rows) = (arenas.id(), group, positions.len());
@@ -111,7 +114,7 @@ fn add_slots(
     slots: &mut Vec<(Option<usize>, AppendSlot)>,
 ) -> Result<()> {
     let group = arenas.group(append.group)?;
-    let layout = arenas.block(append.block)?;
+    let layout = arenas.writable(append.block)?;
     if layout.group != append.group || !layout.holds_rows_of(group.format.hot()) {
         let what = format!("class {} does not hold rows of the group", append.block.class.0);
         return Err(Error::config("append", what));

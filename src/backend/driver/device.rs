@@ -1,6 +1,6 @@
 //! A handle to a device.
 
-use super::{DeviceBuffer, DeviceInfo, Driver, Event, MemoryInfo, RawStream, Stream};
+use super::{DeviceBuffer, DeviceInfo, Driver, Event, HostBuffer, MemoryInfo, RawStream, Stream};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::ffi::c_void;
@@ -105,6 +105,14 @@ impl Device {
         let mut buffer = self.alloc(from.len())?;
         buffer.write(0, from, stream)?;
         Ok(buffer)
+    }
+
+    /// Page-locked host memory of `len` elements, all bits 0.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the host has no memory left to lock.
+    pub fn host_buffer<T: Pod>(&self, len: usize) -> Result<HostBuffer<T>> {
+        HostBuffer::new(self, len)
     }
 
     /// A new stream.
