@@ -26,6 +26,7 @@ constexpr uint64_t MAX_GRAVES = 64 << 20;
 struct Allocation {
     uint64_t bytes;
     bool live;
+    bool committed = false; // a part of a reservation: see reservation.cpp
 };
 
 struct Table {
@@ -75,6 +76,44 @@ void describe_address(uintptr_t address, char* text, size_t bytes) {
                  above->second.live ? "an allocation" : "a freed allocation", above->second.bytes);
 }
 
+bool add_committed(uintptr_t begin, uint64_t bytes) {
+    Table& t = table();
+    std::unique_lock<std::shared_mutex> guard(t.lock);
+    auto after = t.allocations.lower_bound(begin);
+    if (after != t.allocations.end() && after->first < begin + bytes) return false;
+    auto before = after == t.allocations.begin() ? t.allocations.end() : std::prev(after);
+    bool joins = false;
+    if (before != t.allocations.end()) {
+        uintptr_t end = before->first + before->second.bytes;
+        if (end > begin) return false;
+        joins = before->second.committed && end == begin;
+    }
+    // Parts that touch are one: accesses may cross their border.
+    if (after != t.allocations.end() && after->second.committed && after->first == begin + bytes) {
+        bytes += after->second.bytes;
+        t.allocations.erase(after);
+    }
+    if (joins)
+        before->second.bytes += bytes;
+    else
+        t.allocations[begin] = {bytes, true, true};
+    return true;
+}
+
+bool remove_committed(uintptr_t begin, uint64_t bytes) {
+    Table& t = table();
+    std::unique_lock<std::shared_mutex> guard(t.lock);
+    auto at = t.allocations.upper_bound(begin);
+    if (at == t.allocations.begin()) return false;
+    --at;
+    uintptr_t first = at->first, end = at->first + at->second.bytes;
+    if (!at->second.committed || end < begin + bytes) return false;
+    t.allocations.erase(at);
+    if (first < begin) t.allocations[first] = {begin - first, true, true};
+    if (begin + bytes < end) t.allocations[begin + bytes] = {end - begin - bytes, true, true};
+    return true;
+}
+
 } // namespace kvfold::emulator
 
 using namespace kvfold::emulator;
@@ -95,7 +134,7 @@ extern "C" int kvfold_emulator_free(void* address) {
     Table& t = table();
     std::unique_lock<std::shared_mutex> guard(t.lock);
     auto at = t.allocations.find(reinterpret_cast<uintptr_t>(address));
-    if (at == t.allocations.end() || !at->second.live) return 1;
+    if (at == t.allocations.end() || !at->second.live || at->second.committed) return 1;
     memset(address, 0xff, at->second.bytes);
 #ifdef KVFOLD_ASAN
     __asan_poison_memory_region(address, at->second.bytes); // until free() below

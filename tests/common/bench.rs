@@ -253,8 +253,6 @@ impl Bench {
 
     fn free(&mut self, blocks: &[BlockRef]) {
         self.subject.free_blocks(blocks);
-        if let Some(held) = self.subject.held_bytes() {
-            assert_eq!(held, self.cache.held_bytes());
-        }
+        assert_eq!(self.subject.held_bytes(), self.cache.held_bytes());
     }
 }

@@ -31,6 +31,8 @@ fn check_family<T: Element>(device: &Device, folder: &str, tolerance: f64) {
     }
     let n = greedy[0].len();
     assert_eq!(runner.greedy_on_device(&prompts, n), greedy, "{folder}");
+    // The prompt, a first step and the one that is captured are not repetitions.
+    assert!(runner.backend.repeated() as usize >= n - 4, "{}", runner.backend.repeated());
 }
 
 #[test]

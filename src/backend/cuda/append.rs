@@ -81,16 +81,16 @@ impl AppendPlan {
         Ok(Self { arenas: 0, group: 0, rows: 0, slots, positions })
     }
 
-    /// Plans a step. The rows of each sequence follow those of the one before it;
-    /// after them come `padding` rows that go nowhere.
+    /// Plans a step, and takes the blocks that it writes. The rows of each sequence
+    /// follow those of the one before it; after them come `padding` rows that go nowhere.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
     /// [`Error::Config`] for a slot, token or position that is out of range, and for
-    /// a block that does not hold rows.
+    /// a block that does not hold rows; what [`Arenas::take`] refuses.
     pub fn set(
         &mut self,
-        arenas: &Arenas,
+        arenas: &mut Arenas,
         group: usize,
         seqs: &[SeqStep],
         padding: usize,
@@ -98,17 +98,19 @@ impl AppendPlan {
     ) -> Result<()> {
         self.arenas = 0;
         let layers = arenas.group(group)?.layers;
-        let (mut slots, mut positions) = (Vec::new(), Vec::new());
+        let (mut slots, mut positions, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
         for seq in seqs {
             let first_row = positions.len();
             for append in seq.appends.iter().filter(|a| a.group == group) {
                 add_slots(arenas, append, seq.new_tokens, first_row, &mut slots)?;
+                blocks.push(append.block);
             }
             for position in seq.position..seq.position + seq.new_tokens {
                 let what = || Error::config("position", format!("{position} exceeds 32 bits"));
                 positions.push(u32::try_from(position).map_err(|_| what())?);
             }
         }
+        arenas.take(&blocks, stream)?;
         let nowhere = AppendSlot { row: NONE, stream: NONE, ..AppendSlot::default() };
         slots.resize(slots.len() + padding, (None, nowhere));
         positions.resize(positions.len() + padding, 0);
@@ -128,7 +130,7 @@ fn add_slots(
     slots: &mut Vec<(Option<usize>, AppendSlot)>,
 ) -> Result<()> {
     let group = arenas.group(append.group)?;
-    let layout = arenas.block(append.block)?;
+    let layout = arenas.writable(append.block)?;
     if layout.group != append.group || !layout.holds_rows_of(group.format.hot()) {
         let what = format!("class {} does not hold rows of the group", append.block.class.0);
         return Err(Error::config("append", what));

@@ -1,17 +1,28 @@
 //! The emulated device: the same kernel sources, compiled by the host's C++
 //! compiler and run thread by thread (`kernels/emulator/`). A test instrument.
 //!
-//! Streams are immediate: every call has done its work on return. Memory of
-//! unspecified content is poisoned by the emulator, the order of threads is drawn
-//! from a seed, and misuse that a real device would let pass is an error.
+//! Streams are immediate: every call has done its work on return, but copies to and
+//! from pinned memory (`pinned.rs`). Memory of unspecified content is poisoned by the
+//! emulator, the order of threads is drawn from a seed, and misuse that a real device
+//! would let pass is an error.
 
-use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawStream};
+mod pinned;
+mod work;
+
+use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
 use crate::error::{Error, Result};
+use pinned::Pinned;
+use std::alloc::Layout;
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use work::{Capture, Work};
+
+/// What sizes and addresses of virtual memory are multiples of; also a page of the host.
+const GRANULARITY: u64 = 4096;
 
 // SAFETY: the declarations are those of kernels/emulator/emulator.h.
 unsafe extern "C" {
@@ -29,6 +40,10 @@ unsafe extern "C" {
     ) -> c_int;
     fn kvfold_emulator_alloc(bytes: u64) -> *mut c_void;
     fn kvfold_emulator_free(memory: *mut c_void) -> c_int;
+    fn kvfold_emulator_reserve(bytes: u64) -> *mut c_void;
+    fn kvfold_emulator_commit(address: *mut c_void, bytes: u64) -> c_int;
+    fn kvfold_emulator_decommit(address: *mut c_void, bytes: u64) -> c_int;
+    fn kvfold_emulator_release(address: *mut c_void, bytes: u64) -> c_int;
 }
 
 /// How the device behaves.
@@ -67,6 +82,22 @@ struct State {
     used: u64,
     /// Launches at the time of recording, by event.
     events: HashMap<u64, Option<u64>>,
+    /// By stream.
+    captures: HashMap<u64, Capture>,
+    graphs: HashMap<u64, Arc<Vec<Work>>>,
+    pinned: Pinned,
+}
+
+impl State {
+    /// Counts `bytes` of memory as used, if they are free.
+    fn claim(&mut self, bytes: u64, total: u64) -> Result<()> {
+        let free = total - self.used;
+        if bytes > free {
+            return Err(Error::DeviceOutOfMemory { needed: bytes, free });
+        }
+        self.used += bytes;
+        Ok(())
+    }
 }
 
 impl EmulatedDriver {
@@ -97,78 +128,10 @@ impl EmulatedDriver {
     fn handle(&self) -> u64 {
         self.handles.fetch_add(1, Ordering::Relaxed)
     }
-}
 
-impl Driver for EmulatedDriver {
-    fn info(&self) -> &DeviceInfo {
-        &self.info
-    }
-
-    fn memory(&self) -> Result<MemoryInfo> {
-        let total = self.options.memory;
-        Ok(MemoryInfo { free: total - self.state().used, total })
-    }
-
-    fn alloc(&self, bytes: u64) -> Result<u64> {
-        let mut state = self.state();
-        let free = self.options.memory - state.used;
-        let full = Error::DeviceOutOfMemory { needed: bytes, free };
-        if bytes > free {
-            return Err(full);
-        }
-        // SAFETY: it takes any size.
-        let address = unsafe { kvfold_emulator_alloc(bytes) } as u64;
-        if address == 0 {
-            return Err(full);
-        }
-        state.memory.insert(address, bytes);
-        state.used += bytes;
-        Ok(address)
-    }
-
-    unsafe fn free(&self, address: u64) {
-        let mut state = self.state();
-        if let Some(bytes) = state.memory.remove(&address) {
-            state.used -= bytes;
-            // SAFETY: `alloc` gave it, and it is freed once.
-            let status = unsafe { kvfold_emulator_free(address as *mut c_void) };
-            debug_assert_eq!(status, 0, "the emulator knows its allocations");
-        }
-    }
-
-    unsafe fn write(&self, to: u64, from: &[u8], _stream: RawStream) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
-        Ok(())
-    }
-
-    unsafe fn read(&self, from: u64, to: &mut [u8], _stream: RawStream) -> Result<()> {
-        // SAFETY: the caller's promise; the emulator gave the memory some content.
-        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
-        Ok(())
-    }
-
-    unsafe fn copy(&self, from: u64, to: u64, bytes: u64, _stream: RawStream) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes as usize);
-        }
-        Ok(())
-    }
-
-    unsafe fn fill(&self, at: u64, value: u8, bytes: u64, _stream: RawStream) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe { std::ptr::write_bytes(at as *mut u8, value, bytes as usize) };
-        Ok(())
-    }
-
-    unsafe fn launch(
-        &self,
-        kernel: &str,
-        shape: Launch,
-        params: &[u8],
-        _stream: RawStream,
-    ) -> Result<()> {
+    /// # Safety
+    /// That of [`Driver::launch`].
+    unsafe fn run_kernel(&self, kernel: &str, shape: Launch, params: &[u8]) -> Result<()> {
         let doing = || format!("launch {kernel} as {shape:?}");
         let name = CString::new(kernel).map_err(|_| Error::device(doing(), "no such kernel"))?;
         if shape.shared_bytes > self.info.shared_bytes {
@@ -201,14 +164,106 @@ impl Driver for EmulatedDriver {
         let text = String::from_utf8_lossy(&text[..end]);
         Err(Error::device(doing(), format!("{text} (seed {seed})")))
     }
+}
+
+impl Driver for EmulatedDriver {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn memory(&self) -> Result<MemoryInfo> {
+        let total = self.options.memory;
+        Ok(MemoryInfo { free: total - self.state().used, total })
+    }
+
+    fn alloc(&self, bytes: u64) -> Result<u64> {
+        let mut state = self.state();
+        state.not_capturing("allocate memory")?;
+        state.claim(bytes, self.options.memory)?;
+        // SAFETY: it takes any size.
+        let address = unsafe { kvfold_emulator_alloc(bytes) } as u64;
+        if address == 0 {
+            state.used -= bytes;
+            return Err(Error::DeviceOutOfMemory { needed: bytes, free: 0 });
+        }
+        state.memory.insert(address, bytes);
+        Ok(address)
+    }
+
+    unsafe fn free(&self, address: u64) {
+        let mut state = self.state();
+        // It spoils a capture, but there is nobody to tell.
+        let _ = state.not_capturing("free memory");
+        state.pinned.land_writes();
+        if let Some(bytes) = state.memory.remove(&address) {
+            state.used -= bytes;
+            // SAFETY: `alloc` gave it, and it is freed once.
+            let status = unsafe { kvfold_emulator_free(address as *mut c_void) };
+            debug_assert_eq!(status, 0, "the emulator knows its allocations");
+        }
+    }
+
+    unsafe fn write(&self, to: u64, from: &[u8], stream: RawStream) -> Result<()> {
+        let mut state = self.state();
+        state.not_captured(stream, "copy to the device")?;
+        state.pinned.land_writes();
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    unsafe fn read(&self, from: u64, to: &mut [u8], stream: RawStream) -> Result<()> {
+        let mut state = self.state();
+        state.not_captured(stream, "copy from the device")?;
+        state.pinned.land_stream(stream);
+        // SAFETY: the caller's promise; the emulator gave the memory some content.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    unsafe fn copy(&self, from: u64, to: u64, bytes: u64, stream: RawStream) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.submit(Work::Copy { from, to, bytes }, stream) }
+    }
+
+    unsafe fn fill(&self, at: u64, value: u8, bytes: u64, stream: RawStream) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.submit(Work::Fill { at, value, bytes }, stream) }
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: &str,
+        shape: Launch,
+        params: &[u8],
+        stream: RawStream,
+    ) -> Result<()> {
+        let (kernel, params) = (kernel.to_owned(), params.to_vec());
+        // SAFETY: the caller's promise.
+        unsafe { self.submit(Work::Launch { kernel, shape, params }, stream) }
+    }
 
     fn create_stream(&self) -> Result<RawStream> {
         Ok(RawStream(self.handle()))
     }
 
-    unsafe fn destroy_stream(&self, _stream: RawStream) {}
+    unsafe fn destroy_stream(&self, stream: RawStream) {
+        let mut state = self.state();
+        state.captures.remove(&stream.0);
+        state.pinned.land_stream(stream);
+    }
 
-    unsafe fn synchronize(&self, _stream: RawStream) -> Result<()> {
+    unsafe fn synchronize(&self, stream: RawStream) -> Result<()> {
+        let mut state = self.state();
+        state.not_captured(stream, "wait for the device")?;
+        state.pinned.land_stream(stream);
+        Ok(())
+    }
+
+    fn synchronize_all(&self) -> Result<()> {
+        let mut state = self.state();
+        state.not_capturing("wait for the device")?;
+        state.pinned.land_all();
         Ok(())
     }
 
@@ -219,25 +274,168 @@ impl Driver for EmulatedDriver {
     }
 
     unsafe fn destroy_event(&self, event: RawEvent) {
-        self.state().events.remove(&event.0);
+        let mut state = self.state();
+        state.events.remove(&event.0);
+        state.pinned.forget(event);
     }
 
-    unsafe fn record(&self, event: RawEvent, _stream: RawStream) -> Result<()> {
+    unsafe fn record(&self, event: RawEvent, stream: RawStream) -> Result<()> {
         let now = self.launches.load(Ordering::Relaxed);
-        self.state().events.insert(event.0, Some(now));
+        let mut state = self.state();
+        state.not_captured(stream, "record an event")?;
+        state.events.insert(event.0, Some(now));
+        state.pinned.record(event, stream);
         Ok(())
     }
 
-    unsafe fn wait(&self, _stream: RawStream, _event: RawEvent) -> Result<()> {
+    unsafe fn wait(&self, stream: RawStream, event: RawEvent) -> Result<()> {
+        let mut state = self.state();
+        state.not_captured(stream, "wait for an event")?;
+        // Whoever waits for this stream will have waited for the event.
+        state.pinned.land_event(event);
         Ok(())
     }
 
     unsafe fn elapsed(&self, start: RawEvent, end: RawEvent) -> Result<Duration> {
-        let state = self.state();
+        let mut state = self.state();
+        state.not_capturing("measure time")?;
+        state.pinned.land_event(end);
         let at = |event: RawEvent| {
             let recorded = state.events.get(&event.0).copied().flatten();
             recorded.ok_or_else(|| Error::device("measure time", "an event was never recorded"))
         };
         Ok(Duration::from_nanos(at(end)?.saturating_sub(at(start)?)))
     }
+
+    unsafe fn is_done(&self, event: RawEvent) -> Result<bool> {
+        let mut state = self.state();
+        state.not_capturing("ask for an event")?;
+        Ok(state.pinned.is_done(event))
+    }
+
+    unsafe fn await_event(&self, event: RawEvent) -> Result<()> {
+        let mut state = self.state();
+        state.not_capturing("wait for an event")?;
+        state.pinned.land_event(event);
+        Ok(())
+    }
+
+    unsafe fn begin_capture(&self, stream: RawStream) -> Result<()> {
+        self.state().begin_capture(stream)
+    }
+
+    unsafe fn end_capture(&self, stream: RawStream) -> Result<RawGraph> {
+        let graph = self.handle();
+        let mut state = self.state();
+        let work = state.end_capture(stream)?;
+        state.graphs.insert(graph, work);
+        Ok(RawGraph(graph))
+    }
+
+    unsafe fn launch_graph(&self, graph: RawGraph, stream: RawStream) -> Result<()> {
+        const DOING: &str = "launch a graph";
+        let mut state = self.state();
+        state.not_captured(stream, DOING)?;
+        let work = state.graphs.get(&graph.0).cloned();
+        drop(state);
+        let work = work.ok_or_else(|| Error::device(DOING, "there is no such graph"))?;
+        // SAFETY: the caller's promise.
+        work.iter().try_for_each(|work| unsafe { self.run(work, stream) })
+    }
+
+    unsafe fn destroy_graph(&self, graph: RawGraph) {
+        self.state().graphs.remove(&graph.0);
+    }
+
+    fn alloc_host(&self, bytes: u64) -> Result<NonNull<u8>> {
+        const DOING: &str = "allocate pinned host memory";
+        self.state().not_capturing(DOING)?;
+        let short = || Error::device(DOING, format!("the host lacks {bytes} bytes"));
+        let layout = host_layout(bytes).ok_or_else(short)?;
+        // SAFETY: the layout has a size.
+        NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(short)
+    }
+
+    unsafe fn free_host(&self, memory: NonNull<u8>, bytes: u64) {
+        if let Some(layout) = host_layout(bytes) {
+            self.state().pinned.land_all();
+            // SAFETY: the caller's promise.
+            unsafe { std::alloc::dealloc(memory.as_ptr(), layout) }
+        }
+    }
+
+    unsafe fn write_pinned(
+        &self,
+        to: u64,
+        from: *const u8,
+        bytes: u64,
+        stream: RawStream,
+    ) -> Result<()> {
+        let from = from.expose_provenance() as u64;
+        // SAFETY: the caller's promise.
+        unsafe { self.submit(Work::WritePinned { to, from, bytes }, stream) }
+    }
+
+    unsafe fn read_pinned(
+        &self,
+        from: u64,
+        to: *mut u8,
+        bytes: u64,
+        stream: RawStream,
+    ) -> Result<()> {
+        let to = to.expose_provenance() as u64;
+        // SAFETY: the caller's promise.
+        unsafe { self.submit(Work::ReadPinned { from, to, bytes }, stream) }
+    }
+
+    fn granularity(&self) -> Result<u64> {
+        Ok(GRANULARITY)
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<u64> {
+        const DOING: &str = "reserve addresses";
+        self.state().not_capturing(DOING)?;
+        // SAFETY: it takes any size.
+        match unsafe { kvfold_emulator_reserve(bytes) } as u64 {
+            0 => Err(Error::device(DOING, format!("{bytes} bytes of them are not to be had"))),
+            address => Ok(address),
+        }
+    }
+
+    unsafe fn commit(&self, address: u64, bytes: u64) -> Result<()> {
+        const DOING: &str = "commit memory";
+        let mut state = self.state();
+        state.not_capturing(DOING)?;
+        state.claim(bytes, self.options.memory)?;
+        // SAFETY: the caller's promise.
+        match unsafe { kvfold_emulator_commit(address as *mut c_void, bytes) } {
+            0 => Ok(()),
+            _ => {
+                state.used -= bytes;
+                Err(Error::device(DOING, "the host refuses, or it was committed before"))
+            }
+        }
+    }
+
+    unsafe fn decommit(&self, address: u64, bytes: u64) {
+        let mut state = self.state();
+        // It spoils a capture, but there is nobody to tell.
+        let _ = state.not_capturing("decommit memory");
+        state.pinned.land_writes();
+        state.used -= bytes;
+        // SAFETY: the caller's promise.
+        let status = unsafe { kvfold_emulator_decommit(address as *mut c_void, bytes) };
+        debug_assert_eq!(status, 0, "the emulator knows what is committed");
+    }
+
+    unsafe fn release(&self, address: u64, bytes: u64) {
+        // SAFETY: the caller's promise.
+        let status = unsafe { kvfold_emulator_release(address as *mut c_void, bytes) };
+        debug_assert_eq!(status, 0, "the host knows its addresses");
+    }
+}
+
+/// Pinned memory is aligned to pages.
+fn host_layout(bytes: u64) -> Option<Layout> {
+    Layout::from_size_align(usize::try_from(bytes).ok()?, GRANULARITY as usize).ok()
 }

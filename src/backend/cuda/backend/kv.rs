@@ -43,13 +43,7 @@ impl Kv {
             })
         };
         Ok(Self {
-            arenas: Arenas::new(
-                device,
-                groups,
-                classes,
-                &classes.iter().map(|c| (budget / c.block_bytes) as u32).collect::<Vec<_>>(),
-                stream,
-            )?,
+            arenas: Arenas::new(device, groups, classes, budget, stream)?,
             copier: Copier::new(device)?,
             gatherer: Gatherer::new(device)?,
             plans: groups.iter().map(|_| plans()).collect::<Result<_>>()?,
@@ -67,9 +61,9 @@ impl Kv {
         stream: &Stream,
     ) -> Result<()> {
         for (group, plans) in self.plans.iter_mut().enumerate() {
-            plans.appends.set(&self.arenas, group, seqs, padding, stream)?;
+            plans.appends.set(&mut self.arenas, group, seqs, padding, stream)?;
             let places = if self.arenas.group(group)?.format.seals() { places } else { 0 };
-            plans.seals.set(&self.arenas, group, seqs, places, stream)?;
+            plans.seals.set(&mut self.arenas, group, seqs, places, stream)?;
             let mut first_row = 0;
             let mut shares = Vec::with_capacity(seqs.len());
             for seq in seqs {

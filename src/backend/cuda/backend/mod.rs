@@ -9,6 +9,7 @@ mod attention;
 mod begun;
 mod buffer;
 mod kv;
+mod repeat;
 
 pub use buffer::Buffer;
 
@@ -32,13 +33,14 @@ use attention::Layers;
 use begun::Begun;
 use candle_core::quantized::GgmlDType;
 use kv::Kv;
+use repeat::{Repeats, Stage};
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A device, its stream and what is on it besides weights and activations. It runs one
 /// model.
 pub struct CudaBackend<T> {
-    stream: Stream,
+    stream: Arc<Stream>,
     gemm: Mutex<Gemm>,
     uploader: Mutex<Uploader<T>>,
     kv: Option<Kv>,
@@ -47,6 +49,7 @@ pub struct CudaBackend<T> {
     /// Rotations by their frequencies.
     turns: Vec<(Rope, DeviceBuffer<f64>)>,
     sampled: DeviceBuffer<u32>,
+    repeats: Repeats,
 }
 
 impl<T: Element> CudaBackend<T> {
@@ -57,7 +60,7 @@ impl<T: Element> CudaBackend<T> {
     /// [`Error::DeviceOutOfMemory`].
     pub fn new(device: &Device) -> Result<Self> {
         Ok(Self {
-            stream: device.stream()?,
+            stream: Arc::new(device.stream()?),
             gemm: Mutex::new(Gemm::new(device)?),
             uploader: Mutex::default(),
             kv: None,
@@ -65,7 +68,13 @@ impl<T: Element> CudaBackend<T> {
             layers: Layers::default(),
             turns: Vec::new(),
             sampled: device.alloc(0)?,
+            repeats: Repeats::default(),
         })
+    }
+
+    /// Steps that were done by launching a captured one.
+    pub fn repeated(&self) -> u64 {
+        self.repeats.repeated
     }
 
     /// The device.
@@ -213,8 +222,24 @@ impl<T: Element> Backend for CudaBackend<T> {
         Ok(())
     }
 
-    fn repeat(&mut self, _key: u32, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        work(self)
+    fn repeat(&mut self, key: u32, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let Some(bucket) = self.begun.bucket else { return work(self) };
+        let (key, stream) = ((key, bucket), self.stream.clone());
+        match self.repeats.stage(key, &stream)? {
+            Stage::New => {
+                work(self)?;
+                return self.repeats.ran(key, &stream);
+            }
+            Stage::Ran => {
+                let graph = stream.capture(|_| work(self))?;
+                self.repeats.captured(key, graph);
+            }
+            Stage::Captured => {}
+        }
+        // SAFETY: all that a work uses is this backend's, its model's and its
+        // workspace's, which outlive its steps; nothing was allocated since, so nothing
+        // was replaced; `begin` has filled the same lists for a step of the same shape.
+        unsafe { self.repeats.launch(key, &stream) }
     }
 
     fn embed(&self, table: &Matrix<T>, to: &mut Buffer<T>) -> Result<()> {
@@ -310,6 +335,7 @@ impl<T: Element> Backend for CudaBackend<T> {
             let what = format!("{} on a device that computes in {}", group.format, T::CODEC);
             return Err(Error::config("kv", what));
         }
+        self.repeats.forget(&self.stream)?;
         self.stream.synchronize()?;
         // Weights are loaded by now; and two sets of arenas need not fit.
         *lock(&self.uploader) = Uploader::default();
