@@ -8,11 +8,12 @@
 mod common;
 
 use common::bench::{Bench, FORMATS, Layer};
-use common::plan::group;
+use common::plan::{cache_of, group, relocate, rope, shares};
 use common::random::Random;
 use common::subject::{Kind, full, kinds};
 use kvfold::backend::cpu::{CpuBackend, Level};
-use kvfold::backend::{Attend, Backend, KvGroup, LayerIndex};
+use kvfold::backend::score::{Score, Scores};
+use kvfold::backend::{Attend, Backend, KvGroup, LayerIndex, Rope};
 
 /// Does a step and checks its queries.
 fn step(bench: &mut Bench, new: &[usize]) {
@@ -224,6 +225,39 @@ fn a_window_without_a_causal_mask_is_refused() {
     let error = backend.attend(&call, &q, &mut out, None).unwrap_err().to_string();
     assert!(error.contains("a window of 64") && error.contains("causal"), "{error}");
     backend.attend(&Attend { causal: true, ..call }, &q, &mut out, None).unwrap();
+}
+
+/// Without the frequencies of its keys a relocated run would be read where it was written.
+#[test]
+fn relocated_runs_need_the_rotation() {
+    let mut backend = CpuBackend::new();
+    let group = group("kivi2", 64, 1);
+    let mut cache = cache_of(&group);
+    backend.configure_kv(std::slice::from_ref(&group), cache.classes()).unwrap();
+    let seq = cache.create();
+    let mut step = cache.prepare(&[(seq, 300)]).unwrap();
+    relocate(&mut step.seqs[0].views[0], 37);
+    let at = LayerIndex { group: 0, layer: 0 };
+    let mut qkv = backend.buffer(0, 0).unwrap();
+    backend.write(&[0.5; 300 * 3 * 64], 3 * 64, &mut qkv).unwrap();
+    backend.append(at, 1, &qkv, &step.seqs).unwrap();
+    backend.seal(at, &step.seqs).unwrap();
+    let seqs = shares(&step.seqs);
+    let (mut out, mut lse) = (backend.buffer(0, 0).unwrap(), backend.buffer(0, 0).unwrap());
+    let rope = Some(&rope(64));
+    let call = Attend { at, heads: 1, scale: 1.0, causal: true, window: None, rope, seqs: &seqs };
+    backend.attend(&call, &qkv, &mut out, Some(&mut lse)).unwrap();
+    for rope in
+        [None, Some(&Rope { inv_freq: Vec::new() }), Some(&Rope { inv_freq: vec![1.0; 33] })]
+    {
+        let call = Attend { rope, ..call };
+        let attended = backend.attend(&call, &qkv, &mut out, None);
+        let pass = Score::Max { last: 1 };
+        let scored = backend.score(&call, pass, &qkv, &lse, &mut Scores::default());
+        for error in [attended, scored].map(|result| result.unwrap_err().to_string()) {
+            assert!(error.contains("by 37") && error.contains("32 frequencies"), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -339,6 +339,14 @@ fn what_cannot_be_scored_is_named() {
     let top = unsafe { scorer.top(&good, TopHeads::Each, 0, &mut workspace, &stream) };
     let error = top.unwrap_err().to_string();
     assert!(error.contains("workspace"), "{error}");
+    // No rows, no parts, nothing to do.
+    let mut workspace = scorer.top_workspace(0, TopHeads::Each, 1).unwrap();
+    let nothing = ScoreCall {
+        sizes: Sizes { rows: 0, seqs: 1, decode_rows: 0, max_q_len: 0, tokens: 2 },
+        ..good
+    };
+    // SAFETY: there are no rows.
+    unsafe { scorer.top(&nothing, TopHeads::Each, 0, &mut workspace, &stream).unwrap() };
     let bad = AttentionShape { head_dim: 96, ..scorer.shape().clone() };
     let error = Scorer::new(&device, bad).err().unwrap().to_string();
     assert!(error.contains("96"), "{error}");

@@ -9,6 +9,7 @@ pub mod cuda;
 mod dequantize;
 pub mod draw;
 pub mod driver;
+mod layout;
 pub mod score;
 
 use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};
