@@ -233,7 +233,7 @@ fn relocated_runs_need_the_rotation() {
     let mut backend = CpuBackend::new();
     let group = group("kivi2", 64, 1);
     let mut cache = cache_of(&group);
-    backend.configure_kv(std::slice::from_ref(&group), cache.classes()).unwrap();
+    backend.configure_kv(std::slice::from_ref(&group), cache.classes(), cache.budget()).unwrap();
     let seq = cache.create();
     let mut step = cache.prepare(&[(seq, 300)]).unwrap();
     relocate(&mut step.seqs[0].views[0], 37);
