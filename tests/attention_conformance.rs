@@ -240,8 +240,8 @@ fn relocated_runs_need_the_rotation() {
     let at = LayerIndex { group: 0, layer: 0 };
     let mut qkv = backend.buffer(0, 0).unwrap();
     backend.write(&[0.5; 300 * 3 * 64], 3 * 64, &mut qkv).unwrap();
-    backend.append(at, 1, &qkv, &step.seqs).unwrap();
-    backend.seal(at, &step.seqs).unwrap();
+    backend.append(at, 1, None, &mut qkv, &step.seqs).unwrap();
+    backend.seal(0, 0..1, &step.seqs).unwrap();
     let seqs = shares(&step.seqs);
     let (mut out, mut lse) = (backend.buffer(0, 0).unwrap(), backend.buffer(0, 0).unwrap());
     let rope = Some(&rope(64));
@@ -253,7 +253,7 @@ fn relocated_runs_need_the_rotation() {
         let call = Attend { rope, ..call };
         let attended = backend.attend(&call, &qkv, &mut out, None);
         let pass = Score::Max { last: 1 };
-        let scored = backend.score(&call, pass, &qkv, &lse, &mut Scores::default());
+        let scored = Backend::score(&mut backend, &call, pass, &qkv, &lse, &mut Scores::default());
         for error in [attended, scored].map(|result| result.unwrap_err().to_string()) {
             assert!(error.contains("by 37") && error.contains("32 frequencies"), "{error}");
         }
