@@ -309,6 +309,18 @@ struct RopeParams {
     uint32_t reserved;
 };
 
+// Lowers the logits of tokens that have occurred.
+struct PenaliseParams {
+    uint64_t logits;  // f32 [rows][stride]
+    uint64_t starts;  // u32 [rows + 1] in `tokens`
+    uint64_t tokens;  // u32 [], those of a row each once
+    uint64_t factors; // f32 [rows]; 1: nothing is done
+    uint64_t rows;    // u32 [rows] in `ids`
+    uint64_t ids;     // u32 []: the tokens that rows were computed from
+    uint32_t vocab;   // tokens from here on are passed over
+    uint32_t stride;  // elements
+};
+
 // From logits to tokens.
 struct SampleParams {
     uint64_t logits; // f32 [rows][stride]

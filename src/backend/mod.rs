@@ -16,7 +16,7 @@ use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 use candle_core::quantized::GgmlDType;
-use draw::Draw;
+use draw::Choice;
 use score::{Score, Scores, Top, TopHeads};
 use std::ops::Range;
 
@@ -86,13 +86,38 @@ pub struct StepInput<'a> {
     /// The sequences.
     pub seqs: &'a [SeqStep],
     /// Their new tokens, one sequence after the other: the rows of the step.
-    pub ids: &'a [u32],
+    pub ids: Ids<'a>,
     /// The rows whose hidden states are wanted.
     pub rows: &'a [usize],
-    /// How the next token of each of these is drawn; or empty.
-    pub draws: &'a [Draw],
+    /// How the next token of each of these is chosen; or empty.
+    pub choices: &'a [Choice],
     /// The model's rotation.
     pub rope: &'a Rope,
+}
+
+/// The tokens of a step.
+#[derive(Clone, Copy, Debug)]
+pub enum Ids<'a> {
+    /// These, one a row.
+    Given(&'a [u32]),
+    /// Those that the step before has drawn, this many, one a row: they need not have
+    /// come to the host yet.
+    Drawn(usize),
+}
+
+impl Ids<'_> {
+    /// Rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Given(ids) => ids.len(),
+            Self::Drawn(n) => *n,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// One sequence's share of an attention call.
@@ -210,10 +235,13 @@ pub trait Backend {
         x: &mut Self::Buffer,
         y: &mut Self::Buffer,
     ) -> Result<()>;
-    /// Draws a token from each row of logits as the step says.
-    fn sample(&mut self, logits: &Self::Buffer) -> Result<()>;
-    /// The tokens drawn last; none where no logit was above −∞.
-    fn sampled(&mut self) -> Result<Vec<Option<u32>>>;
+    /// Draws a token from each row of logits as the step says; the logits are changed.
+    fn sample(&mut self, logits: &mut Self::Buffer) -> Result<()>;
+    /// Lets the tokens drawn last come to the host.
+    fn send_tokens(&mut self) -> Result<()>;
+    /// The tokens of the earliest step whose tokens were sent and not yet received; none
+    /// where no logit was above −∞. Waits for that step alone.
+    fn receive_tokens(&mut self) -> Result<Vec<Option<u32>>>;
     /// `x += bias` on every row.
     fn add_bias(&self, x: &mut Self::Buffer, bias: &Self::Vector) -> Result<()>;
     /// `x += delta`, if there is one; then `y = x / rms(x) · weight`, in f32.

@@ -1,7 +1,7 @@
 //! A model on a backend, whichever they are: what a session drives.
 
-use crate::backend::draw::Draw;
-use crate::backend::{Backend, KvGroup};
+use crate::backend::draw::Choice;
+use crate::backend::{Backend, Ids, KvGroup};
 use crate::cache::{BlockRef, ClassDesc, Step};
 use crate::codec::Codec;
 use crate::error::Result;
@@ -35,14 +35,16 @@ pub(super) trait Executor: Send {
 
     /// As [`Llama::forward`].
     fn forward(&mut self, step: &Step, ids: &[u32], rows: &[usize]) -> Result<()>;
-    /// As [`Llama::forward_and_sample`]; the tokens drawn.
+    /// As [`Llama::forward_and_sample`].
     fn forward_and_sample(
         &mut self,
         step: &Step,
-        ids: &[u32],
+        ids: Ids<'_>,
         rows: &[usize],
-        draws: &[Draw],
-    ) -> Result<Vec<Option<u32>>>;
+        choices: &[Choice],
+    ) -> Result<()>;
+    /// As [`Backend::receive_tokens`].
+    fn receive_tokens(&mut self) -> Result<Vec<Option<u32>>>;
     /// As [`Llama::logits`].
     fn logits(
         &mut self,
@@ -110,13 +112,16 @@ impl<B: Backend + Send> Executor for On<B> {
     fn forward_and_sample(
         &mut self,
         step: &Step,
-        ids: &[u32],
+        ids: Ids<'_>,
         rows: &[usize],
-        draws: &[Draw],
-    ) -> Result<Vec<Option<u32>>> {
+        choices: &[Choice],
+    ) -> Result<()> {
         let Self { backend, model, ws } = self;
-        model.forward_and_sample(backend, ws, step, ids, rows, draws)?;
-        backend.sampled()
+        model.forward_and_sample(backend, ws, step, ids, rows, choices)
+    }
+
+    fn receive_tokens(&mut self) -> Result<Vec<Option<u32>>> {
+        self.backend.receive_tokens()
     }
 
     fn logits(

@@ -12,6 +12,7 @@ mod loaded;
 mod request;
 mod session;
 pub mod text;
+mod tokens;
 mod worker;
 
 pub use config::EngineConfig;

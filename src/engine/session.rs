@@ -3,7 +3,8 @@
 
 use super::config::EngineConfig;
 use super::loaded::LoadedModel;
-use crate::backend::draw::Draw;
+use crate::backend::Ids;
+use crate::backend::draw::Choice;
 use crate::cache::{KvCache, SeqId, Step};
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
@@ -131,35 +132,46 @@ impl Session {
     /// # Errors
     /// [`Error::KvBudget`], [`Error::Config`] for an unknown token.
     pub fn step(&mut self, seq: SeqId, ids: &[u32], rows: &[usize]) -> Result<()> {
-        self.run(seq, ids, |model, step| model.executor.forward(step, ids, rows))
+        self.run(seq, ids.len(), |model, step| model.executor.forward(step, ids, rows))
     }
 
-    /// As [`step`](Self::step), then draws the next token after each of `rows` where the
-    /// weights are; none where no logit is above −∞.
+    /// As [`step`](Self::step), then lets the backend choose the token after the last:
+    /// [`receive`](Self::receive) gives it. On a device the step is enqueued and need not
+    /// be done on return; the next one can take in the token before it is received.
     ///
     /// # Errors
-    /// As [`step`](Self::step); [`Error::Config`] for a draw that is out of range.
-    pub fn step_and_sample(
-        &mut self,
-        seq: SeqId,
-        ids: &[u32],
-        rows: &[usize],
-        draws: &[Draw],
-    ) -> Result<Vec<Option<u32>>> {
-        self.run(seq, ids, |model, step| model.executor.forward_and_sample(step, ids, rows, draws))
+    /// As [`step`](Self::step); [`Error::Config`] for a choice that is out of range, and
+    /// for [`Ids::Drawn`] if the step before chose no token.
+    pub fn step_and_choose(&mut self, seq: SeqId, ids: Ids<'_>, choice: Choice) -> Result<()> {
+        let rows = [ids.len().saturating_sub(1)];
+        self.run(seq, ids.len(), |model, step| {
+            model.executor.forward_and_sample(step, ids, &rows, &[choice])
+        })
+    }
+
+    /// The token of the earliest step that chose one and was not asked for yet; waits for
+    /// that step alone.
+    ///
+    /// # Errors
+    /// [`Error::Sampling`] if there was no logit above −∞; what went wrong in the step.
+    pub fn receive(&mut self) -> Result<u32> {
+        let tokens = self.model.executor.receive_tokens()?;
+        tokens.first().copied().flatten().ok_or_else(|| {
+            Error::Sampling("no token is allowed: there are no logits above -inf".into())
+        })
     }
 
     /// Does a step's work within the books.
     fn run<T>(
         &mut self,
         seq: SeqId,
-        ids: &[u32],
+        tokens: usize,
         work: impl FnOnce(&mut LoadedModel, &Step) -> Result<T>,
     ) -> Result<T> {
-        let step = self.cache.prepare(&[(seq, ids.len())])?;
+        let step = self.cache.prepare(&[(seq, tokens)])?;
         let done = work(&mut self.model, &step);
         let free = match done {
-            Ok(_) => self.cache.commit(step, &[ids.len()])?,
+            Ok(_) => self.cache.commit(step, &[tokens])?,
             Err(_) => self.cache.abort(step),
         };
         self.model.executor.free_blocks(&free);

@@ -3,6 +3,7 @@
 use super::request::{Event, FinishReason, Request, Stats};
 use super::session::Session;
 use super::text::TextStream;
+use super::tokens::Tokens;
 use crate::cache::SeqId;
 use crate::error::{Error, Result};
 use crate::sample::Sampler;
@@ -47,7 +48,7 @@ fn generate(session: &mut Session, job: &Job) -> Result<()> {
 fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
     let request = &job.request;
     send(job, Event::Admitted { cached_tokens: 0 })?;
-    let mut sampler = Sampler::new(request.sampling.clone())?;
+    let sampler = Sampler::new(request.sampling.clone())?;
     let mut text = TextStream::new(&request.stop)?;
     let tokenizer = session.model().tokenizer.clone();
     let mut history = request.prompt.clone();
@@ -55,8 +56,9 @@ fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
     let start = Instant::now();
     let last = last_chunk(session, &request.prompt);
     session.prefill(seq, &request.prompt[..last.start], &job.cancel)?;
+    let mut tokens = Tokens::new(session, seq, sampler, request.max_tokens);
     let mut first_token = None;
-    let mut next = choose(session, seq, &request.prompt[last], &mut sampler, &history)?;
+    let mut next = tokens.first(&request.prompt[last], &history)?;
     let reason = loop {
         let first = *first_token.get_or_insert_with(Instant::now);
         tracing::trace!(token = next, since_first = ?first.elapsed());
@@ -76,12 +78,15 @@ fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
         if job.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
-        next = choose(session, seq, &[next], &mut sampler, &history)?;
+        next = tokens.next(&history)?;
     };
+
+    drop(tokens);
 
     let end = Instant::now();
     let first = first_token.unwrap_or(end);
-    let tokens = session.cache().len(seq)?;
+    // A step that ran ahead of the end does not count.
+    let tokens = session.cache().len(seq)?.min(history.len());
     let stats = Stats {
         prompt_tokens: request.prompt.len(),
         generated_tokens: history.len() - request.prompt.len(),
@@ -99,33 +104,6 @@ fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
 fn last_chunk(session: &Session, prompt: &[u32]) -> Range<usize> {
     let chunk = session.config().prefill_chunk;
     prompt.len().saturating_sub(1) / chunk * chunk..prompt.len()
-}
-
-/// Appends tokens and chooses the next one: on the device if it can, so that logits need
-/// not come to the host.
-fn choose(
-    session: &mut Session,
-    seq: SeqId,
-    ids: &[u32],
-    sampler: &mut Sampler,
-    history: &[u32],
-) -> Result<u32> {
-    let rows = [ids.len() - 1];
-    if session.samples_on_device()
-        && let Some(draw) = sampler.draw()
-    {
-        let drawn = session.step_and_sample(seq, ids, &rows, &[draw])?;
-        return drawn.first().copied().flatten().ok_or_else(|| {
-            Error::Sampling("no token is allowed: there are no logits above -inf".into())
-        });
-    }
-    session.step(seq, ids, &rows)?;
-    let mut next = 0;
-    session.logits(0..1, |_, logits| {
-        next = sampler.sample(logits, history)?;
-        Ok(())
-    })?;
-    Ok(next)
 }
 
 /// Sends an event; a stream that was dropped cancels the request.

@@ -3,9 +3,10 @@
 //! biases and Qwen3's query and key norms.
 
 use super::{Checkpoint, ModelConfig, RawTensor};
-use crate::backend::draw::Draw;
+use crate::backend::draw::Choice;
 use crate::backend::{
-    Attend, AttendSeq, Backend, KvGroup, LayerIndex, MatrixBytes, Rope, StepInput, WeightPolicy,
+    Attend, AttendSeq, Backend, Ids, KvGroup, LayerIndex, MatrixBytes, Rope, StepInput,
+    WeightPolicy,
 };
 use crate::cache::{CacheConfig, GroupSpec, SeqStep, Step};
 use crate::codec::KvFormat;
@@ -228,48 +229,51 @@ impl<B: Backend> Llama<B> {
         ids: &[u32],
         rows: &[usize],
     ) -> Result<()> {
-        self.begin(backend, step, ids, rows, &[])?;
+        self.begin(backend, step, Ids::Given(ids), rows, &[])?;
         backend.repeat(0, |backend| self.hidden(backend, ws, &step.seqs))
     }
 
-    /// As [`forward`](Self::forward), then draws the next token after each of `rows`:
-    /// [`Backend::sampled`] gives them.
+    /// As [`forward`](Self::forward), then chooses the next token after each of `rows`
+    /// and lets it come to the host: [`Backend::receive_tokens`] gives them.
     pub fn forward_and_sample(
         &self,
         backend: &mut B,
         ws: &mut Workspace<B>,
         step: &Step,
-        ids: &[u32],
+        ids: Ids<'_>,
         rows: &[usize],
-        draws: &[Draw],
+        choices: &[Choice],
     ) -> Result<()> {
-        self.begin(backend, step, ids, rows, draws)?;
+        self.begin(backend, step, ids, rows, choices)?;
         backend.repeat(1, |backend| {
             self.hidden(backend, ws, &step.seqs)?;
             backend.logits(self.head(), &mut ws.hidden, &mut ws.logits)?;
-            backend.sample(&ws.logits)
-        })
+            backend.sample(&mut ws.logits)
+        })?;
+        backend.send_tokens()
     }
 
     fn begin(
         &self,
         backend: &mut B,
         step: &Step,
-        ids: &[u32],
+        ids: Ids<'_>,
         rows: &[usize],
-        draws: &[Draw],
+        choices: &[Choice],
     ) -> Result<()> {
         let tokens = step.seqs.iter().map(|s| s.new_tokens).sum::<usize>();
         if tokens != ids.len() {
             let what = format!("{} tokens for a step of {tokens}", ids.len());
             return Err(Error::config("ids", what));
         }
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab) {
+        if let Ids::Given(ids) = ids
+            && let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab)
+        {
             let what = format!("token {id} is not below {}", self.config.vocab);
             return Err(Error::config("ids", what));
         }
         backend.copy_blocks(&step.copies)?;
-        backend.begin(&StepInput { seqs: &step.seqs, ids, rows, draws, rope: &self.rope })
+        backend.begin(&StepInput { seqs: &step.seqs, ids, rows, choices, rope: &self.rope })
     }
 
     /// The layers, the last norm, and the wanted rows of it to `ws.hidden`.

@@ -1,7 +1,7 @@
 //! The sampler: each step of the chain is one small function.
 
 use super::SamplingParams;
-use crate::backend::draw::Draw;
+use crate::backend::draw::{Choice, Draw, Penalty, penalised};
 use crate::error::{Error, Result};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -41,17 +41,32 @@ impl Sampler {
         &self.params
     }
 
-    /// What a device needs to draw the next token from the logits that it holds; none if
-    /// it takes more than that, as the repetition penalty does. The random state advances.
-    pub fn draw(&mut self) -> Option<Draw> {
+    /// What a backend needs to choose the next token itself, as [`sample`](Self::sample)
+    /// would but for rounding and the random number. `history`: the tokens before the one
+    /// that the step takes in, which need not be known yet. The random state advances.
+    pub fn choice(&mut self, history: &[u32]) -> Choice {
+        Choice { penalty: self.penalty(history), draw: self.draw() }
+    }
+
+    fn draw(&mut self) -> Draw {
         let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
-        if self.params.repetition_penalty != 1.0 {
-            return None;
-        }
         if self.params.is_greedy() {
-            return Some(Draw::GREEDY);
+            return Draw::GREEDY;
         }
-        Some(Draw { temperature, top_k, top_p, min_p, uniform: self.rng.random() })
+        Draw { temperature, top_k, top_p, min_p, uniform: self.rng.random() }
+    }
+
+    fn penalty(&self, history: &[u32]) -> Penalty {
+        let SamplingParams { repetition_penalty: factor, repetition_window, .. } = self.params;
+        match repetition_window.checked_sub(1) {
+            Some(known) if factor != 1.0 => {
+                let mut tokens = history[history.len().saturating_sub(known)..].to_vec();
+                tokens.sort_unstable();
+                tokens.dedup();
+                Penalty { factor, tokens }
+            }
+            _ => Penalty::NONE,
+        }
     }
 
     /// Chooses the next token.
@@ -117,8 +132,7 @@ impl Sampler {
                     )));
                 };
                 // From the untouched logit, so that repeats count once.
-                let penalised = if logit > 0.0 { logit / penalty } else { logit * penalty };
-                *score = penalised.min(f32::MAX);
+                *score = penalised(logit, penalty);
             }
         }
 

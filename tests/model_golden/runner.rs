@@ -1,8 +1,8 @@
 //! A model on any backend, and what PyTorch + transformers computed of it.
 
 use candle_core::{Device, Tensor};
-use kvfold::backend::draw::Draw;
-use kvfold::backend::{Backend, WeightPolicy};
+use kvfold::backend::draw::Choice;
+use kvfold::backend::{Backend, Ids, WeightPolicy};
 use kvfold::cache::KvCache;
 use kvfold::model::{Checkpoint, KvOptions, Llama, Workspace, cache_config};
 use std::collections::HashMap;
@@ -110,36 +110,44 @@ impl<B: Backend> Runner<B> {
         ids.split_off(prompt.len())
     }
 
-    /// Greedy tokens of several sequences as one batch, chosen where the weights are.
+    /// Greedy tokens of several sequences as one batch, chosen where the weights are: each
+    /// step takes in what the one before has drawn, and is enqueued before that is received.
     pub fn greedy_on_device(&mut self, prompts: &[Vec<u32>], n: usize) -> Vec<Vec<u32>> {
         let seqs: Vec<_> = prompts.iter().map(|_| self.cache.create()).collect();
         let mut out: Vec<Vec<u32>> = prompts.iter().map(|_| Vec::new()).collect();
-        let mut next: Vec<Vec<u32>> = prompts.to_vec();
-        for _ in 0..n {
-            let asked: Vec<_> = seqs.iter().zip(&next).map(|(s, ids)| (*s, ids.len())).collect();
+        let all = prompts.concat();
+        for i in 0..n {
+            let new = |prompt: &Vec<u32>| if i == 0 { prompt.len() } else { 1 };
+            let new: Vec<usize> = prompts.iter().map(new).collect();
+            let asked: Vec<_> = seqs.iter().copied().zip(new.iter().copied()).collect();
             let step = self.cache.prepare(&asked).unwrap();
-            let mut end = 0;
-            let last = |ids: &Vec<u32>| {
-                end += ids.len();
-                end - 1
-            };
-            let rows: Vec<usize> = next.iter().map(last).collect();
-            let draws = vec![Draw::GREEDY; rows.len()];
+            let ends = new.iter().scan(0, |end, n| {
+                *end += n;
+                Some(*end - 1)
+            });
+            let rows: Vec<usize> = ends.collect();
+            let ids = if i == 0 { Ids::Given(&all) } else { Ids::Drawn(seqs.len()) };
+            let choices = vec![Choice::GREEDY; rows.len()];
             let Self { backend, model, ws, .. } = self;
-            let ids = next.concat();
-            model.forward_and_sample(backend, ws, &step, &ids, &rows, &draws).unwrap();
-            let accepted: Vec<_> = asked.iter().map(|a| a.1).collect();
-            let free = self.cache.commit(step, &accepted).unwrap();
+            model.forward_and_sample(backend, ws, &step, ids, &rows, &choices).unwrap();
+            let free = self.cache.commit(step, &new).unwrap();
             self.backend.free_blocks(&free);
-            let drawn = self.backend.sampled().unwrap();
-            next = drawn.into_iter().map(|id| vec![id.unwrap()]).collect();
-            out.iter_mut().zip(&next).for_each(|(out, id)| out.extend(id));
+            if i > 0 {
+                self.receive(&mut out);
+            }
         }
+        self.receive(&mut out);
         for seq in seqs {
             let free = self.cache.free(seq).unwrap();
             self.backend.free_blocks(&free);
         }
         out
+    }
+
+    fn receive(&mut self, out: &mut [Vec<u32>]) {
+        let drawn = self.backend.receive_tokens().unwrap();
+        assert_eq!(drawn.len(), out.len());
+        out.iter_mut().zip(drawn).for_each(|(out, id)| out.push(id.unwrap()));
     }
 }
 

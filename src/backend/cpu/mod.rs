@@ -15,9 +15,11 @@ mod tensor;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
-use super::draw::Draw;
+use super::draw::Choice;
 use super::score::{Score, Scores, Top, TopHeads};
-use super::{Attend, Backend, KvGroup, LayerIndex, MatrixBytes, Rope, StepInput, WeightPolicy};
+use super::{
+    Attend, Backend, Ids, KvGroup, LayerIndex, MatrixBytes, Rope, StepInput, WeightPolicy,
+};
 use crate::cache::{BlockRef, ClassDesc, CopyBlock, Gather, SeqStep};
 use crate::codec::{Codec, Side};
 use crate::error::{Error, Result};
@@ -26,6 +28,7 @@ use attention::Pass;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pool::{Shared, parallel_for};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -46,7 +49,8 @@ pub struct CpuBackend {
     arenas: Arenas,
     angles: ops::Angles,
     begun: Begun,
-    sampled: Vec<Option<u32>>,
+    drawn: Vec<Option<u32>>,
+    sent: VecDeque<Vec<Option<u32>>>,
 }
 
 /// What the step in hand has said.
@@ -54,7 +58,7 @@ pub struct CpuBackend {
 struct Begun {
     ids: Vec<u32>,
     rows: Vec<usize>,
-    draws: Vec<Draw>,
+    choices: Vec<Choice>,
 }
 
 impl CpuBackend {
@@ -71,7 +75,8 @@ impl CpuBackend {
             arenas: Arenas::default(),
             angles: ops::Angles::default(),
             begun: Begun::default(),
-            sampled: Vec::new(),
+            drawn: Vec::new(),
+            sent: VecDeque::new(),
         }
     }
 
@@ -150,8 +155,15 @@ impl Backend for CpuBackend {
     }
 
     fn begin(&mut self, step: &StepInput<'_>) -> Result<()> {
-        self.begun =
-            Begun { ids: step.ids.to_vec(), rows: step.rows.to_vec(), draws: step.draws.to_vec() };
+        let ids = match step.ids {
+            Ids::Given(ids) => Some(ids.to_vec()),
+            Ids::Drawn(n) => self.drawn.iter().take(n).copied().collect(),
+        };
+        let ids = ids.filter(|ids| ids.len() == step.ids.len()).ok_or_else(|| {
+            Error::config("ids", "the step before has not drawn a token for each row")
+        })?;
+        let (rows, choices) = (step.rows.to_vec(), step.choices.to_vec());
+        self.begun = Begun { ids, rows, choices };
         Ok(())
     }
 
@@ -175,19 +187,28 @@ impl Backend for CpuBackend {
         matrix.matmul(x, y)
     }
 
-    fn sample(&mut self, logits: &Buffer) -> Result<()> {
-        let draws = &self.begun.draws;
-        if draws.len() != logits.rows() {
-            let what = format!("{} for {} rows of logits", draws.len(), logits.rows());
-            return Err(Error::config("draws", what));
+    fn sample(&mut self, logits: &mut Buffer) -> Result<()> {
+        let Begun { ids, rows, choices } = &self.begun;
+        if choices.len() != logits.rows() || choices.len() != rows.len() {
+            let what = format!("{} for {} rows of logits", choices.len(), logits.rows());
+            return Err(Error::config("choices", what));
         }
-        let rows = draws.iter().enumerate();
-        self.sampled = rows.map(|(i, d)| d.token(logits.row(i))).collect::<Result<_>>()?;
+        self.drawn.clear();
+        for (i, (choice, row)) in choices.iter().zip(rows).enumerate() {
+            let logits = logits.row_mut(i);
+            choice.penalty.apply(logits, ids[*row]);
+            self.drawn.push(choice.draw.token(logits)?);
+        }
         Ok(())
     }
 
-    fn sampled(&mut self) -> Result<Vec<Option<u32>>> {
-        Ok(self.sampled.clone())
+    fn send_tokens(&mut self) -> Result<()> {
+        self.sent.push_back(self.drawn.clone());
+        Ok(())
+    }
+
+    fn receive_tokens(&mut self) -> Result<Vec<Option<u32>>> {
+        self.sent.pop_front().ok_or_else(|| Error::config("tokens", "none were sent"))
     }
 
     fn add_bias(&self, x: &mut Buffer, bias: &Vec<f32>) -> Result<()> {

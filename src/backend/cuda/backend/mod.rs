@@ -10,6 +10,7 @@ mod begun;
 mod buffer;
 mod kv;
 mod repeat;
+mod tokens;
 
 pub use buffer::Buffer;
 
@@ -36,6 +37,7 @@ use kv::Kv;
 use repeat::{Repeats, Stage};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokens::Tokens;
 
 /// A device, its stream and what is on it besides weights and activations. It runs one
 /// model.
@@ -48,7 +50,7 @@ pub struct CudaBackend<T> {
     layers: Layers,
     /// Rotations by their frequencies.
     turns: Vec<(Rope, DeviceBuffer<f64>)>,
-    sampled: DeviceBuffer<u32>,
+    tokens: Tokens,
     repeats: Repeats,
 }
 
@@ -67,7 +69,7 @@ impl<T: Element> CudaBackend<T> {
             begun: Begun::new(device)?,
             layers: Layers::default(),
             turns: Vec::new(),
-            sampled: device.alloc(0)?,
+            tokens: Tokens::new(device)?,
             repeats: Repeats::default(),
         })
     }
@@ -203,14 +205,10 @@ impl<T: Element> Backend for CudaBackend<T> {
     }
 
     fn begin(&mut self, step: &StepInput<'_>) -> Result<()> {
-        let padding = self.begun.set(step, &self.stream)?;
+        let padding = self.begun.set(step, self.tokens.drawn(), &self.stream)?;
+        self.tokens.reserve(step.rows.len() + padding, &self.stream)?;
         if !self.turns.iter().any(|(rope, _)| rope.inv_freq == step.rope.inv_freq) {
             self.turns.push((step.rope.clone(), inv_turns(step.rope, &self.stream)?));
-        }
-        if self.sampled.len() < step.rows.len() + padding {
-            self.stream.synchronize()?;
-            let rows = (step.rows.len() + padding).next_power_of_two();
-            self.sampled = self.device().alloc(rows)?;
         }
         let kv = self.kv.as_mut().ok_or_else(no_kv)?;
         let places = self.begun.bucket.unwrap_or(0);
@@ -264,19 +262,24 @@ impl<T: Element> Backend for CudaBackend<T> {
         self.multiply(matrix, x, y)
     }
 
-    fn sample(&mut self, logits: &Buffer<T>) -> Result<()> {
+    fn sample(&mut self, logits: &mut Buffer<T>) -> Result<()> {
         let (rows, vocab) = (logits.rows(), logits.cols());
         let Begun { draws, .. } = &self.begun;
         if draws.len() != rows {
             return Err(Error::config("draws", format!("{} for {rows} rows", draws.len())));
         }
         let logits = Logits { values: logits.wide()?, rows, vocab, stride: vocab };
-        dense::sample(logits, draws.buffer(), &mut self.sampled, &self.stream)
+        // SAFETY: `begin` made the lists; they are consistent.
+        unsafe { dense::penalise(logits, self.begun.penalties(), &self.stream)? };
+        dense::sample(logits, draws.buffer(), self.tokens.drawn_mut(), &self.stream)
     }
 
-    fn sampled(&mut self) -> Result<Vec<Option<u32>>> {
-        let mut ids = vec![NONE; self.begun.wanted];
-        self.sampled.read(0, &mut ids, &self.stream)?;
+    fn send_tokens(&mut self) -> Result<()> {
+        self.tokens.send(self.begun.wanted, &self.stream)
+    }
+
+    fn receive_tokens(&mut self) -> Result<Vec<Option<u32>>> {
+        let ids = self.tokens.receive()?;
         Ok(ids.into_iter().map(|id| (id != NONE).then_some(id)).collect())
     }
 

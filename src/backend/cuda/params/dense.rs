@@ -143,6 +143,28 @@ mirror! {
 }
 
 mirror! {
+    /// Lowers the logits of tokens that have occurred.
+    PenaliseParams, 56 bytes {
+        /// `f32 [rows][stride]`.
+        0 logits: u64,
+        /// `u32 [rows + 1]` in `tokens`.
+        8 starts: u64,
+        /// `u32 []`, those of a row each once.
+        16 tokens: u64,
+        /// `f32 [rows]`; 1: nothing is done.
+        24 factors: u64,
+        /// `u32 [rows]` in `ids`.
+        32 rows: u64,
+        /// `u32 []`: the tokens that rows were computed from.
+        40 ids: u64,
+        /// Logits of a row: tokens from here on are passed over.
+        48 vocab: u32,
+        /// Elements from a row to the next.
+        52 stride: u32,
+    }
+}
+
+mirror! {
     /// From logits to tokens.
     SampleParams, 32 bytes {
         /// `f32 [rows][stride]`.

@@ -102,6 +102,7 @@ mod tests {
             ActivateParams::LAYOUT,
             BiasParams::LAYOUT,
             RopeParams::LAYOUT,
+            PenaliseParams::LAYOUT,
             SampleParams::LAYOUT,
             SampleDraw::LAYOUT,
             BenchReadParams::LAYOUT,
