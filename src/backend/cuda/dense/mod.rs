@@ -93,7 +93,7 @@ impl Shapes {
         Ok(Launch::new(self.word("rows", rows)?, threads))
     }
 
-    /// A thread for each eight elements.
+    /// A thread for each eight elements: kernels/dense/eight.cuh.
     fn by_eights(&self, rows: usize, cols: usize) -> Result<Launch> {
         const THREADS: u32 = 256;
         let last = (rows * (cols / 8)).next_multiple_of(THREADS as usize);
