@@ -91,7 +91,7 @@ impl SealWork {
             views: Vec::new(),
         };
         let mut plan = SealPlan::new(device)?;
-        plan.set(&mut arenas, 0, &[step], stream)?;
+        plan.set(&mut arenas, 0, &[step], 0, stream)?;
         Ok(Self { arenas, plan, layers })
     }
 

@@ -64,7 +64,7 @@ pub trait Subject {
 
 impl Subject for CpuBackend {
     fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]) {
-        self.configure_kv(std::slice::from_ref(group), classes).unwrap();
+        self.configure_kv(std::slice::from_ref(group), classes, u64::MAX).unwrap();
     }
 
     fn copy_blocks(&mut self, copies: &[CopyBlock]) {
@@ -84,8 +84,9 @@ impl Subject for CpuBackend {
         let rows = flat.len() / cols;
         let mut qkv = self.buffer(rows, cols).unwrap();
         self.write(flat, cols, &mut qkv).unwrap();
-        self.append(call.at, call.heads, &qkv, seqs).unwrap();
-        self.seal(call.at, seqs).unwrap();
+        self.append(call.at, call.heads, None, &mut qkv, seqs).unwrap();
+        let layers = call.at.layer..call.at.layer + 1;
+        self.seal(call.at.group, layers, seqs).unwrap();
         let (mut out, mut lse) = (self.buffer(0, 0).unwrap(), self.buffer(0, 0).unwrap());
         self.attend(call, &qkv, &mut out, Some(&mut lse)).unwrap();
         Attended {
@@ -265,9 +266,9 @@ impl OnDevice {
         let mut qkv = device.upload(&narrow, stream).unwrap();
 
         let group = call.at.group;
-        kv.appends.set(&mut kv.arenas, group, seqs, stream).unwrap();
-        kv.seals.set(&mut kv.arenas, group, seqs, stream).unwrap();
-        kv.tables.set(&kv.arenas, group, call.seqs, call.rope, stream).unwrap();
+        kv.appends.set(&mut kv.arenas, group, seqs, 0, stream).unwrap();
+        kv.seals.set(&mut kv.arenas, group, seqs, 0, stream).unwrap();
+        kv.tables.set(&kv.arenas, group, call.seqs, 0, call.rope, stream).unwrap();
         let shape = AppendCall { at: call.at, heads: call.heads, stride, inv_turns: None };
         append(&mut kv.arenas, &kv.appends, &shape, &mut qkv, stream).unwrap();
         let layers = call.at.layer..call.at.layer + 1;
@@ -420,6 +421,11 @@ impl Kind {
             Kind::Cuda => Box::new(OnDevice::new(cuda().as_ref().unwrap(), DECODE_ROWS)),
         }
     }
+}
+
+/// All kinds, with eight seeds of the emulated device in full tests and else `few`.
+pub fn kinds(few: u64) -> Vec<Kind> {
+    Kind::all(0..if full() { 8 } else { few })
 }
 
 /// The first CUDA device, opened once: loading its kernels takes a while.

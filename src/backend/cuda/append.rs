@@ -1,6 +1,7 @@
 //! Launches `kernels/cache/append.cu`: RoPE, then new rows to 16-bit pages.
 
 use super::arenas::{Arenas, layer_of};
+use super::gemm::Output;
 use super::list::{DeviceList, LayerList};
 use super::params::{AppendParams, AppendSlot, NONE};
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
@@ -15,7 +16,7 @@ use half::{bf16, f16};
 const THREADS: u32 = 64;
 
 /// A 16-bit type of activations.
-pub trait Element: Pod + Send + Sync {
+pub trait Element: Pod + Send + Sync + Output<Self> {
     /// Its codec.
     const CODEC: Codec;
     /// Its largest finite number.
@@ -23,6 +24,9 @@ pub trait Element: Pod + Send + Sync {
 
     /// Rounds numbers to nearest, ties to even; too large ones become infinite.
     fn narrow(from: &[f32], to: &mut [Self]);
+
+    /// The same numbers as f32.
+    fn widen(from: &[Self], to: &mut [f32]);
 }
 
 impl Element for f16 {
@@ -32,6 +36,10 @@ impl Element for f16 {
     fn narrow(from: &[f32], to: &mut [Self]) {
         to.convert_from_f32_slice(from);
     }
+
+    fn widen(from: &[Self], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
+    }
 }
 
 impl Element for bf16 {
@@ -40,6 +48,10 @@ impl Element for bf16 {
 
     fn narrow(from: &[f32], to: &mut [Self]) {
         to.convert_from_f32_slice(from);
+    }
+
+    fn widen(from: &[Self], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
     }
 }
 
@@ -70,7 +82,7 @@ impl AppendPlan {
     }
 
     /// Plans a step, and takes the blocks that it writes. The rows of each sequence
-    /// follow those of the one before it.
+    /// follow those of the one before it; after them come `padding` rows that go nowhere.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
@@ -81,6 +93,7 @@ impl AppendPlan {
         arenas: &mut Arenas,
         group: usize,
         seqs: &[SeqStep],
+        padding: usize,
         stream: &Stream,
     ) -> Result<()> {
         self.arenas = 0;
@@ -98,6 +111,9 @@ impl AppendPlan {
             }
         }
         arenas.take(&blocks, stream)?;
+        let nowhere = AppendSlot { row: NONE, stream: NONE, ..AppendSlot::default() };
+        slots.resize(slots.len() + padding, (None, nowhere));
+        positions.resize(positions.len() + padding, 0);
         self.slots.set(layers, slots, stream)?;
         self.positions.set(&positions, stream)?;
         (self.arenas, self.group, self.rows) = (arenas.id(), group, positions.len());

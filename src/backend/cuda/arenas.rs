@@ -9,11 +9,12 @@
 mod tests;
 
 use super::class_memory::ClassMemory;
-use super::params::KvArena;
+use super::params::{CODEC_BF16, CODEC_F16, CODEC_FP8, CODEC_KIVI2, CODEC_KIVI4, KvArena};
 use crate::backend::driver::{Device, DeviceBuffer, Stream};
+pub use crate::backend::layout::PageLayout;
 use crate::backend::{KvGroup, LayerIndex};
-use crate::cache::{BlockRef, ClassDesc, ClassId, ClassKind};
-use crate::codec::{Codec, TILE_TOKENS};
+use crate::cache::{BlockRef, ClassDesc, ClassId};
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,90 +24,28 @@ const MOST_CHUNK_BYTES: u64 = 16 << 20;
 /// The widest head that the kernels take.
 pub const MAX_HEAD_DIM: usize = 256;
 
-/// How pages lie in the blocks of an arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageLayout {
-    /// The KV group that it serves.
-    pub group: usize,
-    /// Codec of the key half of a page.
-    pub key: Codec,
-    /// Codec of the value half.
-    pub value: Codec,
-    /// Tokens of a page.
-    pub page_tokens: usize,
-    /// Bytes of the key half.
-    pub key_bytes: usize,
-    /// Bytes of the page.
-    pub page_bytes: usize,
-    /// Pages of a block: one for each stream of the group, or a single one.
-    pub pages: usize,
-    /// Whether a block is one page of one stream.
-    pub ragged: bool,
-}
-
-impl PageLayout {
-    fn new(groups: &[KvGroup], class: &ClassDesc) -> Result<Self> {
-        use ClassKind::{RaggedHot, RaggedSealed, RaggedSink, Sealed};
-        let group = groups
-            .get(class.group)
-            .ok_or_else(|| Error::config("classes", format!("no KV group {}", class.group)))?;
-        let hot = group.format.hot();
-        let (key, value) = match class.kind {
-            Sealed | RaggedSealed => (group.format.key, group.format.value),
-            _ => (hot, hot),
-        };
-        let ragged = matches!(class.kind, RaggedSink | RaggedHot | RaggedSealed);
-        let bytes = |codec: Codec| {
-            codec.tile().tile_bytes(group.head_dim) * class.page_tokens / TILE_TOKENS
-        };
-        let (key_bytes, page_bytes) = (bytes(key), bytes(key) + bytes(value));
-        let pages = if ragged { 1 } else { group.layers * group.kv_heads };
-        if (page_bytes * pages) as u64 != class.block_bytes {
-            let what = format!(
-                "{:?} blocks have {} bytes, the format {} needs {}",
-                class.kind,
-                class.block_bytes,
-                group.format,
-                page_bytes * pages
-            );
-            return Err(Error::config("classes", what));
-        }
-        let (group, page_tokens) = (class.group, class.page_tokens);
-        Ok(Self { group, key, value, page_tokens, key_bytes, page_bytes, pages, ragged })
-    }
-
-    /// Bytes of one block.
-    pub fn block_bytes(&self) -> usize {
-        self.page_bytes * self.pages
-    }
-
-    /// Whether rows can be written to its pages in `codec`.
-    pub(super) fn holds_rows_of(&self, codec: Codec) -> bool {
-        codec.is_16_bit() && self.key == codec && self.value == codec
-    }
-
-    fn entry(&self, base: u64) -> KvArena {
-        KvArena {
-            base,
-            block_bytes: self.block_bytes() as u64,
-            page_bytes: self.page_bytes as u32,
-            key_bytes: self.key_bytes as u32,
-            page_tokens: self.page_tokens as u32,
-            ragged: u32::from(self.ragged),
-            key_codec: number(self.key),
-            value_codec: number(self.value),
-        }
+/// What kernels know of an arena that begins at `base`.
+fn entry(layout: &PageLayout, base: u64) -> KvArena {
+    KvArena {
+        base,
+        block_bytes: layout.block_bytes() as u64,
+        page_bytes: layout.page_bytes as u32,
+        key_bytes: layout.key_bytes as u32,
+        page_tokens: layout.page_tokens as u32,
+        ragged: u32::from(layout.ragged),
+        key_codec: number(layout.key),
+        value_codec: number(layout.value),
     }
 }
 
 /// A codec as `KvCodec` numbers it.
 fn number(codec: Codec) -> u32 {
     match codec {
-        Codec::F16 => 0,
-        Codec::Bf16 => 1,
-        Codec::Fp8 => 2,
-        Codec::Kivi4 => 3,
-        Codec::Kivi2 => 4,
+        Codec::F16 => CODEC_F16,
+        Codec::Bf16 => CODEC_BF16,
+        Codec::Fp8 => CODEC_FP8,
+        Codec::Kivi4 => CODEC_KIVI4,
+        Codec::Kivi2 => CODEC_KIVI2,
     }
 }
 
@@ -152,7 +91,7 @@ impl Arenas {
             layouts.push(layout);
         }
         let entries: Vec<_> =
-            layouts.iter().zip(&memory).map(|(layout, m)| layout.entry(m.address())).collect();
+            layouts.iter().zip(&memory).map(|(layout, m)| entry(layout, m.address())).collect();
         let table = device.upload(&entries, stream)?;
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);

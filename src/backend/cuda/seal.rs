@@ -26,8 +26,9 @@ impl SealPlan {
         Ok(Self { arenas: 0, group: 0, jobs: LayerList::new(device)? })
     }
 
-    /// Plans a step, and takes the blocks that it writes. Those that it reads were taken
-    /// when their rows were planned.
+    /// Plans a step, with `places` jobs at the least: those too many do nothing. Takes
+    /// the blocks that it writes; those that it reads were taken when their rows were
+    /// planned.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
@@ -38,12 +39,15 @@ impl SealPlan {
         arenas: &mut Arenas,
         group: usize,
         seqs: &[SeqStep],
+        places: usize,
         stream: &Stream,
     ) -> Result<()> {
         self.arenas = 0;
         let layers = arenas.group(group)?.layers;
         let seals = || seqs.iter().flat_map(|seq| &seq.seals).filter(|seal| seal.group == group);
-        let jobs = seals().map(|seal| job(arenas, seal)).collect::<Result<_>>()?;
+        let mut jobs = seals().map(|seal| job(arenas, seal)).collect::<Result<Vec<_>>>()?;
+        let nothing = SealJob { from_block: NONE, stream: NONE, ..SealJob::default() };
+        jobs.resize(jobs.len().max(places), (None, nothing));
         arenas.take(&seals().map(|seal| seal.to).collect::<Vec<_>>(), stream)?;
         self.jobs.set(layers, jobs, stream)?;
         (self.arenas, self.group) = (arenas.id(), group);

@@ -24,7 +24,7 @@ impl<T: Pod> DeviceBuffer<T> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| {
             Error::config("len", format!("{len} elements are more than memory can hold"))
         })? as u64;
-        let address = if bytes == 0 { 0 } else { device.driver().alloc(bytes)? };
+        let address = if bytes == 0 { 0 } else { device.allocate(bytes)? };
         let owned = bytes > 0;
         Ok(Self { device: device.clone(), address, len, owned, element: PhantomData })
     }

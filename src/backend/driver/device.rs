@@ -5,10 +5,16 @@ use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A device: a cheap handle, shared by what was allocated on it.
 #[derive(Clone)]
-pub struct Device(Arc<dyn Driver>);
+pub struct Device(Arc<Shared<dyn Driver>>);
+
+struct Shared<D: ?Sized> {
+    allocations: AtomicU64,
+    driver: D,
+}
 
 impl Device {
     /// CUDA device number `ordinal`, in its primary context.
@@ -66,17 +72,29 @@ impl Device {
 
     /// A device of any driver.
     pub fn new(driver: impl Driver + 'static) -> Self {
-        Self(Arc::new(driver))
+        Self(Arc::new(Shared { allocations: AtomicU64::new(0), driver }))
     }
 
     /// What the device is.
     pub fn info(&self) -> &DeviceInfo {
-        self.0.info()
+        self.0.driver.info()
     }
 
     /// Its memory now.
     pub fn memory(&self) -> Result<MemoryInfo> {
-        self.0.memory()
+        self.0.driver.memory()
+    }
+
+    /// Buffers with memory that were allocated through this handle and its clones so far:
+    /// as long as it stays the same, none was replaced by another.
+    pub fn allocations(&self) -> u64 {
+        self.0.allocations.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn allocate(&self, bytes: u64) -> Result<u64> {
+        let address = self.driver().alloc(bytes)?;
+        self.0.allocations.fetch_add(1, Ordering::Relaxed);
+        Ok(address)
     }
 
     /// A buffer of `len` elements of unspecified content.
@@ -137,7 +155,7 @@ impl Device {
 
     /// The driver beneath.
     pub fn driver(&self) -> &dyn Driver {
-        &*self.0
+        &self.0.driver
     }
 
     /// Whether both handles are of one device.
