@@ -7,7 +7,7 @@ use crate::backend::cuda::copy::Copier;
 use crate::backend::cuda::seal::SealPlan;
 use crate::backend::cuda::tables::AttendTables;
 use crate::backend::driver::emulated::EmulatorOptions;
-use crate::cache::{CacheConfig, CopyBlock, GroupSpec, KvCache, Seal};
+use crate::cache::{CacheConfig, ClassKind, CopyBlock, GroupSpec, KvCache, Seal};
 use crate::codec::KvFormat;
 use std::collections::HashSet;
 
@@ -76,9 +76,9 @@ fn growth_keeps_addresses_and_content() {
     let (hot, sealed) = (w.class(ClassKind::Hot), w.class(ClassKind::Sealed));
     // A sealed block is one and a half chunks.
     assert_eq!((w.arenas.block_bytes(hot), w.arenas.block_bytes(sealed)), (8 * CHUNK, 6144));
-    let mut w2 = w.blocks(ClassKind::Hot, 0..1);
-    w2.extend(w.blocks(ClassKind::Sealed, 0..1));
-    w.take(&w2).unwrap();
+    let mut both = w.blocks(ClassKind::Hot, 0..1);
+    both.extend(w.blocks(ClassKind::Sealed, 0..1));
+    w.take(&both).unwrap();
     assert_eq!((w.arenas.bytes(), w.arenas.committed_bytes()), (8 * CHUNK + 6144, 10 * CHUNK));
     for class in [hot, sealed] {
         let bytes = w.arenas.memory(class).unwrap();
@@ -174,10 +174,10 @@ fn a_block_that_was_never_taken_is_not_found() {
         Err(Error::NotFound { what }) => what,
         other => panic!("{other:?}"),
     };
-    let mut set = |w: &World| tables.set(&w.arenas, 0, &[attend], None, &w.stream);
+    let mut set = |w: &World| tables.set(&w.arenas, 0, &[attend], 0, None, &w.stream);
     assert!(told(set(&w)).contains("KV block 0 of class"));
     let mut plan = AppendPlan::new(&w.device).unwrap();
-    plan.set(&mut w.arenas, 0, &step.seqs, &w.stream).unwrap();
+    plan.set(&mut w.arenas, 0, &step.seqs, 0, &w.stream).unwrap();
     set(&w).unwrap();
     assert_eq!(w.arenas.bytes(), w.cache.held_bytes());
 
@@ -186,7 +186,7 @@ fn a_block_that_was_never_taken_is_not_found() {
     let mut seqs = step.seqs.clone();
     seqs[0].seals = vec![Seal { group: 0, stream: None, from: hot[9], to }];
     let mut seals = SealPlan::new(&w.device).unwrap();
-    assert!(told(seals.set(&mut w.arenas, 0, &seqs, &w.stream)).contains("block 9"));
+    assert!(told(seals.set(&mut w.arenas, 0, &seqs, 0, &w.stream)).contains("block 9"));
     let mut copier = Copier::new(&w.device).unwrap();
     let copy = CopyBlock { from: hot[8], to: hot[9] };
     assert!(told(copier.copy(&mut w.arenas, &[copy], &w.stream)).contains("block 8"));
