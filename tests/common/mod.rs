@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 pub mod bench;
+pub mod on_backend;
 pub mod oracle;
 pub mod plan;
 pub mod random;

@@ -1,12 +1,11 @@
 //! Who is tested: one interface over the CPU backend and the kernels on a device.
 
+use super::on_backend::OnBackend;
 use half::{bf16, f16};
 use kvfold::backend::cpu::{Buffer, CpuBackend, Level};
 use kvfold::backend::cuda::append::{AppendCall, AppendPlan, Element, append};
 use kvfold::backend::cuda::arenas::Arenas;
-use kvfold::backend::cuda::attend::{
-    Attention, AttentionCall, AttentionShape, DECODE_ROWS, Limits,
-};
+use kvfold::backend::cuda::attend::{Attention, AttentionCall, AttentionShape, Limits};
 use kvfold::backend::cuda::copy::Copier;
 use kvfold::backend::cuda::gather::Gatherer;
 use kvfold::backend::cuda::params::ScoreTop;
@@ -132,8 +131,6 @@ fn score_inputs(backend: &CpuBackend, step: &LayerStep<'_>, lse: &[f32]) -> (Buf
 /// The kernels on a device.
 pub struct OnDevice {
     stream: Stream,
-    /// Queries of a sequence up to which decode takes it.
-    decode_rows: usize,
     kv: Option<Kv>,
 }
 
@@ -174,8 +171,8 @@ fn narrow<T: Element>(rows: &[f32], cols: usize, round: fn(f32) -> T) -> (Vec<T>
 }
 
 impl OnDevice {
-    pub fn new(device: &Device, decode_rows: usize) -> Self {
-        Self { stream: device.stream().unwrap(), decode_rows, kv: None }
+    pub fn new(device: &Device) -> Self {
+        Self { stream: device.stream().unwrap(), kv: None }
     }
 
     fn kv(&mut self) -> (&mut Kv, &Stream) {
@@ -258,7 +255,6 @@ impl OnDevice {
         widen: fn(T) -> f32,
     ) -> Attended {
         let LayerStep { call, seqs, qkv, cols } = *step;
-        let decode_rows = self.decode_rows;
         let (kv, stream) = self.kv();
         let device = stream.device();
         let rows = qkv.len() / cols;
@@ -275,7 +271,7 @@ impl OnDevice {
         seal(&mut kv.arenas, &kv.seals, group, layers, stream).unwrap();
 
         let attention = Attention::new(device, kv.shape(call)).unwrap();
-        let attention = attention.with_decode_rows(decode_rows);
+        let attention = attention.with_decode_rows(usize::MAX);
         let sizes = kv.tables.sizes();
         let limits = Limits { seqs: call.seqs.len(), decode_rows: rows, tokens: sizes.tokens };
         let mut workspace = attention.workspace(limits).unwrap();
@@ -369,10 +365,10 @@ impl Subject for OnDevice {
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     Cpu(Level),
-    /// Threads run in an order drawn from this seed. Decode takes sequences with up
-    /// to 16 queries if the seed is even, all of them if it is odd.
+    /// Threads run in an order drawn from this seed. If it is even, the whole backend is
+    /// tested; if it is odd, the kernels alone, decode taking sequences of any length.
     Emulated(u64),
-    /// The first CUDA device.
+    /// The backend on the first CUDA device.
     Cuda,
 }
 
@@ -415,10 +411,13 @@ impl Kind {
             Kind::Cpu(level) => Box::new(CpuBackend::with_level(level)),
             Kind::Emulated(seed) => {
                 let options = EmulatorOptions { seed, host_threads: 2, ..Default::default() };
-                let decode_rows = if seed % 2 == 0 { DECODE_ROWS } else { usize::MAX };
-                Box::new(OnDevice::new(&Device::emulated(options), decode_rows))
+                let device = Device::emulated(options);
+                match seed % 2 {
+                    0 => Box::new(OnBackend::new(&device)),
+                    _ => Box::new(OnDevice::new(&device)),
+                }
             }
-            Kind::Cuda => Box::new(OnDevice::new(cuda().as_ref().unwrap(), DECODE_ROWS)),
+            Kind::Cuda => Box::new(OnBackend::new(cuda().as_ref().unwrap())),
         }
     }
 }
