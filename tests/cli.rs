@@ -144,6 +144,8 @@ fn words_that_cannot_be_read_get_a_usage_line() {
         (&["run", "--kv-budget=-5", "Why?"], "\"-5\" is not a number of bytes"),
         (&["run", "--threads", "0", "Why?"], "--threads"),
         (&["run", "--weights", "q3", "Why?"], "keep"),
+        (&["run", "--device", "gpu", "Why?"], "cuda:N"),
+        (&["run", "--dtype", "f64", "Why?"], "bf16"),
         (&["frobnicate"], "frobnicate"),
     ] {
         let output = place.kvfold(args);
@@ -151,6 +153,25 @@ fn words_that_cannot_be_read_get_a_usage_line() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert_eq!(stderr.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{stderr}");
         assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+/// A device that is asked for and cannot be used is an error before a model is fetched;
+/// `auto` takes the CPU then, and the summary says so.
+#[test]
+fn devices_that_cannot_be_used_are_named() {
+    let place = Place::new();
+    // A number that no machine has, so that it fails with a driver, too.
+    refused(&place.kvfold(&["run", "--device", "cuda:4000", "Why?"]), &[""]);
+    assert!(!place.0.path().join(".cache").exists());
+    let answer = place.run(&["--device", "cpu", "-n", "2", "Why?"]);
+    success(&answer);
+    let summary = String::from_utf8(answer.stderr).unwrap();
+    assert!(summary.contains("device      cpu"), "{summary}");
+    if kvfold::backend::driver::Device::cuda(0).is_err() {
+        let answer = place.run(&["--device", "auto", "-n", "2", "Why?"]);
+        success(&answer);
+        assert!(String::from_utf8(answer.stderr).unwrap().contains("device      cpu"));
     }
 }
 
