@@ -22,6 +22,11 @@ int kvfold_emulator_launch(const char* kernel, const uint32_t grid[3], uint32_t 
 // Kernels may touch nothing else. Null if memory is short.
 void* kvfold_emulator_alloc(uint64_t bytes);
 
+// As kvfold_emulator_alloc, at this address, a multiple of 64 KiB: recorded calls are
+// replayed where they were made (replay/trace.h). At least 64 KiB behind the allocation
+// are taken too and belong to nobody. Null if memory is short or the address taken.
+void* kvfold_emulator_alloc_at(uint64_t address, uint64_t bytes);
+
 // Fills with 0xff and frees. Null is ignored. Returns 0, or 1 if the address is
 // not one of a live allocation.
 int kvfold_emulator_free(void* address);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "emulator/emulator.h"
 #include "emulator/fiber.h"
@@ -22,9 +23,16 @@ namespace kvfold::emulator {
 namespace {
 
 constexpr uint64_t MAX_GRAVES = 64 << 20;
+// Of addresses that callers choose, and what is left free behind them: a multiple of
+// every page size in use.
+constexpr uint64_t PLACE = 64 << 10;
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0 // a hint, then
+#endif
 
 struct Allocation {
     uint64_t bytes;
+    uint64_t mapped; // at an address of the caller's choice; 0: from the heap
     bool live;
 };
 
@@ -39,6 +47,35 @@ struct Table {
 Table& table() {
     static Table* t = new Table; // never destroyed: buffers may outlive static objects
     return *t;
+}
+
+// To AddressSanitizer: nobody may touch these bytes, or whoever owns them may.
+void poison([[maybe_unused]] uintptr_t address, [[maybe_unused]] uint64_t bytes) {
+#ifdef KVFOLD_ASAN
+    __asan_poison_memory_region(reinterpret_cast<void*>(address), bytes);
+#endif
+}
+void unpoison([[maybe_unused]] uintptr_t address, [[maybe_unused]] uint64_t bytes) {
+#ifdef KVFOLD_ASAN
+    __asan_unpoison_memory_region(reinterpret_cast<void*>(address), bytes);
+#endif
+}
+
+void* enter(void* memory, Allocation allocation) {
+    memset(memory, 0xff, allocation.bytes);
+    Table& t = table();
+    std::unique_lock<std::shared_mutex> guard(t.lock);
+    t.allocations[reinterpret_cast<uintptr_t>(memory)] = allocation;
+    return memory;
+}
+
+void give_back(uintptr_t address, const Allocation& a) {
+    void* memory = reinterpret_cast<void*>(address);
+    unpoison(address, a.mapped ? a.mapped : a.bytes);
+    if (a.mapped)
+        munmap(memory, a.mapped);
+    else
+        free(memory);
 }
 
 } // namespace
@@ -83,11 +120,22 @@ extern "C" void* kvfold_emulator_alloc(uint64_t bytes) {
     void* memory = nullptr;
     if (bytes > SIZE_MAX / 2 || posix_memalign(&memory, 256, bytes ? bytes : 1) != 0)
         return nullptr;
-    memset(memory, 0xff, bytes);
-    Table& t = table();
-    std::unique_lock<std::shared_mutex> guard(t.lock);
-    t.allocations[reinterpret_cast<uintptr_t>(memory)] = {bytes, true};
-    return memory;
+    return enter(memory, {bytes, 0, true});
+}
+
+extern "C" void* kvfold_emulator_alloc_at(uint64_t address, uint64_t bytes) {
+    if (address == 0 || address % PLACE != 0 || bytes > SIZE_MAX / 2) return nullptr;
+    uint64_t mapped = (bytes + PLACE - 1) / PLACE * PLACE + PLACE;
+    void* wanted = reinterpret_cast<void*>(address);
+    void* memory = mmap(wanted, mapped, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (memory == MAP_FAILED) return nullptr;
+    if (memory != wanted) {
+        munmap(memory, mapped);
+        return nullptr;
+    }
+    poison(address + bytes, mapped - bytes);
+    return enter(memory, {bytes, mapped, true});
 }
 
 extern "C" int kvfold_emulator_free(void* address) {
@@ -97,9 +145,7 @@ extern "C" int kvfold_emulator_free(void* address) {
     auto at = t.allocations.find(reinterpret_cast<uintptr_t>(address));
     if (at == t.allocations.end() || !at->second.live) return 1;
     memset(address, 0xff, at->second.bytes);
-#ifdef KVFOLD_ASAN
-    __asan_poison_memory_region(address, at->second.bytes); // until free() below
-#endif
+    poison(at->first, at->second.bytes); // until it is given back
     at->second.live = false;
     t.graves.push_back(at->first);
     t.grave_bytes += at->second.bytes;
@@ -107,10 +153,7 @@ extern "C" int kvfold_emulator_free(void* address) {
         auto oldest = t.allocations.find(t.graves.front());
         t.graves.pop_front();
         t.grave_bytes -= oldest->second.bytes;
-#ifdef KVFOLD_ASAN
-        __asan_unpoison_memory_region(reinterpret_cast<void*>(oldest->first), oldest->second.bytes);
-#endif
-        free(reinterpret_cast<void*>(oldest->first));
+        give_back(oldest->first, oldest->second);
         t.allocations.erase(oldest);
     }
     return 0;

@@ -58,10 +58,15 @@ impl Device {
         Err(no_cuda())
     }
 
-    /// The emulated device: kernels run on the host. For tests.
+    /// The emulated device: kernels run on the host. For tests, which
+    /// [record](super::recording) what they ask of it if told to.
     #[cfg(feature = "emulator")]
     pub fn emulated(options: super::emulated::EmulatorOptions) -> Self {
-        Self::new(super::emulated::EmulatedDriver::new(options))
+        let driver = super::emulated::EmulatedDriver::new(options);
+        match super::recording::folder() {
+            Some(folder) => Self::new(super::recording::RecordingDriver::new(driver, &folder)),
+            None => Self::new(driver),
+        }
     }
 
     /// A device of any driver.

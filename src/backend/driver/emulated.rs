@@ -28,6 +28,7 @@ unsafe extern "C" {
         error_bytes: u64,
     ) -> c_int;
     fn kvfold_emulator_alloc(bytes: u64) -> *mut c_void;
+    fn kvfold_emulator_alloc_at(address: u64, bytes: u64) -> *mut c_void;
     fn kvfold_emulator_free(memory: *mut c_void) -> c_int;
 }
 
@@ -97,6 +98,72 @@ impl EmulatedDriver {
     fn handle(&self) -> u64 {
         self.handles.fetch_add(1, Ordering::Relaxed)
     }
+
+    /// As [`alloc`](Driver::alloc), at this address, a multiple of 64 KiB, if it and
+    /// 64 KiB behind the allocation are free.
+    pub(super) fn alloc_at(&self, address: u64, bytes: u64) -> Result<u64> {
+        // SAFETY: it takes any address and size.
+        self.enter(bytes, || unsafe { kvfold_emulator_alloc_at(address, bytes) })
+    }
+
+    fn enter(&self, bytes: u64, allocate: impl FnOnce() -> *mut c_void) -> Result<u64> {
+        let mut state = self.state();
+        let free = self.options.memory - state.used;
+        let full = Error::DeviceOutOfMemory { needed: bytes, free };
+        if bytes > free {
+            return Err(full);
+        }
+        let address = allocate() as u64;
+        if address == 0 {
+            return Err(full);
+        }
+        state.memory.insert(address, bytes);
+        state.used += bytes;
+        Ok(address)
+    }
+
+    /// As [`launch`](Driver::launch); the seed that the order of threads was drawn from.
+    ///
+    /// # Safety
+    /// As there.
+    pub(super) unsafe fn launch_seeded(
+        &self,
+        kernel: &str,
+        shape: Launch,
+        params: &[u8],
+    ) -> Result<u64> {
+        let doing = || format!("launch {kernel} as {shape:?}");
+        let name = CString::new(kernel).map_err(|_| Error::device(doing(), "no such kernel"))?;
+        if shape.shared_bytes > self.info.shared_bytes {
+            let what = format!("the device has {} bytes of shared memory", self.info.shared_bytes);
+            return Err(Error::device(doing(), what));
+        }
+        let launch = self.launches.fetch_add(1, Ordering::Relaxed);
+        let seed = self.options.seed.wrapping_add(launch);
+        let mut text = [0u8; 1024];
+        // SAFETY: all pointers live through the call, the text with its size; the
+        // caller answers for what the parameters name.
+        let status = unsafe {
+            kvfold_emulator_launch(
+                name.as_ptr(),
+                shape.grid.as_ptr(),
+                shape.threads,
+                shape.shared_bytes,
+                params.as_ptr().cast(),
+                params.len() as u64,
+                seed,
+                self.options.host_threads,
+                text.as_mut_ptr().cast(),
+                text.len() as u64,
+            )
+        };
+        if status == 0 {
+            return Ok(seed);
+        }
+        let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
+        let text = String::from_utf8_lossy(&text[..end]);
+        Err(Error::device(doing(), format!("{text} (seed {seed})")))
+    }
 }
 
 impl Driver for EmulatedDriver {
@@ -110,20 +177,8 @@ impl Driver for EmulatedDriver {
     }
 
     fn alloc(&self, bytes: u64) -> Result<u64> {
-        let mut state = self.state();
-        let free = self.options.memory - state.used;
-        let full = Error::DeviceOutOfMemory { needed: bytes, free };
-        if bytes > free {
-            return Err(full);
-        }
         // SAFETY: it takes any size.
-        let address = unsafe { kvfold_emulator_alloc(bytes) } as u64;
-        if address == 0 {
-            return Err(full);
-        }
-        state.memory.insert(address, bytes);
-        state.used += bytes;
-        Ok(address)
+        self.enter(bytes, || unsafe { kvfold_emulator_alloc(bytes) })
     }
 
     unsafe fn free(&self, address: u64) {
@@ -169,37 +224,8 @@ impl Driver for EmulatedDriver {
         params: &[u8],
         _stream: RawStream,
     ) -> Result<()> {
-        let doing = || format!("launch {kernel} as {shape:?}");
-        let name = CString::new(kernel).map_err(|_| Error::device(doing(), "no such kernel"))?;
-        if shape.shared_bytes > self.info.shared_bytes {
-            let what = format!("the device has {} bytes of shared memory", self.info.shared_bytes);
-            return Err(Error::device(doing(), what));
-        }
-        let launch = self.launches.fetch_add(1, Ordering::Relaxed);
-        let seed = self.options.seed.wrapping_add(launch);
-        let mut text = [0u8; 1024];
-        // SAFETY: all pointers live through the call, the text with its size; the
-        // caller answers for what the parameters name.
-        let status = unsafe {
-            kvfold_emulator_launch(
-                name.as_ptr(),
-                shape.grid.as_ptr(),
-                shape.threads,
-                shape.shared_bytes,
-                params.as_ptr().cast(),
-                params.len() as u64,
-                seed,
-                self.options.host_threads,
-                text.as_mut_ptr().cast(),
-                text.len() as u64,
-            )
-        };
-        if status == 0 {
-            return Ok(());
-        }
-        let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
-        let text = String::from_utf8_lossy(&text[..end]);
-        Err(Error::device(doing(), format!("{text} (seed {seed})")))
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_seeded(kernel, shape, params) }.map(drop)
     }
 
     fn create_stream(&self) -> Result<RawStream> {

@@ -27,9 +27,13 @@ mod device;
 mod embedded;
 #[cfg(feature = "emulator")]
 pub mod emulated;
+#[cfg(feature = "emulator")]
+pub mod recording;
 mod stream;
 #[cfg(all(test, feature = "emulator"))]
 mod tests;
+#[cfg(feature = "emulator")]
+mod trace;
 
 pub use buffer::DeviceBuffer;
 pub use device::Device;
