@@ -90,7 +90,8 @@ class Replays {
         if (child == running_.end()) return;
         int code = exit_code(status);
         if (code != 0 && code != TOLD)
-            report(child->second, code < 0 ? "ended by a signal" : "ended by a sanitizer, see above");
+            report(child->second,
+                   code < 0 ? "ended by a signal" : "ended by a sanitizer, see above");
         failed_ += code != 0;
         running_.erase(child);
     }

@@ -23,8 +23,9 @@ class Reader {
 
     template <class T> T number() {
         T value = 0;
-        if (has(sizeof value)) memcpy(&value, file_.data() + at_, sizeof value);
-        at_ += ok_ ? sizeof value : 0;
+        if (!has(sizeof value)) return 0;
+        memcpy(&value, file_.data() + at_, sizeof value);
+        at_ += sizeof value;
         return value;
     }
     std::string bytes(uint64_t n) {
@@ -87,7 +88,8 @@ std::string parse(const std::string& file, Trace& trace) {
     Reader from(file);
     if (from.bytes(8) != MAGIC) return "not a trace";
     uint32_t version = from.number<uint32_t>();
-    if (version != VERSION) return "a trace of version " + std::to_string(version) + ", not 1";
+    if (version != VERSION)
+        return "a trace of version " + std::to_string(version) + ", not " + std::to_string(VERSION);
     for (;;) {
         std::string place = "at byte " + std::to_string(from.at());
         uint8_t kind = from.number<uint8_t>();
