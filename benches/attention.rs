@@ -48,7 +48,7 @@ impl Cached {
         let groups = [group];
         let mut cache = KvCache::new(cache_config(&groups, u64::MAX)).unwrap();
         let mut backend = CpuBackend::with_level(level);
-        backend.configure_kv(&groups, cache.classes()).unwrap();
+        backend.configure_kv(&groups, cache.classes(), cache.budget()).unwrap();
         let seq = cache.create();
         let (qkv, out) = (backend.buffer(0, 0).unwrap(), backend.buffer(0, 0).unwrap());
         Self { backend, cache, seq, qkv, out }
@@ -74,8 +74,8 @@ impl Cached {
         self.backend.copy_blocks(&step.copies).unwrap();
         for layer in 0..LAYERS {
             let at = LayerIndex { group: 0, layer };
-            self.backend.append(at, HEADS, &self.qkv, &step.seqs).unwrap();
-            self.backend.seal(at, &step.seqs).unwrap();
+            self.backend.append(at, HEADS, None, &mut self.qkv, &step.seqs).unwrap();
+            self.backend.seal(at.group, at.layer..at.layer + 1, &step.seqs).unwrap();
         }
         step
     }

@@ -188,7 +188,7 @@ fn arenas(shape: &KvShape, layers: usize, device: &Device, stream: &Stream) -> R
         classes.push(ClassDesc { kind: run.kind, group: 0, page_tokens: form.tokens, block_bytes });
         blocks.push((run.pages() * shape.batch) as u32);
     }
-    let mut arenas = Arenas::new(device, &[group], &classes, &blocks, stream)?;
+    let mut arenas = Arenas::with_blocks(device, &[group], &classes, &blocks, stream)?;
     for (class, run) in shape.runs().into_iter().enumerate() {
         shape.form(run.kind).write(arenas.memory(ClassId(class as u16))?, stream)?;
     }

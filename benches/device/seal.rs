@@ -73,7 +73,8 @@ impl SealWork {
             block_bytes: (form.page_bytes() * kv_heads * layers) as u64,
         };
         let classes = [class(ClassKind::Hot, case.hot()), class(ClassKind::Sealed, case.sealed())];
-        let mut arenas = Arenas::new(device, &[group], &classes, &[blocks as u32; 2], stream)?;
+        let mut arenas =
+            Arenas::with_blocks(device, &[group], &classes, &[blocks as u32; 2], stream)?;
         case.hot().write(arenas.memory(HOT)?, stream)?;
         let seals = (0..blocks as u32).map(|index| Seal {
             group: 0,
@@ -90,7 +91,7 @@ impl SealWork {
             views: Vec::new(),
         };
         let mut plan = SealPlan::new(device)?;
-        plan.set(&arenas, 0, &[step], stream)?;
+        plan.set(&mut arenas, 0, &[step], 0, stream)?;
         Ok(Self { arenas, plan, layers })
     }
 

@@ -86,9 +86,7 @@ template <class T, int D, class Pages> struct Prefill {
             context.next_run = 0;
             context.loaded = NONE_LOADED;
             context.seq = load_struct<AttendSeq>(p.seqs, blockIdx.z);
-            uint32_t stream = context.seq.first_stream;
-            if (context.seq.ragged) stream += p.layer * p.kv_heads + blockIdx.y;
-            context.stream = load_struct<KvStream>(p.streams, stream);
+            context.stream = load_stream(p, context.seq, blockIdx.y);
             context.columns = columns_of(p, context.stream, q_len, (tiles - 1 - blockIdx.x) * ROWS, ROWS);
         }
         uint8_t* queries = shared_memory() + PREFILL_CONTEXT + warp_id() * (WARP_ROWS * 2 * D);
@@ -175,7 +173,7 @@ template <class T, int D, class Pages> struct Prefill {
             cp_async_wait<STAGES - 2>();
             sync_block(); // the keys are here, and the half before them is done with
             copy(before(stage), STAGES == 3 ? k + 1 : k, STAGES != 3);
-            scores<T, HalfPage>(stage, s);
+            row_scores<T, HalfPage, D, MT>(queries, stage, s);
             weigh(k, s, state);
             stage = after(stage);
             cp_async_wait<STAGES - 2>();
@@ -218,7 +216,7 @@ template <class T, int D, class Pages> struct Prefill {
             cp_async_wait<0>();
             sync_block(); // the tile is ready, and so are the values' bytes
             copy_keys(k + 1);
-            scores<F16, typename Keys::Tile>(RING, s);
+            row_scores<F16, typename Keys::Tile, D, MT>(queries, RING, s);
             weigh(k, s, state);
             if (ONE_TILE) sync_block();
             Values::unpack(shared_memory() + VALUES_TILE, raw_values);
@@ -237,27 +235,6 @@ template <class T, int D, class Pages> struct Prefill {
         for (uint32_t first = 0; first < BYTES; first += 16 * PREFILL_THREADS) {
             uint32_t at = first + 16 * threadIdx.x;
             if (at < BYTES) cp_async16(shared + at, from + at);
-        }
-    }
-
-    // s = Q · K^T for the keys in `tile`.
-    template <class E, class Tile> DEVICE void scores(uint32_t tile, float (&s)[MT][8][4]) {
-        UNROLL
-        for (int m = 0; m < MT; ++m) {
-            UNROLL
-            for (int n = 0; n < 8; ++n) s[m][n][0] = s[m][n][1] = s[m][n][2] = s[m][n][3] = 0.0f;
-        }
-        UNROLL
-        for (int j = 0; j < D / 16; ++j) {
-            uint32_t a[MT][4];
-            UNROLL
-            for (int m = 0; m < MT; ++m) load_fragment(a[m], queries, j * MT + m);
-            UNROLL
-            for (int block = 0; block < 4; ++block) {
-                uint32_t b[4];
-                Tile::keys(b, tile, block, j);
-                multiply<E>(s, a, b, block);
-            }
         }
     }
 
@@ -286,20 +263,8 @@ template <class T, int D, class Pages> struct Prefill {
             for (int block = 0; block < D / 16; ++block) {
                 uint32_t b[4];
                 Tile::values(b, tile, block, j);
-                multiply<E>(state.out, a, b, block);
+                multiply<E, MT>(state.out, a, b, block);
             }
-        }
-    }
-
-    // Adds the products with two neighbouring blocks of n = 8.
-    template <class E, int BLOCKS>
-    static DEVICE void multiply(float (&d)[MT][BLOCKS][4], const uint32_t (&a)[MT][4], const uint32_t (&b)[4],
-                                int block) {
-        const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
-        UNROLL
-        for (int m = 0; m < MT; ++m) {
-            Element<E>::mma(d[m][2 * block], a[m], low);
-            Element<E>::mma(d[m][2 * block + 1], a[m], high);
         }
     }
 };

@@ -103,6 +103,39 @@ DEVICE void load_rows(const AttendParams& p, const Columns& columns, uint32_t fi
     sync_warp();
 }
 
+// d += a · b for two neighbouring blocks of n = 8.
+template <class E, int MT, int BLOCKS>
+DEVICE void multiply(float (&d)[MT][BLOCKS][4], const uint32_t (&a)[MT][4], const uint32_t (&b)[4], int block) {
+    const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
+    UNROLL
+    for (int m = 0; m < MT; ++m) {
+        Element<E>::mma(d[m][2 * block], a[m], low);
+        Element<E>::mma(d[m][2 * block + 1], a[m], high);
+    }
+}
+
+// s = Q · K^T for queries that load_rows left and the keys in `tile`.
+template <class E, class Tile, int D, int MT>
+DEVICE void row_scores(const uint8_t* queries, uint32_t tile, float (&s)[MT][8][4]) {
+    UNROLL
+    for (int m = 0; m < MT; ++m) {
+        UNROLL
+        for (int n = 0; n < 8; ++n) s[m][n][0] = s[m][n][1] = s[m][n][2] = s[m][n][3] = 0.0f;
+    }
+    UNROLL
+    for (int j = 0; j < D / 16; ++j) {
+        uint32_t a[MT][4];
+        UNROLL
+        for (int m = 0; m < MT; ++m) load_fragment(a[m], queries, j * MT + m);
+        UNROLL
+        for (int block = 0; block < 4; ++block) {
+            uint32_t b[4];
+            Tile::keys(b, tile, block, j);
+            multiply<E, MT>(s, a, b, block);
+        }
+    }
+}
+
 // The tokens of a tile that the query of a row sees, a bit each: token_seen and
 // form_seen (columns.cuh) for 64 tokens at once.
 DEVICE uint64_t tokens_seen(const AttendParams& p, const TileView& tile, const Column& c) {

@@ -83,9 +83,7 @@ template <class T, int D, class Pages> struct Score {
         ScoreContext& context = *reinterpret_cast<ScoreContext*>(shared_memory());
         if (threadIdx.x == 0) {
             context.seq = load_struct<AttendSeq>(p.attend.seqs, blockIdx.z);
-            uint32_t stream = context.seq.first_stream;
-            if (context.seq.ragged) stream += p.attend.layer * p.attend.kv_heads + blockIdx.y;
-            context.stream = load_struct<KvStream>(p.attend.streams, stream);
+            context.stream = load_stream(p.attend, context.seq, blockIdx.y);
             uint32_t q_len = context.seq.q_len;
             context.all = queries_of(p.attend, context.stream, q_len, min_of(q_len, p.last));
         }
@@ -396,21 +394,7 @@ template <class T, int D, class Pages> struct Score {
 
         head += blockIdx.y * group();
         load_rows<T, E, D, 1>(p.attend, c, context.seq.first_row, head, 0, context.rotation, queries);
-        UNROLL
-        for (int n = 0; n < 8; ++n) s[0][n][0] = s[0][n][1] = s[0][n][2] = s[0][n][3] = 0.0f;
-        UNROLL
-        for (int j = 0; j < D / 16; ++j) {
-            uint32_t a[4];
-            load_fragment(a, queries, j);
-            UNROLL
-            for (int block = 0; block < 4; ++block) {
-                uint32_t k[4];
-                Tile::Keys::keys(k, TILE, block, j);
-                const uint32_t low[2] = {k[0], k[1]}, high[2] = {k[2], k[3]};
-                Element<E>::mma(s[0][2 * block], a, low);
-                Element<E>::mma(s[0][2 * block + 1], a, high);
-            }
-        }
+        row_scores<E, typename Tile::Keys, D, 1>(queries, TILE, s);
         sync_warp(); // the queries are done with
         if (!all_seen(p.attend, view, c, 64)) mask_rows<1>(p.attend, view, c, 0, s);
         UNROLL

@@ -4,6 +4,7 @@
 // Grid (n_slots, kv_heads), 64 threads; (n_slots, 1) if every slot names its stream.
 // A block serves one KV head of one slot: the query heads of its group, its key and
 // its value. Every (row, KV head) has one slot, so nothing is rotated twice.
+// Slots without a row keep the grid of a captured step the same.
 //
 // Shared memory: f32 cos[d/2], sin[d/2].
 // Must move, with RoPE: 2·d·(2·heads + 5·kv_heads) bytes a row (q and k are read
@@ -41,9 +42,11 @@ DEVICE void rotate_heads(const AppendParams& p, uint32_t kv_head, uint64_t row, 
 
 template <class T> DEVICE void append(const AppendParams& p) {
     const AppendSlot* slot = address<const AppendSlot>(p.slots) + blockIdx.x;
+    uint32_t token = load(&slot->row);
+    if (token == KV_NONE) return;
     uint32_t stream = served_stream(load(&slot->stream), p.layer * p.kv_heads);
     uint32_t kv_head = stream - p.layer * p.kv_heads;
-    uint32_t token = load(&slot->row), arena = load(&slot->arena), block = load(&slot->block);
+    uint32_t arena = load(&slot->arena), block = load(&slot->block);
     uint32_t row_bytes = 2 * p.head_dim;
     uint64_t row = p.qkv + uint64_t(token) * p.stride * 2;
     uint64_t key = row + uint64_t(p.heads + kv_head) * row_bytes;

@@ -15,12 +15,14 @@
 namespace cache {
 
 template <class T, class To, Side SIDE> DEVICE void seal_as_float(const SealParams& p) {
+    if (nothing_to_seal(p)) return;
     SealHalf half = seal_half<SIDE>(p);
     seal_float<T, To>(half.from, half.to, p.head_dim);
 }
 
 // KIVI: groups of 32, unrotated.
 template <class T, uint32_t BITS, Side SIDE> DEVICE void seal_as_kivi(const SealParams& p) {
+    if (nothing_to_seal(p)) return;
     SealHalf half = seal_half<SIDE>(p);
     seal_affine<T, BITS, 32, SIDE>(half.from, half.to, p.head_dim);
 }

@@ -13,6 +13,12 @@ struct SealHalf {
     uint64_t to;
 };
 
+// Jobs without a block keep the grid of a captured step the same.
+DEVICE bool nothing_to_seal(const SealParams& p) {
+    const SealJob* job = address<const SealJob>(p.jobs) + blockIdx.x;
+    return load(&job->from_block) == KV_NONE;
+}
+
 template <Side SIDE> DEVICE SealHalf seal_half(const SealParams& p) {
     const SealJob* job = address<const SealJob>(p.jobs) + blockIdx.x;
     uint32_t stream = served_stream(load(&job->stream), p.first_layer * p.kv_heads);

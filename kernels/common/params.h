@@ -1,5 +1,5 @@
 // Parameters of every kernel: flat structs, mirrored in Rust with size and
-// offset asserts (src/backend/cuda/params.rs). Device addresses are 64-bit
+// offset asserts (src/backend/cuda/params). Device addresses are 64-bit
 // integers so that both sides agree on their size; shapes stand beside them.
 #pragma once
 
@@ -168,7 +168,7 @@ struct AppendParams {
 
 // One row of one page.
 struct AppendSlot {
-    uint32_t row; // of qkv
+    uint32_t row; // of qkv; KV_NONE: there is nothing to do
     uint32_t arena;
     uint32_t block;
     uint32_t slot;   // token within the page
@@ -190,7 +190,7 @@ struct SealParams {
 
 struct SealJob {
     uint32_t from_arena;
-    uint32_t from_block;
+    uint32_t from_block; // KV_NONE: there is nothing to do
     uint32_t to_arena;
     uint32_t to_block;
     uint32_t stream; // KV_NONE: all of the layers asked for; else layer · kv_heads + head
@@ -275,10 +275,10 @@ struct EmbedParams {
 
 // Copies rows by number.
 struct SelectParams {
-    uint64_t from; // f32 [n_from][cols]
+    uint64_t from; // [n_from] rows of any type
     uint64_t rows; // u32 [rows of to]; the copy of one that is not below `n_from` is NaN
-    uint64_t to;   // f32 [][cols]
-    uint32_t cols; // a multiple of 4
+    uint64_t to;   // the copies
+    uint32_t row_bytes; // a multiple of 16
     uint32_t n_from;
 };
 
@@ -307,6 +307,18 @@ struct RopeParams {
     uint32_t heads;
     uint32_t head_dim; // a multiple of 16
     uint32_t reserved;
+};
+
+// Lowers the logits of tokens that have occurred.
+struct PenaliseParams {
+    uint64_t logits;  // f32 [rows][stride]
+    uint64_t starts;  // u32 [rows + 1] in `tokens`
+    uint64_t tokens;  // u32 [], those of a row each once
+    uint64_t factors; // f32 [rows]; 1: nothing is done
+    uint64_t rows;    // u32 [rows] in `ids`
+    uint64_t ids;     // u32 []: the tokens that rows were computed from
+    uint32_t vocab;   // tokens from here on are passed over
+    uint32_t stride;  // elements
 };
 
 // From logits to tokens.

@@ -9,7 +9,6 @@
 
 namespace dense {
 
-constexpr uint32_t ACTIVATE_THREADS = 256;
 constexpr float LOG2_E = 1.44269504f;
 
 DEVICE float times_sigmoid(float x, float z) { return div_rn(x, 1.0f + exp2_fast(-z * LOG2_E)); }
@@ -25,7 +24,7 @@ struct Gelu {
 };
 
 template <class T, class Activation> DEVICE void activate(const ActivateParams& p) {
-    uint32_t index = blockIdx.x * ACTIVATE_THREADS + threadIdx.x, units = p.cols / 8;
+    uint32_t index = blockIdx.x * EIGHT_THREADS + threadIdx.x, units = p.cols / 8;
     Place at = place_of(index, p.cols);
     if (at.row >= p.rows) return;
     const Vec16* gate = address<const Vec16>(p.x) + size_t(at.row) * 2 * units + at.unit;
@@ -39,7 +38,7 @@ template <class T, class Activation> DEVICE void activate(const ActivateParams& 
 
 using namespace dense;
 
-KERNEL(silu_mul_f16, ActivateParams, ACTIVATE_THREADS, 4) { activate<F16, Silu>(params); }
-KERNEL(silu_mul_bf16, ActivateParams, ACTIVATE_THREADS, 4) { activate<Bf16, Silu>(params); }
-KERNEL(gelu_mul_f16, ActivateParams, ACTIVATE_THREADS, 4) { activate<F16, Gelu>(params); }
-KERNEL(gelu_mul_bf16, ActivateParams, ACTIVATE_THREADS, 4) { activate<Bf16, Gelu>(params); }
+KERNEL(silu_mul_f16, ActivateParams, EIGHT_THREADS, 4) { activate<F16, Silu>(params); }
+KERNEL(silu_mul_bf16, ActivateParams, EIGHT_THREADS, 4) { activate<Bf16, Silu>(params); }
+KERNEL(gelu_mul_f16, ActivateParams, EIGHT_THREADS, 4) { activate<F16, Gelu>(params); }
+KERNEL(gelu_mul_bf16, ActivateParams, EIGHT_THREADS, 4) { activate<Bf16, Gelu>(params); }

@@ -7,10 +7,8 @@
 
 namespace dense {
 
-constexpr uint32_t BIAS_THREADS = 256;
-
 template <class T> DEVICE void add_bias(const BiasParams& p) {
-    uint32_t index = blockIdx.x * BIAS_THREADS + threadIdx.x;
+    uint32_t index = blockIdx.x * EIGHT_THREADS + threadIdx.x;
     Place at = place_of(index, p.cols);
     if (at.row >= p.rows) return;
     Vec16* x = address<Vec16>(p.x) + index;
@@ -24,5 +22,5 @@ template <class T> DEVICE void add_bias(const BiasParams& p) {
 
 using namespace dense;
 
-KERNEL(add_bias_f16, BiasParams, BIAS_THREADS, 4) { add_bias<F16>(params); }
-KERNEL(add_bias_bf16, BiasParams, BIAS_THREADS, 4) { add_bias<Bf16>(params); }
+KERNEL(add_bias_f16, BiasParams, EIGHT_THREADS, 4) { add_bias<F16>(params); }
+KERNEL(add_bias_bf16, BiasParams, EIGHT_THREADS, 4) { add_bias<Bf16>(params); }

@@ -63,6 +63,9 @@ DEVICE float warp_sum(float x) {
     return x;
 }
 
+// Of a block whose threads take an eight each; src/backend/cuda/dense/mod.rs has it too.
+constexpr uint32_t EIGHT_THREADS = 256;
+
 // Where this thread's eight is among those of a matrix of `cols` columns.
 struct Place {
     uint32_t row, unit;

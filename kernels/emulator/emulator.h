@@ -31,6 +31,17 @@ void* kvfold_emulator_alloc_at(uint64_t address, uint64_t bytes);
 // not one of a live allocation.
 int kvfold_emulator_free(void* address);
 
+// Virtual memory: a range of addresses, multiples of 4096, whose parts are given memory
+// (filled with 0xff) and lose it again. Kernels may touch parts with memory only, and
+// the 64 KiB behind the range belong to nobody. It begins at the address, a multiple of
+// 64 KiB, or anywhere if that is 0. Null if addresses are short or this one is taken; 1
+// if memory is short or the part has (or lacks) it already.
+void* kvfold_emulator_reserve(uint64_t address, uint64_t bytes);
+int kvfold_emulator_commit(void* address, uint64_t bytes);
+int kvfold_emulator_decommit(void* address, uint64_t bytes);
+// Gives up a range without memory. Returns 0, or 1 if the system refuses.
+int kvfold_emulator_release(void* address, uint64_t bytes);
+
 struct KvfoldEmulatorKernel {
     const char* name;
     uint64_t params_bytes;

@@ -12,28 +12,19 @@
 #include <sys/mman.h>
 
 #include "emulator/emulator.h"
-#include "emulator/fiber.h"
-
-#ifdef KVFOLD_ASAN
-#include <sanitizer/asan_interface.h>
-#endif
+#include "emulator/pages.h"
 
 namespace kvfold::emulator {
 
 namespace {
 
 constexpr uint64_t MAX_GRAVES = 64 << 20;
-// Of addresses that callers choose, and what is left free behind them: a multiple of
-// every page size in use.
-constexpr uint64_t PLACE = 64 << 10;
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0 // a hint, then
-#endif
 
 struct Allocation {
     uint64_t bytes;
-    uint64_t mapped; // at an address of the caller's choice; 0: from the heap
     bool live;
+    bool committed = false; // a part of a reservation: see reservation.cpp
+    uint64_t mapped = 0;    // at an address of the caller's choice; 0: from the heap
 };
 
 struct Table {
@@ -47,18 +38,6 @@ struct Table {
 Table& table() {
     static Table* t = new Table; // never destroyed: buffers may outlive static objects
     return *t;
-}
-
-// To AddressSanitizer: nobody may touch these bytes, or whoever owns them may.
-void poison([[maybe_unused]] uintptr_t address, [[maybe_unused]] uint64_t bytes) {
-#ifdef KVFOLD_ASAN
-    __asan_poison_memory_region(reinterpret_cast<void*>(address), bytes);
-#endif
-}
-void unpoison([[maybe_unused]] uintptr_t address, [[maybe_unused]] uint64_t bytes) {
-#ifdef KVFOLD_ASAN
-    __asan_unpoison_memory_region(reinterpret_cast<void*>(address), bytes);
-#endif
 }
 
 void* enter(void* memory, Allocation allocation) {
@@ -112,6 +91,44 @@ void describe_address(uintptr_t address, char* text, size_t bytes) {
                  above->second.live ? "an allocation" : "a freed allocation", above->second.bytes);
 }
 
+bool add_committed(uintptr_t begin, uint64_t bytes) {
+    Table& t = table();
+    std::unique_lock<std::shared_mutex> guard(t.lock);
+    auto after = t.allocations.lower_bound(begin);
+    if (after != t.allocations.end() && after->first < begin + bytes) return false;
+    auto before = after == t.allocations.begin() ? t.allocations.end() : std::prev(after);
+    bool joins = false;
+    if (before != t.allocations.end()) {
+        uintptr_t end = before->first + before->second.bytes;
+        if (end > begin) return false;
+        joins = before->second.committed && end == begin;
+    }
+    // Parts that touch are one: accesses may cross their border.
+    if (after != t.allocations.end() && after->second.committed && after->first == begin + bytes) {
+        bytes += after->second.bytes;
+        t.allocations.erase(after);
+    }
+    if (joins)
+        before->second.bytes += bytes;
+    else
+        t.allocations[begin] = {bytes, true, true};
+    return true;
+}
+
+bool remove_committed(uintptr_t begin, uint64_t bytes) {
+    Table& t = table();
+    std::unique_lock<std::shared_mutex> guard(t.lock);
+    auto at = t.allocations.upper_bound(begin);
+    if (at == t.allocations.begin()) return false;
+    --at;
+    uintptr_t first = at->first, end = at->first + at->second.bytes;
+    if (!at->second.committed || end < begin + bytes) return false;
+    t.allocations.erase(at);
+    if (first < begin) t.allocations[first] = {begin - first, true, true};
+    if (begin + bytes < end) t.allocations[begin + bytes] = {end - begin - bytes, true, true};
+    return true;
+}
+
 } // namespace kvfold::emulator
 
 using namespace kvfold::emulator;
@@ -120,22 +137,16 @@ extern "C" void* kvfold_emulator_alloc(uint64_t bytes) {
     void* memory = nullptr;
     if (bytes > SIZE_MAX / 2 || posix_memalign(&memory, 256, bytes ? bytes : 1) != 0)
         return nullptr;
-    return enter(memory, {bytes, 0, true});
+    return enter(memory, {bytes, true});
 }
 
 extern "C" void* kvfold_emulator_alloc_at(uint64_t address, uint64_t bytes) {
-    if (address == 0 || address % PLACE != 0 || bytes > SIZE_MAX / 2) return nullptr;
-    uint64_t mapped = (bytes + PLACE - 1) / PLACE * PLACE + PLACE;
-    void* wanted = reinterpret_cast<void*>(address);
-    void* memory = mmap(wanted, mapped, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (memory == MAP_FAILED) return nullptr;
-    if (memory != wanted) {
-        munmap(memory, mapped);
-        return nullptr;
-    }
+    if (address == 0 || bytes > SIZE_MAX / 2) return nullptr;
+    uint64_t mapped = with_surroundings(bytes);
+    void* memory = map_pages(address, mapped, PROT_READ | PROT_WRITE);
+    if (!memory) return nullptr;
     poison(address + bytes, mapped - bytes);
-    return enter(memory, {bytes, mapped, true});
+    return enter(memory, {bytes, true, false, mapped});
 }
 
 extern "C" int kvfold_emulator_free(void* address) {
@@ -143,7 +154,7 @@ extern "C" int kvfold_emulator_free(void* address) {
     Table& t = table();
     std::unique_lock<std::shared_mutex> guard(t.lock);
     auto at = t.allocations.find(reinterpret_cast<uintptr_t>(address));
-    if (at == t.allocations.end() || !at->second.live) return 1;
+    if (at == t.allocations.end() || !at->second.live || at->second.committed) return 1;
     memset(address, 0xff, at->second.bytes);
     poison(at->first, at->second.bytes); // until it is given back
     at->second.live = false;

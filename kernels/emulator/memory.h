@@ -19,4 +19,9 @@ Found find_allocation(uintptr_t address);
 // Says where the address lies, in one clause.
 void describe_address(uintptr_t address, char* text, size_t bytes);
 
+// Enters a part of a reservation that has memory, or takes it out again. False if
+// other allocations are in the way, or if not all of it has memory.
+bool add_committed(uintptr_t begin, uint64_t bytes);
+bool remove_committed(uintptr_t begin, uint64_t bytes);
+
 } // namespace kvfold::emulator

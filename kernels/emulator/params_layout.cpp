@@ -1,5 +1,5 @@
 // Sizes and offsets of the parameter structs as C++ lays them out, for the test
-// in src/backend/cuda/params.rs.
+// in src/backend/cuda/params.
 #include <stddef.h>
 
 #include "common/params.h"
@@ -102,7 +102,7 @@ const Row rows[] = {
     FIELD(EmbedParams, cols), FIELD(EmbedParams, vocab),
     SIZE(SelectParams),
     FIELD(SelectParams, from), FIELD(SelectParams, rows), FIELD(SelectParams, to),
-    FIELD(SelectParams, cols), FIELD(SelectParams, n_from),
+    FIELD(SelectParams, row_bytes), FIELD(SelectParams, n_from),
     SIZE(ActivateParams),
     FIELD(ActivateParams, x), FIELD(ActivateParams, y), FIELD(ActivateParams, rows),
     FIELD(ActivateParams, cols),
@@ -112,6 +112,10 @@ const Row rows[] = {
     FIELD(RopeParams, x), FIELD(RopeParams, positions), FIELD(RopeParams, inv_turns),
     FIELD(RopeParams, stride), FIELD(RopeParams, heads), FIELD(RopeParams, head_dim),
     FIELD(RopeParams, reserved),
+    SIZE(PenaliseParams),
+    FIELD(PenaliseParams, logits), FIELD(PenaliseParams, starts), FIELD(PenaliseParams, tokens),
+    FIELD(PenaliseParams, factors), FIELD(PenaliseParams, rows), FIELD(PenaliseParams, ids),
+    FIELD(PenaliseParams, vocab), FIELD(PenaliseParams, stride),
     SIZE(SampleParams),
     FIELD(SampleParams, logits), FIELD(SampleParams, draws), FIELD(SampleParams, ids),
     FIELD(SampleParams, vocab), FIELD(SampleParams, stride),

@@ -27,6 +27,57 @@ pub struct Draw {
     pub uniform: u32,
 }
 
+/// How a row's next token is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// What lowers logits first.
+    pub penalty: Penalty,
+    /// How the token is drawn.
+    pub draw: Draw,
+}
+
+impl Choice {
+    /// The most probable token.
+    pub const GREEDY: Self = Self { penalty: Penalty::NONE, draw: Draw::GREEDY };
+}
+
+/// What lowers the logits of a row before a token is drawn: the repetition penalty of
+/// CTRL (Keskar et al. 2019).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Penalty {
+    /// Positive logits are divided by it, others multiplied; finite and above 0. 1 does
+    /// nothing.
+    pub factor: f32,
+    /// Tokens, each once. The row's own input token is penalised besides, once.
+    pub tokens: Vec<u32>,
+}
+
+impl Penalty {
+    /// None.
+    pub const NONE: Self = Self { factor: 1.0, tokens: Vec::new() };
+
+    /// Lowers the logits of the row whose input token is `last`, as
+    /// `kernels/dense/penalise.cu` does. Tokens outside the vocabulary are passed over.
+    pub fn apply(&self, logits: &mut [f32], last: u32) {
+        let last = Some(last).filter(|last| !self.tokens.contains(last));
+        for token in self.tokens.iter().copied().chain(last) {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit = penalised(*logit, self.factor);
+            }
+        }
+    }
+}
+
+/// A logit under a repetition penalty. It never becomes infinite by it.
+pub fn penalised(logit: f32, factor: f32) -> f32 {
+    if factor == 1.0 {
+        return logit;
+    }
+    let lowered = if logit > 0.0 { logit / factor } else { logit * factor };
+    // Not `min`, which would make a number of NaN.
+    if lowered > f32::MAX { f32::MAX } else { lowered }
+}
+
 /// A [`Draw`] in the numbers that it is computed with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FixedDraw {

@@ -9,13 +9,16 @@ pub mod cuda;
 mod dequantize;
 pub mod draw;
 pub mod driver;
+mod layout;
 pub mod score;
 
 use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};
-use crate::codec::KvFormat;
+use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 use candle_core::quantized::GgmlDType;
+use draw::Choice;
 use score::{Score, Scores, Top, TopHeads};
+use std::ops::Range;
 
 /// One matrix as it lies in a model file: `[rows, cols]`, row-major, each row a
 /// whole number of blocks of `dtype`.
@@ -77,6 +80,46 @@ pub struct Rope {
     pub inv_freq: Vec<f64>,
 }
 
+/// All of a step that comes from the host.
+#[derive(Clone, Copy, Debug)]
+pub struct StepInput<'a> {
+    /// The sequences.
+    pub seqs: &'a [SeqStep],
+    /// Their new tokens, one sequence after the other: the rows of the step.
+    pub ids: Ids<'a>,
+    /// The rows whose hidden states are wanted.
+    pub rows: &'a [usize],
+    /// How the next token of each of these is chosen; or empty.
+    pub choices: &'a [Choice],
+    /// The model's rotation.
+    pub rope: &'a Rope,
+}
+
+/// The tokens of a step.
+#[derive(Clone, Copy, Debug)]
+pub enum Ids<'a> {
+    /// These, one a row.
+    Given(&'a [u32]),
+    /// Those that the step before has drawn, this many, one a row: they need not have
+    /// come to the host yet.
+    Drawn(usize),
+}
+
+impl Ids<'_> {
+    /// Rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Given(ids) => ids.len(),
+            Self::Drawn(n) => *n,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// One sequence's share of an attention call.
 #[derive(Clone, Copy, Debug)]
 pub struct AttendSeq<'a> {
@@ -123,8 +166,12 @@ fn check_mask(causal: bool, window: Option<usize>) -> Result<()> {
 
 /// A device with its memory and its arithmetic.
 ///
-/// Buffers are `[rows, cols]` of f32 or a 16-bit type, row-major; operations
-/// set the number of rows of what they write.
+/// Buffers are `[rows, cols]`, row-major, in a type that their last writer chose;
+/// operations set the number of rows of what they write.
+///
+/// A step goes so: [`begin`](Self::begin) brings what the host has to say; everything
+/// until the next `begin` concerns that step, needs nothing more from the host, and
+/// may be enqueued rather than done; reading waits for it.
 pub trait Backend {
     /// Activations.
     type Buffer: Send;
@@ -135,6 +182,15 @@ pub trait Backend {
 
     /// The device in words.
     fn name(&self) -> String;
+    /// The one 16-bit type in which the device computes and writes pages; none if it
+    /// takes any.
+    fn element(&self) -> Option<Codec> {
+        None
+    }
+    /// Bytes of memory that could still be allocated, where that is a limit of its own.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// An empty buffer with room for `rows` rows of `cols`.
     fn buffer(&self, rows: usize, cols: usize) -> Result<Self::Buffer>;
@@ -142,9 +198,8 @@ pub trait Backend {
     fn write(&self, rows: &[f32], cols: usize, to: &mut Self::Buffer) -> Result<()>;
     /// Downloads row `row` to `out`.
     fn read_row(&self, from: &Self::Buffer, row: usize, out: &mut [f32]) -> Result<()>;
-    /// Copies the named rows, in order.
-    fn select_rows(&self, from: &Self::Buffer, rows: &[usize], to: &mut Self::Buffer)
-    -> Result<()>;
+    /// Copies adjacent rows.
+    fn rows(&self, from: &Self::Buffer, rows: Range<usize>, to: &mut Self::Buffer) -> Result<()>;
 
     /// Loads a matrix; several parts with equal columns are stacked by rows.
     fn matrix(&self, parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<Self::Matrix>;
@@ -153,8 +208,19 @@ pub trait Backend {
     /// Bytes that a matrix keeps resident.
     fn matrix_bytes(&self, matrix: &Self::Matrix) -> u64;
 
-    /// Rows of an embedding table.
-    fn embed(&self, table: &Self::Matrix, ids: &[u32], to: &mut Self::Buffer) -> Result<()>;
+    /// Begins a step.
+    fn begin(&mut self, step: &StepInput<'_>) -> Result<()>;
+    /// Does `work`, which enqueues operations of the step and does nothing else, or
+    /// has the device repeat what it enqueued for an earlier step of the same shape.
+    /// Works that differ have different keys.
+    fn repeat(&mut self, key: u32, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The step's rows of an embedding table.
+    fn embed(&self, table: &Self::Matrix, to: &mut Self::Buffer) -> Result<()>;
+    /// The wanted rows.
+    fn select(&self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<()>;
     /// `y = x · matrixᵀ`.
     fn matmul(
         &self,
@@ -162,14 +228,27 @@ pub trait Backend {
         x: &mut Self::Buffer,
         y: &mut Self::Buffer,
     ) -> Result<()>;
+    /// `y = x · matrixᵀ` in f32.
+    fn logits(
+        &self,
+        matrix: &Self::Matrix,
+        x: &mut Self::Buffer,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Draws a token from each row of logits as the step says; the logits are changed.
+    fn sample(&mut self, logits: &mut Self::Buffer) -> Result<()>;
+    /// Lets the tokens drawn last come to the host.
+    fn send_tokens(&mut self) -> Result<()>;
+    /// The tokens of the earliest step whose tokens were sent and not yet received; none
+    /// where no logit was above −∞. Waits for that step alone.
+    fn receive_tokens(&mut self) -> Result<Vec<Option<u32>>>;
     /// `x += bias` on every row.
     fn add_bias(&self, x: &mut Self::Buffer, bias: &Self::Vector) -> Result<()>;
-    /// `x += y`.
-    fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer) -> Result<()>;
-    /// `y = x / rms(x) · weight`, in f32.
+    /// `x += delta`, if there is one; then `y = x / rms(x) · weight`, in f32.
     fn rms_norm(
         &self,
-        x: &Self::Buffer,
+        x: &mut Self::Buffer,
+        delta: Option<&Self::Buffer>,
         weight: &Self::Vector,
         eps: f32,
         y: &mut Self::Buffer,
@@ -183,20 +262,17 @@ pub trait Backend {
         weight: &Self::Vector,
         eps: f32,
     ) -> Result<()>;
-    /// Rotates `heads` consecutive heads from the first column on; `positions`
-    /// has one entry a row.
-    fn rope(
-        &self,
-        x: &mut Self::Buffer,
-        heads: usize,
-        rope: &Rope,
-        positions: &[usize],
-    ) -> Result<()>;
     /// `y = silu(gate) · up` with `x = [gate | up]`.
     fn silu_mul(&self, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<()>;
 
-    /// Prepares empty arenas for the groups and the cache's classes.
-    fn configure_kv(&mut self, groups: &[KvGroup], classes: &[ClassDesc]) -> Result<()>;
+    /// Prepares empty arenas for the groups and the cache's classes, which never hold
+    /// more than `budget` bytes together.
+    fn configure_kv(
+        &mut self,
+        groups: &[KvGroup],
+        classes: &[ClassDesc],
+        budget: u64,
+    ) -> Result<()>;
     /// Copies whole blocks.
     fn copy_blocks(&mut self, copies: &[CopyBlock]) -> Result<()>;
     /// Copies rows into ragged blocks.
@@ -206,23 +282,26 @@ pub trait Backend {
     /// Bytes of arena memory in use.
     fn kv_bytes(&self) -> u64;
 
-    /// Writes the new keys and values of one layer to its 16-bit pages. `qkv`
-    /// has `[q heads | k heads | v heads]` in its columns, RoPE applied; the rows
-    /// of each sequence follow those of the one before it.
+    /// Rotates the queries and keys of one layer by `rope`, if there is one, and writes
+    /// the new keys and values to its 16-bit pages. `qkv` has
+    /// `[q heads | k heads | v heads]` in its columns; the rows of each sequence follow
+    /// those of the one before it.
     fn append(
         &mut self,
         at: LayerIndex,
         heads: usize,
-        qkv: &Self::Buffer,
+        rope: Option<&Rope>,
+        qkv: &mut Self::Buffer,
         seqs: &[SeqStep],
     ) -> Result<()>;
-    /// Encodes the pages of one layer that the step seals.
-    fn seal(&mut self, at: LayerIndex, seqs: &[SeqStep]) -> Result<()>;
+    /// Encodes the pages of layers of a KV group that the step seals. Their rows must
+    /// have been written: those of a step of single tokens were, by earlier ones.
+    fn seal(&mut self, group: usize, layers: Range<usize>, seqs: &[SeqStep]) -> Result<()>;
     /// Attention of the queries in the first columns of `q` over all runs in one
     /// softmax. `out` takes `[rows, heads · head_dim]`; `lse`, if given,
     /// `[rows, heads]` base-2 log-sum-exp. A row that sees nothing gives 0 and −∞.
     fn attend(
-        &self,
+        &mut self,
         call: &Attend<'_>,
         q: &Self::Buffer,
         out: &mut Self::Buffer,
@@ -232,7 +311,7 @@ pub trait Backend {
     /// A score pass over what `call` attended to: `q` is that call's, `lse` what it
     /// gave. [`score`] defines the passes.
     fn score(
-        &self,
+        &mut self,
         call: &Attend<'_>,
         pass: Score,
         q: &Self::Buffer,
@@ -242,7 +321,7 @@ pub trait Backend {
     /// The most probable token of every query of the call: `[rows][kv_heads]`, or
     /// `[rows][heads]` of each head. Rows of no sequence give [`Top::NONE`].
     fn score_top(
-        &self,
+        &mut self,
         call: &Attend<'_>,
         of: TopHeads,
         q: &Self::Buffer,

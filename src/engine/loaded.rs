@@ -1,18 +1,56 @@
 //! A model, its tokenizer and its template, ready for an engine.
 
+use super::device::DeviceChoice;
+use super::executor::{Executor, On};
 use crate::backend::WeightPolicy;
 use crate::backend::cpu::CpuBackend;
-use crate::error::Result;
-use crate::model::{ChatTemplate, Checkpoint, Llama, Tokenizer};
+use crate::backend::cuda::append::Element;
+use crate::backend::cuda::backend::CudaBackend;
+use crate::backend::driver::Device;
+use crate::codec::Codec;
+use crate::error::{Error, Result};
+use crate::model::{ChatTemplate, Checkpoint, DtypeCount, Llama, Tokenizer, WeightType};
+use half::{bf16, f16};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Weights on the CPU, the tokenizer and the chat template of a checkpoint.
+/// Where a model is loaded to, and how.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// The device.
+    pub device: DeviceChoice,
+    /// What is done to storage types.
+    pub weights: WeightPolicy,
+    /// The 16-bit type of weights, activations and new pages on a GPU, [`Codec::F16`] or
+    /// [`Codec::Bf16`]; `None`: bf16 if the file's matrices are, else f16.
+    pub element: Option<Codec>,
+}
+
+impl LoadOptions {
+    /// Sets the device.
+    pub fn with_device(mut self, device: DeviceChoice) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Sets what is done to storage types.
+    pub fn with_weights(mut self, weights: WeightPolicy) -> Self {
+        self.weights = weights;
+        self
+    }
+
+    /// Sets the 16-bit type on a GPU.
+    pub fn with_element(mut self, element: Option<Codec>) -> Self {
+        self.element = element;
+        self
+    }
+}
+
+/// Weights on a device, the tokenizer and the chat template of a checkpoint.
 pub struct LoadedModel {
-    /// Where the arithmetic happens.
-    pub(super) backend: CpuBackend,
-    /// The weights.
-    pub(super) model: Llama<CpuBackend>,
+    /// The weights, and where the arithmetic happens.
+    pub(super) executor: Box<dyn Executor>,
     /// Text to ids and back.
     pub tokenizer: Arc<Tokenizer>,
     /// How a conversation becomes one prompt; `None` for base models.
@@ -22,26 +60,99 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Opens and loads a GGUF file or a Hugging Face folder.
+    /// Opens and loads a GGUF file or a Hugging Face folder on the CPU.
     ///
     /// # Errors
     /// Whatever [`Checkpoint::open`] and its readers report.
     pub fn open(path: impl AsRef<Path>, policy: WeightPolicy) -> Result<Self> {
+        Self::open_with(path, &LoadOptions::default().with_weights(policy))
+    }
+
+    /// Opens and loads a GGUF file or a Hugging Face folder.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and why the device cannot be used, or not for this model.
+    pub fn open_with(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
+        match options.device.open()? {
+            Some(device) => Self::open_on(path, &device, options),
+            None => {
+                let checkpoint = Checkpoint::open(path)?;
+                let backend = CpuBackend::new();
+                let model = Llama::load(&checkpoint, &backend, options.weights)?;
+                Self::new(&checkpoint, Box::new(On::new(backend, model)?))
+            }
+        }
+    }
+
+    /// As [`open_with`](Self::open_with), on a device that is open already.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with); [`Error::DeviceOutOfMemory`] before anything is
+    /// loaded if the weights exceed the device.
+    pub fn open_on(path: impl AsRef<Path>, device: &Device, options: &LoadOptions) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
-        let tokenizer = Arc::new(checkpoint.tokenizer()?);
-        let template = checkpoint.chat_template()?.map(Arc::new);
-        let backend = CpuBackend::new();
-        let model = Llama::load(&checkpoint, &backend, policy)?;
-        Ok(Self { backend, model, tokenizer, template, name: checkpoint.name().to_owned() })
+        let executor = match options.element.unwrap_or_else(|| element_of(&checkpoint)) {
+            Codec::F16 => on_device::<f16>(&checkpoint, device, options.weights)?,
+            Codec::Bf16 => on_device::<bf16>(&checkpoint, device, options.weights)?,
+            other => {
+                let what = format!("{other}; it must be f16 or bf16");
+                return Err(Error::config("element", what));
+            }
+        };
+        Self::new(&checkpoint, executor)
+    }
+
+    fn new(checkpoint: &Checkpoint, executor: Box<dyn Executor>) -> Result<Self> {
+        Ok(Self {
+            executor,
+            tokenizer: Arc::new(checkpoint.tokenizer()?),
+            template: checkpoint.chat_template()?.map(Arc::new),
+            name: checkpoint.name().to_owned(),
+        })
     }
 
     /// Tokens that the model was trained to hold.
     pub fn context(&self) -> usize {
-        self.model.config().context
+        self.executor.config().context
     }
 
     /// Bytes that the weights keep resident.
     pub fn weight_bytes(&self) -> u64 {
-        self.model.weight_bytes(&self.backend)
+        self.executor.weight_bytes()
     }
+
+    /// The device in words.
+    pub fn device(&self) -> String {
+        self.executor.device()
+    }
+}
+
+fn on_device<T: Element>(
+    checkpoint: &Checkpoint,
+    device: &Device,
+    policy: WeightPolicy,
+) -> Result<Box<dyn Executor>> {
+    let needed = elements(checkpoint) * size_of::<T>() as u64;
+    let free = device.memory()?.free;
+    if needed > free {
+        return Err(Error::DeviceOutOfMemory { needed, free });
+    }
+    let backend = CudaBackend::<T>::new(device)?;
+    let model = Llama::load(checkpoint, &backend, policy)?;
+    Ok(Box::new(On::new(backend, model)?))
+}
+
+/// bf16 if most of the file is.
+fn element_of(checkpoint: &Checkpoint) -> Codec {
+    match checkpoint.dtypes().first() {
+        Some(most) if most.dtype == WeightType::BF16 => Codec::Bf16,
+        _ => Codec::F16,
+    }
+}
+
+/// Elements of all tensors.
+fn elements(checkpoint: &Checkpoint) -> u64 {
+    let elements =
+        |of: &DtypeCount| of.bytes / of.dtype.block_bytes() as u64 * of.dtype.block_size() as u64;
+    checkpoint.dtypes().iter().map(elements).sum()
 }

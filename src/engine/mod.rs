@@ -6,14 +6,18 @@
 //! token. Requests run one after the other, in the order of submission.
 
 mod config;
+mod device;
+mod executor;
 mod loaded;
 mod request;
 mod session;
 pub mod text;
+mod tokens;
 mod worker;
 
 pub use config::EngineConfig;
-pub use loaded::LoadedModel;
+pub use device::DeviceChoice;
+pub use loaded::{LoadOptions, LoadedModel};
 pub use request::{Event, FinishReason, Request, RequestStream, Stats};
 pub use session::Session;
 

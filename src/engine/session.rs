@@ -3,11 +3,12 @@
 
 use super::config::EngineConfig;
 use super::loaded::LoadedModel;
-use crate::backend::Backend;
-use crate::backend::cpu::CpuBackend;
-use crate::cache::{KvCache, SeqId};
+use crate::backend::Ids;
+use crate::backend::draw::Choice;
+use crate::cache::{KvCache, SeqId, Step};
+use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
-use crate::model::{Workspace, cache_config};
+use crate::model::{KvOptions, cache_config};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +17,7 @@ pub struct Session {
     model: LoadedModel,
     config: EngineConfig,
     cache: KvCache,
-    ws: Workspace<CpuBackend>,
+    options: KvOptions,
     token_bytes_16_bit: u64,
 }
 
@@ -27,9 +28,8 @@ impl Session {
     /// [`Error::Config`], or [`Error::Unsupported`] for a head dimension that
     /// the kernels lack.
     pub fn new(mut model: LoadedModel, config: EngineConfig) -> Result<Self> {
-        let (cache, token_bytes_16_bit) = prepare(&mut model, &config)?;
-        let ws = Workspace::new(&model.backend)?;
-        Ok(Self { model, config, cache, ws, token_bytes_16_bit })
+        let Prepared { cache, options, token_bytes_16_bit } = prepare(&mut model, &config)?;
+        Ok(Self { model, config, cache, options, token_bytes_16_bit })
     }
 
     /// Ends all sequences and starts anew with another configuration; the weights
@@ -38,8 +38,9 @@ impl Session {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn reconfigure(&mut self, config: EngineConfig) -> Result<()> {
-        (self.cache, self.token_bytes_16_bit) = prepare(&mut self.model, &config)?;
-        self.config = config;
+        let Prepared { cache, options, token_bytes_16_bit } = prepare(&mut self.model, &config)?;
+        (self.config, self.cache, self.options) = (config, cache, options);
+        self.token_bytes_16_bit = token_bytes_16_bit;
         Ok(())
     }
 
@@ -51,6 +52,11 @@ impl Session {
     /// The configuration.
     pub fn config(&self) -> &EngineConfig {
         &self.config
+    }
+
+    /// How pages are stored, the device's 16-bit type included.
+    pub fn format(&self) -> KvFormat {
+        self.options.format
     }
 
     /// The books of the cache.
@@ -82,6 +88,12 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the weights are on a device of its own, from which logits are better not
+    /// copied.
+    pub fn samples_on_device(&self) -> bool {
+        self.model.executor.element().is_some()
+    }
+
     /// A new, empty sequence.
     pub fn create(&mut self) -> SeqId {
         self.cache.create()
@@ -93,7 +105,7 @@ impl Session {
     /// [`Error::NotFound`].
     pub fn free(&mut self, seq: SeqId) -> Result<()> {
         let blocks = self.cache.free(seq)?;
-        self.model.backend.free_blocks(&blocks);
+        self.model.executor.free_blocks(&blocks);
         Ok(())
     }
 
@@ -120,20 +132,50 @@ impl Session {
     /// # Errors
     /// [`Error::KvBudget`], [`Error::Config`] for an unknown token.
     pub fn step(&mut self, seq: SeqId, ids: &[u32], rows: &[usize]) -> Result<()> {
-        let step = self.cache.prepare(&[(seq, ids.len())])?;
-        let LoadedModel { model, backend, .. } = &mut self.model;
-        match model.forward(backend, &mut self.ws, &step, ids, rows) {
-            Ok(()) => {
-                let free = self.cache.commit(step, &[ids.len()])?;
-                backend.free_blocks(&free);
-                Ok(())
-            }
-            Err(error) => {
-                let free = self.cache.abort(step);
-                backend.free_blocks(&free);
-                Err(error)
-            }
-        }
+        self.run(seq, ids.len(), |model, step| model.executor.forward(step, ids, rows))
+    }
+
+    /// As [`step`](Self::step), then lets the backend choose the token after the last:
+    /// [`receive`](Self::receive) gives it. On a device the step is enqueued and need not
+    /// be done on return; the next one can take in the token before it is received.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step); [`Error::Config`] for a choice that is out of range, and
+    /// for [`Ids::Drawn`] if the step before chose no token.
+    pub fn step_and_choose(&mut self, seq: SeqId, ids: Ids<'_>, choice: Choice) -> Result<()> {
+        let rows = [ids.len().saturating_sub(1)];
+        self.run(seq, ids.len(), |model, step| {
+            model.executor.forward_and_sample(step, ids, &rows, &[choice])
+        })
+    }
+
+    /// The token of the earliest step that chose one and was not asked for yet; waits for
+    /// that step alone.
+    ///
+    /// # Errors
+    /// [`Error::Sampling`] if there was no logit above −∞; what went wrong in the step.
+    pub fn receive(&mut self) -> Result<u32> {
+        let tokens = self.model.executor.receive_tokens()?;
+        tokens.first().copied().flatten().ok_or_else(|| {
+            Error::Sampling("no token is allowed: there are no logits above -inf".into())
+        })
+    }
+
+    /// Does a step's work within the books.
+    fn run<T>(
+        &mut self,
+        seq: SeqId,
+        tokens: usize,
+        work: impl FnOnce(&mut LoadedModel, &Step) -> Result<T>,
+    ) -> Result<T> {
+        let step = self.cache.prepare(&[(seq, tokens)])?;
+        let done = work(&mut self.model, &step);
+        let free = match done {
+            Ok(_) => self.cache.commit(step, &[tokens])?,
+            Err(_) => self.cache.abort(step),
+        };
+        self.model.executor.free_blocks(&free);
+        done
     }
 
     /// Calls `f(row, logits)` for rows `range` of the hidden states that the last
@@ -144,26 +186,56 @@ impl Session {
     pub fn logits(
         &mut self,
         range: Range<usize>,
-        f: impl FnMut(usize, &[f32]) -> Result<()>,
+        mut f: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let LoadedModel { model, backend, .. } = &self.model;
-        model.logits(backend, &mut self.ws, range, f)
+        self.model.executor.logits(range, &mut f)
     }
 }
 
-/// An empty cache for `config`, the arenas for it, and the bytes that a token
-/// takes in 16 bits.
-fn prepare(model: &mut LoadedModel, config: &EngineConfig) -> Result<(KvCache, u64)> {
+/// What [`prepare`] has made.
+struct Prepared {
+    cache: KvCache,
+    options: KvOptions,
+    token_bytes_16_bit: u64,
+}
+
+/// An empty cache for `config` and the arenas for it.
+fn prepare(model: &mut LoadedModel, config: &EngineConfig) -> Result<Prepared> {
     config.validate()?;
-    let groups = model.model.kv_groups(&config.kv_options()?);
+    let executor = &mut model.executor;
+    let options = fit(config.kv_options()?, executor.element())?;
+    let groups = executor.kv_groups(&options);
     let unlimited = KvCache::new(cache_config(&groups, u64::MAX))?;
-    let budget = match config.kv_budget {
-        Some(bytes) => bytes,
-        None => unlimited.bytes_for(model.context(), config.prefill_chunk),
+    let whole = unlimited.bytes_for(executor.config().context, config.prefill_chunk);
+    let budget = match (config.kv_budget, executor.free_memory()?) {
+        (Some(needed), Some(free)) if needed > free => {
+            return Err(Error::DeviceOutOfMemory { needed, free });
+        }
+        (Some(bytes), _) => bytes,
+        (None, Some(free)) => whole.min(free / 10 * 9),
+        (None, None) => whole,
     };
+    tracing::info!(budget, whole, format = %options.format, "KV cache");
     let cache = KvCache::new(cache_config(&groups, budget))?;
-    model.backend.configure_kv(&groups, cache.classes())?;
+    executor.configure_kv(&groups, cache.classes(), budget)?;
     let token_bytes_16_bit =
         groups.iter().map(|g| (g.layers * g.kv_heads * g.head_dim * 4) as u64).sum();
-    Ok((cache, token_bytes_16_bit))
+    Ok(Prepared { cache, options, token_bytes_16_bit })
+}
+
+/// The options with pages in the one 16-bit type of a device, if it has one.
+fn fit(options: KvOptions, element: Option<Codec>) -> Result<KvOptions> {
+    let format = options.format;
+    match element {
+        Some(element) if element != format.hot() => {
+            if [format.key, format.value].iter().any(|codec| codec.is_16_bit()) {
+                let what = format!(
+                    "{format} on a device that computes in {element}; use {element} or a lower format"
+                );
+                return Err(Error::config("kv", what));
+            }
+            Ok(KvOptions { format: format.with_hot(element)?, ..options })
+        }
+        _ => Ok(options),
+    }
 }

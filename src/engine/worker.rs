@@ -3,9 +3,11 @@
 use super::request::{Event, FinishReason, Request, Stats};
 use super::session::Session;
 use super::text::TextStream;
+use super::tokens::Tokens;
 use crate::cache::SeqId;
 use crate::error::{Error, Result};
 use crate::sample::Sampler;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -46,20 +48,18 @@ fn generate(session: &mut Session, job: &Job) -> Result<()> {
 fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
     let request = &job.request;
     send(job, Event::Admitted { cached_tokens: 0 })?;
-    let mut sampler = Sampler::new(request.sampling.clone())?;
+    let sampler = Sampler::new(request.sampling.clone())?;
     let mut text = TextStream::new(&request.stop)?;
     let tokenizer = session.model().tokenizer.clone();
     let mut history = request.prompt.clone();
 
     let start = Instant::now();
-    session.prefill(seq, &request.prompt, &job.cancel)?;
+    let last = last_chunk(session, &request.prompt);
+    session.prefill(seq, &request.prompt[..last.start], &job.cancel)?;
+    let mut tokens = Tokens::new(session, seq, sampler, request.max_tokens);
     let mut first_token = None;
+    let mut next = tokens.first(&request.prompt[last], &history)?;
     let reason = loop {
-        let mut next = 0;
-        session.logits(0..1, |_, logits| {
-            next = sampler.sample(logits, &history)?;
-            Ok(())
-        })?;
         let first = *first_token.get_or_insert_with(Instant::now);
         tracing::trace!(token = next, since_first = ?first.elapsed());
         if tokenizer.eos_ids().contains(&next) && !request.ignore_eos {
@@ -78,12 +78,15 @@ fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
         if job.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
-        session.step(seq, &[next], &[0])?;
+        next = tokens.next(&history)?;
     };
+
+    drop(tokens);
 
     let end = Instant::now();
     let first = first_token.unwrap_or(end);
-    let tokens = session.cache().len(seq)?;
+    // A step that ran ahead of the end does not count.
+    let tokens = session.cache().len(seq)?.min(history.len());
     let stats = Stats {
         prompt_tokens: request.prompt.len(),
         generated_tokens: history.len() - request.prompt.len(),
@@ -95,6 +98,12 @@ fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
     };
     let rest = if reason == FinishReason::Stop { String::new() } else { text.finish().text };
     Ok(Event::Finished { reason, text: rest, stats })
+}
+
+/// The last chunk of a prompt.
+fn last_chunk(session: &Session, prompt: &[u32]) -> Range<usize> {
+    let chunk = session.config().prefill_chunk;
+    prompt.len().saturating_sub(1) / chunk * chunk..prompt.len()
 }
 
 /// Sends an event; a stream that was dropped cancels the request.

@@ -3,8 +3,10 @@
 //! biases and Qwen3's query and key norms.
 
 use super::{Checkpoint, ModelConfig, RawTensor};
+use crate::backend::draw::Choice;
 use crate::backend::{
-    Attend, AttendSeq, Backend, KvGroup, LayerIndex, MatrixBytes, Rope, WeightPolicy,
+    Attend, AttendSeq, Backend, Ids, KvGroup, LayerIndex, MatrixBytes, Rope, StepInput,
+    WeightPolicy,
 };
 use crate::cache::{CacheConfig, GroupSpec, SeqStep, Step};
 use crate::codec::KvFormat;
@@ -65,6 +67,7 @@ pub struct Workspace<B: Backend> {
     delta: B::Buffer,
     gate_up: B::Buffer,
     activated: B::Buffer,
+    hidden: B::Buffer,
     logits: B::Buffer,
 }
 
@@ -80,6 +83,7 @@ impl<B: Backend> Workspace<B> {
             delta: empty()?,
             gate_up: empty()?,
             activated: empty()?,
+            hidden: empty()?,
             logits: empty()?,
         })
     }
@@ -191,22 +195,30 @@ impl<B: Backend> Llama<B> {
 
     /// The KV groups: full and sliding layers apart where a model has both.
     pub fn kv_groups(&self, options: &KvOptions) -> Vec<KvGroup> {
-        let groups = self.layers.iter().map(|l| l.kv.group).max().unwrap_or(0) + 1;
-        (0..groups)
-            .map(|group| KvGroup {
-                layers: self.layers.iter().filter(|l| l.kv.group == group).count(),
-                kv_heads: self.config.kv_heads,
-                head_dim: self.config.head_dim,
-                format: options.format,
-                sinks: options.sinks,
-                hot_window: options.hot_window,
-            })
-            .collect()
+        let group = |layers| KvGroup {
+            layers,
+            kv_heads: self.config.kv_heads,
+            head_dim: self.config.head_dim,
+            format: options.format,
+            sinks: options.sinks,
+            hot_window: options.hot_window,
+        };
+        self.group_layers().into_iter().map(group).collect()
     }
 
-    /// The next-token logits' inputs of a step: appends the new tokens' keys and
-    /// values, seals pages, and leaves the final hidden states of `rows` (indices
-    /// into `ids`) in the workspace, for [`logits`](Self::logits).
+    /// Layers of each KV group.
+    fn group_layers(&self) -> Vec<usize> {
+        let mut layers = Vec::new();
+        for layer in &self.layers {
+            layers.resize(layers.len().max(layer.kv.group + 1), 0);
+            layers[layer.kv.group] += 1;
+        }
+        layers
+    }
+
+    /// Appends the new tokens' keys and values, seals pages, and leaves the final
+    /// hidden states of `rows` (indices into `ids`) in the workspace, for
+    /// [`logits`](Self::logits).
     ///
     /// `ids` holds the new tokens of the step's sequences one after the other.
     pub fn forward(
@@ -217,40 +229,89 @@ impl<B: Backend> Llama<B> {
         ids: &[u32],
         rows: &[usize],
     ) -> Result<()> {
-        let positions: Vec<usize> =
-            step.seqs.iter().flat_map(|s| s.position..s.position + s.new_tokens).collect();
-        if positions.len() != ids.len() {
-            return Err(Error::config(
-                "ids",
-                format!("{} tokens for a step of {}", ids.len(), positions.len()),
-            ));
+        self.begin(backend, step, Ids::Given(ids), rows, &[])?;
+        backend.repeat(0, |backend| self.hidden(backend, ws, &step.seqs))
+    }
+
+    /// As [`forward`](Self::forward), then chooses the next token after each of `rows`
+    /// and lets it come to the host: [`Backend::receive_tokens`] gives them.
+    pub fn forward_and_sample(
+        &self,
+        backend: &mut B,
+        ws: &mut Workspace<B>,
+        step: &Step,
+        ids: Ids<'_>,
+        rows: &[usize],
+        choices: &[Choice],
+    ) -> Result<()> {
+        self.begin(backend, step, ids, rows, choices)?;
+        backend.repeat(1, |backend| {
+            self.hidden(backend, ws, &step.seqs)?;
+            backend.logits(self.head(), &mut ws.hidden, &mut ws.logits)?;
+            backend.sample(&mut ws.logits)
+        })?;
+        backend.send_tokens()
+    }
+
+    fn begin(
+        &self,
+        backend: &mut B,
+        step: &Step,
+        ids: Ids<'_>,
+        rows: &[usize],
+        choices: &[Choice],
+    ) -> Result<()> {
+        let tokens = step.seqs.iter().map(|s| s.new_tokens).sum::<usize>();
+        if tokens != ids.len() {
+            let what = format!("{} tokens for a step of {tokens}", ids.len());
+            return Err(Error::config("ids", what));
+        }
+        if let Ids::Given(ids) = ids
+            && let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab)
+        {
+            let what = format!("token {id} is not below {}", self.config.vocab);
+            return Err(Error::config("ids", what));
         }
         backend.copy_blocks(&step.copies)?;
-        backend.embed(&self.embedding, ids, &mut ws.x)?;
-        for layer in &self.layers {
-            self.attention(layer, backend, ws, &step.seqs, &positions)?;
-            backend.add(&mut ws.x, &ws.delta)?;
-            backend.rms_norm(&ws.x, &layer.post_norm, self.config.norm_eps, &mut ws.normed)?;
+        backend.begin(&StepInput { seqs: &step.seqs, ids, rows, choices, rope: &self.rope })
+    }
+
+    /// The layers, the last norm, and the wanted rows of it to `ws.hidden`.
+    fn hidden(&self, backend: &mut B, ws: &mut Workspace<B>, seqs: &[SeqStep]) -> Result<()> {
+        let eps = self.config.norm_eps;
+        backend.embed(&self.embedding, &mut ws.x)?;
+        // Single tokens seal only pages that earlier steps have filled.
+        let decodes = seqs.iter().all(|seq| seq.new_tokens == 1);
+        if decodes {
+            for (group, layers) in self.group_layers().into_iter().enumerate() {
+                backend.seal(group, 0..layers, seqs)?;
+            }
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let delta = (i > 0).then_some(&ws.delta);
+            backend.rms_norm(&mut ws.x, delta, &layer.input_norm, eps, &mut ws.normed)?;
+            self.attention(layer, backend, ws, seqs, !decodes)?;
+            let delta = Some(&ws.delta);
+            backend.rms_norm(&mut ws.x, delta, &layer.post_norm, eps, &mut ws.normed)?;
             backend.matmul(&layer.gate_up, &mut ws.normed, &mut ws.gate_up)?;
             backend.silu_mul(&ws.gate_up, &mut ws.activated)?;
             backend.matmul(&layer.down, &mut ws.activated, &mut ws.delta)?;
-            backend.add(&mut ws.x, &ws.delta)?;
         }
-        backend.select_rows(&ws.x, rows, &mut ws.delta)?;
-        backend.rms_norm(&ws.delta, &self.norm, self.config.norm_eps, &mut ws.normed)
+        backend.rms_norm(&mut ws.x, Some(&ws.delta), &self.norm, eps, &mut ws.normed)?;
+        backend.select(&ws.normed, &mut ws.hidden)
     }
 
-    /// Leaves the attention block's contribution in `ws.delta`.
+    /// From `ws.normed` to the attention block's contribution in `ws.delta`.
     fn attention(
         &self,
         layer: &Layer<B>,
         backend: &mut B,
         ws: &mut Workspace<B>,
         seqs: &[SeqStep],
-        positions: &[usize],
+        seal: bool,
     ) -> Result<()> {
         let ModelConfig { heads, kv_heads, head_dim, norm_eps: eps, .. } = self.config;
-        backend.rms_norm(&ws.x, &layer.input_norm, eps, &mut ws.normed)?;
+        let LayerIndex { group, layer: index } = layer.kv;
         backend.matmul(&layer.qkv, &mut ws.normed, &mut ws.qkv)?;
         if let Some(bias) = &layer.qkv_bias {
             backend.add_bias(&mut ws.qkv, bias)?;
@@ -259,17 +320,17 @@ impl<B: Backend> Llama<B> {
             backend.head_norm(&mut ws.qkv, 0, heads, q, eps)?;
             backend.head_norm(&mut ws.qkv, heads * head_dim, kv_heads, k, eps)?;
         }
-        // Keys follow queries in the columns, so both rotate at once.
-        backend.rope(&mut ws.qkv, heads + kv_heads, &self.rope, positions)?;
-        backend.append(layer.kv, heads, &ws.qkv, seqs)?;
-        backend.seal(layer.kv, seqs)?;
+        backend.append(layer.kv, heads, Some(&self.rope), &mut ws.qkv, seqs)?;
+        if seal {
+            backend.seal(group, index..index + 1, seqs)?;
+        }
 
         let mut next = 0;
         let shares: Vec<_> = (seqs.iter())
             .map(|seq| {
                 next += seq.new_tokens;
                 let first_row = next - seq.new_tokens;
-                AttendSeq { first_row, q_len: seq.new_tokens, view: &seq.views[layer.kv.group] }
+                AttendSeq { first_row, q_len: seq.new_tokens, view: &seq.views[group] }
             })
             .collect();
         let call = Attend {
@@ -294,16 +355,19 @@ impl<B: Backend> Llama<B> {
         range: Range<usize>,
         mut f: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let rows: Vec<usize> = range.collect();
-        backend.select_rows(&ws.normed, &rows, &mut ws.delta)?;
-        let head = self.head.as_ref().unwrap_or(&self.embedding);
-        backend.matmul(head, &mut ws.delta, &mut ws.logits)?;
+        backend.rows(&ws.hidden, range.clone(), &mut ws.delta)?;
+        backend.logits(self.head(), &mut ws.delta, &mut ws.logits)?;
         let mut row_logits = vec![0f32; self.config.vocab];
-        for (i, row) in rows.into_iter().enumerate() {
+        for (i, row) in range.enumerate() {
             backend.read_row(&ws.logits, i, &mut row_logits)?;
             f(row, &row_logits)?;
         }
         Ok(())
+    }
+
+    /// The output layer.
+    fn head(&self) -> &B::Matrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
     }
 }
 

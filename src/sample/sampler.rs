@@ -1,6 +1,7 @@
 //! The sampler: each step of the chain is one small function.
 
 use super::SamplingParams;
+use crate::backend::draw::{Choice, Draw, Penalty, penalised};
 use crate::error::{Error, Result};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -38,6 +39,34 @@ impl Sampler {
     /// The parameters it was made with.
     pub fn params(&self) -> &SamplingParams {
         &self.params
+    }
+
+    /// What a backend needs to choose the next token itself, as [`sample`](Self::sample)
+    /// would but for rounding and the random number. `history`: the tokens before the one
+    /// that the step takes in, which need not be known yet. The random state advances.
+    pub fn choice(&mut self, history: &[u32]) -> Choice {
+        Choice { penalty: self.penalty(history), draw: self.draw() }
+    }
+
+    fn draw(&mut self) -> Draw {
+        let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
+        if self.params.is_greedy() {
+            return Draw::GREEDY;
+        }
+        Draw { temperature, top_k, top_p, min_p, uniform: self.rng.random() }
+    }
+
+    fn penalty(&self, history: &[u32]) -> Penalty {
+        let SamplingParams { repetition_penalty: factor, repetition_window, .. } = self.params;
+        match repetition_window.checked_sub(1) {
+            Some(known) if factor != 1.0 => {
+                let mut tokens = history[history.len().saturating_sub(known)..].to_vec();
+                tokens.sort_unstable();
+                tokens.dedup();
+                Penalty { factor, tokens }
+            }
+            _ => Penalty::NONE,
+        }
     }
 
     /// Chooses the next token.
@@ -103,8 +132,7 @@ impl Sampler {
                     )));
                 };
                 // From the untouched logit, so that repeats count once.
-                let penalised = if logit > 0.0 { logit / penalty } else { logit * penalty };
-                *score = penalised.min(f32::MAX);
+                *score = penalised(logit, penalty);
             }
         }
 

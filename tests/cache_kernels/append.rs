@@ -24,8 +24,8 @@ impl World {
         let mut places = AppendPlan::new(&self.device).unwrap();
         let mut seals = SealPlan::new(&self.device).unwrap();
         for (g, group) in self.groups.clone().iter().enumerate() {
-            places.set(&self.arenas, g, &step.seqs, &self.stream).unwrap();
-            seals.set(&self.arenas, g, &step.seqs, &self.stream).unwrap();
+            places.set(&mut self.arenas, g, &step.seqs, 0, &self.stream).unwrap();
+            seals.set(&mut self.arenas, g, &step.seqs, 0, &self.stream).unwrap();
             for layer in 0..group.layers {
                 let at = LayerIndex { group: g, layer };
                 let before = self.rows(group, queries, new.iter().map(|n| n.1).sum());

@@ -29,7 +29,7 @@ fn head_dims_without_a_kernel() {
         let device = &devices(0)[0];
         let stream = device.stream().unwrap();
         let groups = [group("f16", d, 1, 1)];
-        names(Arenas::new(device, &groups, &[], &[], &stream), &[&format!("head_dim {d}"), "32"]);
+        names(Arenas::new(device, &groups, &[], 0, &stream), &[&format!("head_dim {d}"), "32"]);
     }
 }
 
@@ -46,7 +46,7 @@ fn rows_that_do_not_fit() {
         append(&mut w.arenas, plan, call, &mut half, &w.stream)
     };
     names(run(&mut w, &plan, &call), &["plan"]);
-    plan.set(&w.arenas, 0, &step.seqs, &w.stream).unwrap();
+    plan.set(&mut w.arenas, 0, &step.seqs, 0, &w.stream).unwrap();
     run(&mut w, &plan, &call).unwrap();
     names(run(&mut w, &plan, &AppendCall { heads: 3, ..call }), &["3 query heads", "2 KV heads"]);
     names(run(&mut w, &plan, &AppendCall { stride: cols + 4, ..call }), &["388", "multiple of 8"]);
@@ -73,15 +73,15 @@ fn rows_that_do_not_fit() {
     ] {
         let mut seqs = step.seqs.clone();
         wrong(&mut seqs[0].appends[1]);
-        plan.set(&w.arenas, 0, &seqs, &w.stream).unwrap_err();
+        plan.set(&mut w.arenas, 0, &seqs, 0, &w.stream).unwrap_err();
         names(append(&mut w.arenas, &plan, &call, &mut other, &w.stream), &["plan"]);
     }
     let mut seqs = step.seqs.clone();
     seqs[0].appends[1].block.class = w.class(ClassKind::Sealed);
-    names(plan.set(&w.arenas, 0, &seqs, &w.stream), &["does not hold rows"]);
+    names(plan.set(&mut w.arenas, 0, &seqs, 0, &w.stream), &["does not hold rows"]);
     let mut seqs = step.seqs.clone();
     seqs[0].position = u32::MAX as usize;
-    names(plan.set(&w.arenas, 0, &seqs, &w.stream), &["position", "32 bits"]);
+    names(plan.set(&mut w.arenas, 0, &seqs, 0, &w.stream), &["position", "32 bits"]);
     w.cache.abort(step);
 }
 
@@ -105,11 +105,11 @@ fn blocks_that_do_not_fit() {
     ] {
         let mut seqs = step.seqs.clone();
         seqs[0].seals = vec![wrong];
-        plan.set(&w.arenas, 0, &seqs, &w.stream).unwrap_err();
+        plan.set(&mut w.arenas, 0, &seqs, 0, &w.stream).unwrap_err();
         names(seal(&mut w.arenas, &plan, 0, 0..1, &w.stream), &["plan"]);
     }
 
-    plan.set(&w.arenas, 0, &step.seqs, &w.stream).unwrap();
+    plan.set(&mut w.arenas, 0, &step.seqs, 0, &w.stream).unwrap();
     names(seal(&mut w.arenas, &plan, 0, 0..2, &w.stream), &["layer 1"]);
     names(seal(&mut w.arenas, &plan, 1, 0..1, &w.stream), &["plan"]);
 

@@ -121,7 +121,7 @@ fn seal_everything(format: &str, d: usize, seed: u64) {
         let seqs = [SeqStep { seals, ..step.seqs[0].clone() }];
 
         let mut plan = SealPlan::new(&device).unwrap();
-        plan.set(&world.arenas, 0, &seqs, &world.stream).unwrap();
+        plan.set(&mut world.arenas, 0, &seqs, 0, &world.stream).unwrap();
         // One layer, then the two others at once.
         for layers in [2..3, 0..2] {
             seal(&mut world.arenas, &plan, 0, layers.clone(), &world.stream).unwrap();

@@ -73,7 +73,7 @@ impl World {
             })
             .collect();
         let stream = device.stream().unwrap();
-        let mut arenas = Arenas::new(device, &groups, &classes, &counts, &stream).unwrap();
+        let mut arenas = Arenas::with_blocks(device, &groups, &classes, &counts, &stream).unwrap();
         let mut bytes = Vec::new();
         for (i, (class, n)) in classes.iter().zip(&counts).enumerate() {
             let all = vec![0xa5u8; class.block_bytes as usize * *n as usize];

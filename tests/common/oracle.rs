@@ -5,13 +5,22 @@ use kvfold::codec::{Side, TILE_TOKENS};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-/// Which tokens a query may see.
-#[derive(Clone, Copy)]
-pub struct Mask {
-    /// None behind its own.
+/// One query head, and what it sees of a stream.
+pub struct Query<'a> {
+    pub group: &'a KvGroup,
+    /// `[head_dim]`.
+    pub q: &'a [f32],
+    /// Its kept index.
+    pub index: usize,
+    /// Factor on q·k.
+    pub scale: f32,
+    /// It sees no token behind its own.
     pub causal: bool,
-    /// The last ones up to its own only.
+    /// It sees the last ones up to its own only.
     pub window: Option<usize>,
+    /// Positions that sealed pages are moved by.
+    pub shift: i32,
+    pub rope: &'a Rope,
 }
 
 /// What one stream has kept: rows already rounded to the hot type.
@@ -28,13 +37,13 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Keys (or values) of the token at kept index `t`, as the query at kept
-    /// index `query` reads them.
-    fn row(&self, group: &KvGroup, side: Side, t: usize, query: usize) -> (Vec<f32>, bool) {
+    /// The key or value at kept index `t` as a query reads it, and whether that is sealed.
+    fn row(&self, side: Side, t: usize, query: &Query<'_>) -> (Vec<f32>, bool) {
+        let group = query.group;
         let rows = if side == Side::Key { &self.keys } else { &self.values };
         let sinks = if group.format.seals() { group.sinks } else { 0 };
         let sealed = group.format.seals() && t >= sinks && {
-            let (i, page) = (query.saturating_sub(sinks), (t - sinks) / TILE_TOKENS);
+            let (i, page) = (query.index.saturating_sub(sinks), (t - sinks) / TILE_TOKENS);
             page < (i / TILE_TOKENS).saturating_sub(group.hot_window / TILE_TOKENS)
         };
         if !sealed {
@@ -54,77 +63,45 @@ impl Stream {
         (page[(t - first) * group.head_dim..][..group.head_dim].to_vec(), true)
     }
 
-    /// Natural-log logits of the tokens that one query head sees, by kept index.
-    #[allow(clippy::too_many_arguments)]
-    fn logits(
-        &self,
-        group: &KvGroup,
-        q: &[f32],
-        query: usize,
-        scale: f32,
-        mask: Mask,
-        shift: i32,
-        rope: &Rope,
-    ) -> Vec<(usize, f64)> {
-        let first = mask.window.map_or(0, |w| (query + 1).saturating_sub(w));
-        let end = if mask.causal { query + 1 } else { self.keys.len() };
-        let q: Vec<f64> = q.iter().map(|&x| f64::from(x)).collect();
-        let mut logits = Vec::new();
+    /// Softmax numerators of the tokens that a query sees, by kept index; their sum and the
+    /// largest logit.
+    fn softmax(&self, query: &Query<'_>) -> (Vec<(usize, f64)>, f64, f64) {
+        let first = query.window.map_or(0, |w| (query.index + 1).saturating_sub(w));
+        let end = if query.causal { query.index + 1 } else { self.keys.len() };
+        let mut weights = Vec::new();
         for t in (first..end).filter(|t| !self.dead.contains(t)) {
-            let (key, sealed) = self.row(group, Side::Key, t, query);
+            let (key, sealed) = self.row(Side::Key, t, query);
             let mut key: Vec<f64> = key.iter().map(|&x| f64::from(x)).collect();
-            if sealed && shift != 0 {
-                rotate(&mut key, rope, f64::from(shift));
+            if sealed && query.shift != 0 {
+                rotate(&mut key, query.rope, f64::from(query.shift));
             }
-            let dot: f64 = key.iter().zip(&q).map(|(k, q)| k * q).sum();
-            logits.push((t, dot * f64::from(scale)));
+            let dot: f64 = key.iter().zip(query.q).map(|(k, &q)| k * f64::from(q)).sum();
+            weights.push((t, dot * f64::from(query.scale)));
         }
-        logits
+        let max = weights.iter().map(|w| w.1).fold(f64::NEG_INFINITY, f64::max);
+        weights.iter_mut().for_each(|w| w.1 = (w.1 - max).exp());
+        let total = weights.iter().map(|w| w.1).sum();
+        (weights, total, max)
     }
 
-    /// Output row and base-2 log-sum-exp of one query head.
-    #[allow(clippy::too_many_arguments)]
-    pub fn attend(
-        &self,
-        group: &KvGroup,
-        q: &[f32],
-        query: usize,
-        scale: f32,
-        mask: Mask,
-        shift: i32,
-        rope: &Rope,
-    ) -> (Vec<f64>, f64) {
-        let logits = self.logits(group, q, query, scale, mask, shift, rope);
-        let max = logits.iter().map(|l| l.1).fold(f64::NEG_INFINITY, f64::max);
-        let total: f64 = logits.iter().map(|l| (l.1 - max).exp()).sum();
-        let mut out = vec![0f64; group.head_dim];
-        for (t, logit) in logits {
-            let (value, _) = self.row(group, Side::Value, t, query);
+    /// Output row and base-2 log-sum-exp.
+    pub fn attend(&self, query: &Query<'_>) -> (Vec<f64>, f64) {
+        let (weights, total, max) = self.softmax(query);
+        let mut out = vec![0f64; query.group.head_dim];
+        for (t, weight) in weights {
+            let (value, _) = self.row(Side::Value, t, query);
             for (o, v) in out.iter_mut().zip(value) {
-                *o += (logit - max).exp() / total * f64::from(v);
+                *o += weight / total * f64::from(v);
             }
         }
         (out, (max + total.ln()) / std::f64::consts::LN_2)
     }
 
-    /// Probabilities of all kept tokens for one query head; 0 for those that it does
-    /// not see.
-    #[allow(clippy::too_many_arguments)]
-    pub fn probabilities(
-        &self,
-        group: &KvGroup,
-        q: &[f32],
-        query: usize,
-        scale: f32,
-        mask: Mask,
-        shift: i32,
-        rope: &Rope,
-    ) -> Vec<f64> {
-        let logits = self.logits(group, q, query, scale, mask, shift, rope);
-        let max = logits.iter().map(|l| l.1).fold(f64::NEG_INFINITY, f64::max);
-        let total: f64 = logits.iter().map(|l| (l.1 - max).exp()).sum();
+    /// Probabilities of all kept tokens; 0 for those that the query does not see.
+    pub fn probabilities(&self, query: &Query<'_>) -> Vec<f64> {
+        let (weights, total, _) = self.softmax(query);
         let mut p = vec![0f64; self.keys.len()];
-        logits.iter().for_each(|(t, logit)| p[*t] = (logit - max).exp() / total);
+        weights.iter().for_each(|(t, weight)| p[*t] = weight / total);
         p
     }
 }

@@ -5,6 +5,12 @@ use kvfold::cache::{GroupView, KvCache, RunKind, SeqStep};
 use kvfold::codec::Codec;
 use kvfold::model::cache_config;
 
+/// One layer with four sinks and two hot pages.
+pub fn group(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {
+    let format = format.parse().unwrap();
+    KvGroup { layers: 1, kv_heads, head_dim, format, sinks: 4, hot_window: 128 }
+}
+
 /// A cache of one group that is never full.
 pub fn cache_of(group: &KvGroup) -> KvCache {
     KvCache::new(cache_config(std::slice::from_ref(group), 1 << 32)).unwrap()

@@ -17,9 +17,12 @@ use kvfold::backend::driver::emulated::EmulatorOptions;
 use kvfold::backend::driver::{Device, Stream};
 use kvfold::backend::score::{Score, Scores, Spans, Top, TopHeads};
 use kvfold::backend::{Attend, Backend, KvGroup};
-use kvfold::cache::{BlockRef, ClassDesc, ClassKind, CopyBlock, Gather, SeqStep};
+use kvfold::cache::{BlockRef, ClassDesc, CopyBlock, Gather, SeqStep};
 use kvfold::codec::Codec;
 use std::sync::OnceLock;
+
+/// Bytes that the blocks of a device may have.
+const KV_BUDGET: u64 = 256 << 20;
 
 /// One layer of one step.
 pub struct LayerStep<'a> {
@@ -51,8 +54,8 @@ pub trait Subject {
     fn score(&mut self, step: &LayerStep<'_>, lse: &[f32], pass: Score) -> Scores;
     /// The best tokens, likewise: `[rows][kv_heads]` or `[rows][heads]`.
     fn score_top(&mut self, step: &LayerStep<'_>, lse: &[f32], of: TopHeads) -> Vec<Top>;
-    /// Bytes of KV held, if it counts them.
-    fn held_bytes(&self) -> Option<u64>;
+    /// Bytes of KV held.
+    fn held_bytes(&self) -> u64;
     /// The type that queries are rounded to, if any.
     fn query_type(&self) -> Option<Codec>;
     /// Relative rms error of outputs, and error of log-sum-exps, that are allowed.
@@ -61,7 +64,7 @@ pub trait Subject {
 
 impl Subject for CpuBackend {
     fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]) {
-        self.configure_kv(std::slice::from_ref(group), classes).unwrap();
+        self.configure_kv(std::slice::from_ref(group), classes, u64::MAX).unwrap();
     }
 
     fn copy_blocks(&mut self, copies: &[CopyBlock]) {
@@ -81,8 +84,9 @@ impl Subject for CpuBackend {
         let rows = flat.len() / cols;
         let mut qkv = self.buffer(rows, cols).unwrap();
         self.write(flat, cols, &mut qkv).unwrap();
-        self.append(call.at, call.heads, &qkv, seqs).unwrap();
-        self.seal(call.at, seqs).unwrap();
+        self.append(call.at, call.heads, None, &mut qkv, seqs).unwrap();
+        let layers = call.at.layer..call.at.layer + 1;
+        self.seal(call.at.group, layers, seqs).unwrap();
         let (mut out, mut lse) = (self.buffer(0, 0).unwrap(), self.buffer(0, 0).unwrap());
         self.attend(call, &qkv, &mut out, Some(&mut lse)).unwrap();
         Attended {
@@ -105,8 +109,8 @@ impl Subject for CpuBackend {
         tops
     }
 
-    fn held_bytes(&self) -> Option<u64> {
-        Some(self.kv_bytes())
+    fn held_bytes(&self) -> u64 {
+        self.kv_bytes()
     }
 
     fn query_type(&self) -> Option<Codec> {
@@ -262,9 +266,9 @@ impl OnDevice {
         let mut qkv = device.upload(&narrow, stream).unwrap();
 
         let group = call.at.group;
-        kv.appends.set(&kv.arenas, group, seqs, stream).unwrap();
-        kv.seals.set(&kv.arenas, group, seqs, stream).unwrap();
-        kv.tables.set(&kv.arenas, group, call.seqs, call.rope, stream).unwrap();
+        kv.appends.set(&mut kv.arenas, group, seqs, 0, stream).unwrap();
+        kv.seals.set(&mut kv.arenas, group, seqs, 0, stream).unwrap();
+        kv.tables.set(&kv.arenas, group, call.seqs, 0, call.rope, stream).unwrap();
         let shape = AppendCall { at: call.at, heads: call.heads, stride, inv_turns: None };
         append(&mut kv.arenas, &kv.appends, &shape, &mut qkv, stream).unwrap();
         let layers = call.at.layer..call.at.layer + 1;
@@ -299,17 +303,9 @@ impl Subject for OnDevice {
     fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]) {
         let (stream, groups) = (&self.stream, std::slice::from_ref(group));
         let device = stream.device();
-        let blocks: Vec<u32> = classes
-            .iter()
-            .map(|class| match class.kind {
-                ClassKind::Sink | ClassKind::RaggedSink => 16,
-                ClassKind::Hot | ClassKind::Sealed => 96,
-                ClassKind::RaggedHot | ClassKind::RaggedSealed => 128,
-            })
-            .collect();
         self.kv = Some(Kv {
             group: group.clone(),
-            arenas: Arenas::new(device, groups, classes, &blocks, stream).unwrap(),
+            arenas: Arenas::new(device, groups, classes, KV_BUDGET, stream).unwrap(),
             appends: AppendPlan::new(device).unwrap(),
             seals: SealPlan::new(device).unwrap(),
             tables: AttendTables::new(device).unwrap(),
@@ -328,7 +324,9 @@ impl Subject for OnDevice {
         kv.gatherer.gather(&mut kv.arenas, gathers, stream).unwrap();
     }
 
-    fn free_blocks(&mut self, _blocks: &[BlockRef]) {}
+    fn free_blocks(&mut self, blocks: &[BlockRef]) {
+        self.kv().0.arenas.free(blocks);
+    }
 
     fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
         match self.query_type() {
@@ -351,8 +349,8 @@ impl Subject for OnDevice {
         }
     }
 
-    fn held_bytes(&self) -> Option<u64> {
-        None
+    fn held_bytes(&self) -> u64 {
+        self.kv.as_ref().map_or(0, |kv| kv.arenas.bytes())
     }
 
     fn query_type(&self) -> Option<Codec> {
@@ -423,6 +421,11 @@ impl Kind {
             Kind::Cuda => Box::new(OnDevice::new(cuda().as_ref().unwrap(), DECODE_ROWS)),
         }
     }
+}
+
+/// All kinds, with eight seeds of the emulated device in full tests and else `few`.
+pub fn kinds(few: u64) -> Vec<Kind> {
+    Kind::all(0..if full() { 8 } else { few })
 }
 
 /// The first CUDA device, opened once: loading its kernels takes a while.

@@ -60,7 +60,7 @@ impl Number for f32 {
     }
 }
 
-/// Rows beyond which `y` must not be written: NaN of every type.
+/// Elements behind `y` that must stay NaN.
 const BEYOND: usize = 13;
 
 /// A buffer that is longer than its content, with NaN behind it.

@@ -1,6 +1,6 @@
 //! The plain loop, cuBLASLt where there is a GPU, and what neither takes.
 
-use crate::product::{Case, check_all, emulated, shape};
+use crate::product::{Case, check_all, emulated, number, shape};
 use half::{bf16, f16};
 use kvfold::Error;
 use kvfold::backend::cuda::gemm::Gemm;
@@ -41,10 +41,10 @@ fn a_row_does_not_depend_on_the_others() {
     let stream = device.stream().unwrap();
     let mut gemm = Gemm::new(&device).unwrap();
     let (n, k) = (131, 200);
-    let mut floats = vec![0f32; 6 * k];
-    floats.iter_mut().enumerate().for_each(|(i, x)| *x = crate::product::number(1, i));
-    let halves: Vec<f16> = floats.iter().map(|x| f16::from_f32(*x)).collect();
-    let w: Vec<f16> = (0..n * k).map(|i| f16::from_f32(crate::product::number(2, i))).collect();
+    let matrix = |seed, rows| -> Vec<f16> {
+        (0..rows * k).map(|i| f16::from_f32(number(seed, i))).collect()
+    };
+    let (rows, w) = (matrix(1, 6), matrix(2, n));
     let w = device.upload(&w, &stream).unwrap();
     let mut product = |x: &[f16]| {
         let rows = x.len() / k;
@@ -53,8 +53,8 @@ fn a_row_does_not_depend_on_the_others() {
         gemm.matmul(&x, &w, &mut y, shape(rows, n, k), &stream).unwrap();
         y.to_vec(&stream).unwrap()
     };
-    let all = product(&halves);
-    for (row, x) in halves.chunks_exact(k).enumerate() {
+    let all = product(&rows);
+    for (row, x) in rows.chunks_exact(k).enumerate() {
         assert_eq!(product(x), all[row * n..(row + 1) * n]);
     }
 }

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "emulator/emulator.h"
+#include "emulator/memory.h"
 
 namespace kvfold::replay {
 
@@ -13,19 +14,15 @@ namespace {
 class Device {
   public:
     explicit Device(uint64_t seed) : seed_(seed) {}
-    Device(const Device&) = delete;
-    ~Device() {
-        for (auto [address, bytes] : live_) kvfold_emulator_free(pointer(address));
-    }
 
     // What went wrong, or "".
     std::string make(const Record& r) {
         switch (r.kind) {
-        case Kind::alloc: return alloc(r);
+        case Kind::alloc:
+            if (kvfold_emulator_alloc_at(r.address, r.bytes)) return "";
+            return "allocates " + unavailable(r.bytes);
         case Kind::free:
-            if (!live_.erase(r.address)) return "frees what is not allocated";
-            kvfold_emulator_free(pointer(r.address));
-            return "";
+            return kvfold_emulator_free(pointer(r.address)) ? "frees what is not allocated" : "";
         case Kind::write:
             if (!holds(r.address, r.bytes)) return "writes outside of all allocations";
             memcpy(pointer(r.address), r.data.data(), r.bytes);
@@ -44,6 +41,18 @@ class Device {
             if (!holds(r.address, r.bytes)) return "reads outside of all allocations";
             if (hash_of(pointer(r.address), r.bytes) == r.hash) return "";
             return "reads other bytes than were recorded" + last_;
+        case Kind::reserve:
+            if (!r.address || !kvfold_emulator_reserve(r.address, r.bytes))
+                return "reserves " + unavailable(r.bytes);
+            reserved_[r.address] = r.bytes;
+            return "";
+        case Kind::commit:
+            if (reserves(r) && kvfold_emulator_commit(pointer(r.address), r.bytes) == 0) return "";
+            return "commits what is not reserved, or has memory";
+        case Kind::decommit:
+            if (kvfold_emulator_decommit(pointer(r.address), r.bytes) == 0) return "";
+            return "decommits what has no memory";
+        case Kind::release: return release(r);
         case Kind::end: break;
         }
         return "a record of an unknown kind";
@@ -52,19 +61,31 @@ class Device {
   private:
     static void* pointer(uint64_t address) { return reinterpret_cast<void*>(address); }
 
-    bool holds(uint64_t address, uint64_t bytes) const {
-        auto after = live_.upper_bound(address);
-        if (after == live_.begin()) return false;
+    static std::string unavailable(uint64_t bytes) {
+        return std::to_string(bytes) + " bytes, and they cannot be had at their address";
+    }
+
+    static bool holds(uint64_t address, uint64_t bytes) {
+        emulator::Found at = emulator::find_allocation(address);
+        return at.any && at.live && within(at.begin, at.bytes, address, bytes);
+    }
+
+    bool reserves(const Record& r) const {
+        auto after = reserved_.upper_bound(r.address);
+        if (after == reserved_.begin()) return false;
         auto [begin, size] = *std::prev(after);
+        return within(begin, size, r.address, r.bytes);
+    }
+
+    static bool within(uint64_t begin, uint64_t size, uint64_t address, uint64_t bytes) {
         return address - begin <= size && bytes <= size - (address - begin);
     }
 
-    std::string alloc(const Record& r) {
-        if (!kvfold_emulator_alloc_at(r.address, r.bytes))
-            return "allocates " + std::to_string(r.bytes) +
-                   " bytes, and they cannot be had at their address";
-        live_[r.address] = r.bytes;
-        return "";
+    std::string release(const Record& r) {
+        auto at = reserved_.find(r.address);
+        if (at == reserved_.end() || at->second != r.bytes) return "releases what is not reserved";
+        reserved_.erase(at);
+        return kvfold_emulator_release(pointer(r.address), r.bytes) ? "cannot release" : "";
     }
 
     std::string launch(const Record& r) {
@@ -78,7 +99,7 @@ class Device {
     }
 
     uint64_t seed_;
-    std::map<uint64_t, uint64_t> live_; // bytes by address
+    std::map<uint64_t, uint64_t> reserved_; // bytes by address
     std::string last_;
 };
 

@@ -4,8 +4,13 @@
 #include "common/params.h"
 #include "emulator/emulator.h"
 #include "emulator/fiber.h"
+#include "emulator/pages.h"
 #include "emulator/replay/process.h"
 #include "emulator/replay/replay.h"
+
+#ifdef KVFOLD_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace kvfold::replay {
 
@@ -68,6 +73,21 @@ Trace copy_of_a_block() {
             record(Kind::free, blocks, 0)};
 }
 
+// The same in virtual memory, of whose four pages two are committed.
+constexpr size_t COMMIT = 1;
+constexpr uint64_t PAGE = 4096, RANGE = 4 * PAGE;
+
+Trace copy_of_a_committed_block() {
+    Trace t = copy_of_a_block();
+    t[BLOCKS] = record(Kind::reserve, BASE, RANGE);
+    t.insert(t.begin() + COMMIT,
+             {record(Kind::commit, BASE, PAGE), record(Kind::commit, BASE + PAGE, PAGE)});
+    t.back() = record(Kind::decommit, BASE + PAGE, PAGE);
+    t.push_back(record(Kind::decommit, BASE, PAGE));
+    t.push_back(record(Kind::release, BASE, RANGE));
+    return t;
+}
+
 // Each in a process of its own, as replays are; `word` is part of what is to be said.
 void expect(const std::string& name, const Trace& trace, const char* word) {
     pid_t child = start([&] {
@@ -111,6 +131,37 @@ void check_replay() {
     expect("an allocation on top of another", t, "cannot be had at their address");
 }
 
+void check_reservations() {
+    const Trace good = copy_of_a_committed_block();
+    // Two records stand before these now.
+    const size_t write_jobs = WRITE_JOBS + 2, launch = LAUNCH + 2, read = READ + 2;
+    const auto page_1 = uint32_t(PAGE / 16), page_2 = 2 * page_1; // as blocks
+    expect("a copy of a block in virtual memory", good, "");
+    Trace t = good;
+    t[write_jobs].data = bytes_of(CopyJob{0, 1, page_1, 0});
+    t[read] = record(Kind::read, BASE + PAGE, 16);
+    t[read].hash = hash_of("ghijklmnopqrstuv", 16);
+    expect("a kernel writes the second page", t, "");
+    t.insert(t.begin() + launch, record(Kind::decommit, BASE + PAGE, PAGE));
+    expect("a kernel writes what was decommitted", t, "out of bounds");
+    t = good;
+    t[write_jobs].data = bytes_of(CopyJob{0, page_2, 2, 0});
+    expect("a kernel reads what has no memory", t, "out of bounds");
+    t = good;
+    Record decommit = record(Kind::decommit, BASE, PAGE), commit = record(Kind::commit, BASE, PAGE);
+    t.insert(t.begin() + launch, {decommit, commit});
+    expect("memory that came back holds other bytes", t, "reads other bytes than were recorded");
+    t = good;
+    t[COMMIT].bytes = RANGE + PAGE;
+    expect("a commit past its range", t, "commits what is not reserved");
+    t = good;
+    t[COMMIT + 1].address = BASE;
+    expect("a commit of what has memory", t, "or has memory");
+    t = good;
+    t.back().bytes += PAGE;
+    expect("a release of another range", t, "releases what is not reserved");
+}
+
 // What no check of the emulator's own stands before.
 #ifdef KVFOLD_ASAN
 void expect_asan(const std::string& name, bool freed, uint64_t at) {
@@ -124,6 +175,26 @@ void expect_asan(const std::string& name, bool freed, uint64_t at) {
     int status = 0;
     report(name, child > 0 && waitpid(child, &status, 0) == child && exit_code(status) != 0);
 }
+
+bool all_poisoned(uint64_t begin, uint64_t end, bool wanted = true) {
+    bool all = true;
+    for (uint64_t at = begin; at < end; ++at)
+        all &= (__asan_address_is_poisoned(reinterpret_cast<void*>(at)) != 0) == wanted;
+    return all;
+}
+
+void check_poison_of_a_reservation() {
+    auto* range = static_cast<uint8_t*>(kvfold_emulator_reserve(BASE, RANGE));
+    const uint64_t begin = BASE + PAGE, end = begin + PAGE, past = BASE + RANGE + emulator::PLACE;
+    if (!range || kvfold_emulator_commit(range + PAGE, PAGE) != 0)
+        return report("a page in a reservation", false);
+    report("poison in a reservation, but for its page with memory",
+           all_poisoned(BASE, begin) && all_poisoned(begin, end, false) && all_poisoned(end, past));
+    kvfold_emulator_decommit(range + PAGE, PAGE);
+    report("poison in its page that lost its memory", all_poisoned(begin, end));
+    kvfold_emulator_release(range, RANGE);
+    report("no poison left by it", all_poisoned(BASE, past, false));
+}
 #endif
 
 void check_sanitizer() {
@@ -131,6 +202,7 @@ void check_sanitizer() {
     expect_asan("a byte past an allocation, by AddressSanitizer", false, 100);
     expect_asan("64 KiB past an allocation, by AddressSanitizer", false, 100 + (64 << 10));
     expect_asan("a byte that was freed, by AddressSanitizer", true, 99);
+    check_poison_of_a_reservation();
 #endif
 }
 
@@ -139,7 +211,7 @@ void check_files() {
     uint64_t address = BASE, bytes = 16, count = 1;
     std::string start = "kvftrace" + bytes_of(version);
     std::string alloc = '\1' + bytes_of(address) + bytes_of(bytes);
-    std::string end = '\10' + bytes_of(count);
+    std::string end = '\14' + bytes_of(count);
     auto refused = [](const std::string& file, const char* word) {
         Trace trace;
         std::string problem = parse(file, trace);
@@ -158,7 +230,7 @@ void check_files() {
     report("another version", refused("kvftrace" + bytes_of(count << 1) + alloc, "version 2"));
     report("another number of records", refused(start + end, "records are missing"));
     report("bytes behind the end", refused(whole + '\0', "bytes behind"));
-    report("an unknown kind", refused(start + '\11' + end, "unknown kind 9"));
+    report("an unknown kind", refused(start + '\15' + end, "unknown kind 13"));
     std::string write = start + '\3' + bytes_of(address) + bytes_of(~0ull);
     report("a write of more bytes than there are", refused(write + "few", "torn"));
 }
@@ -167,6 +239,7 @@ void check_files() {
 
 int self_check() {
     check_replay();
+    check_reservations();
     check_sanitizer();
     check_files();
     printf("%d failed\n", failures);

@@ -94,7 +94,7 @@ std::string parse(const std::string& file, Trace& trace) {
         std::string place = "at byte " + std::to_string(from.at());
         uint8_t kind = from.number<uint8_t>();
         if (!from.ok()) return "torn: it ends without an end, " + place;
-        if (kind < 1 || kind > 8)
+        if (kind < uint8_t(Kind::alloc) || kind > uint8_t(Kind::end))
             return "a record of the unknown kind " + std::to_string(kind) + ", " + place;
         if (Kind(kind) == Kind::end) break;
         trace.push_back(parse_record(Kind(kind), from));

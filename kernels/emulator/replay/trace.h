@@ -11,9 +11,13 @@
 //     6 launch  u32 grid[3], u32 threads, u32 shared_bytes, u64 seed,
 //               u32 name_bytes, u32 params_bytes, name, params
 //     7 read    u64 address, u64 bytes, u64 hash_of(the bytes)
-//     8 end     u64 number of records before it
+//     8 reserve, 9 commit, 10 decommit, 11 release
+//               u64 address, u64 bytes       of virtual memory; reserve as alloc
+//     12 end    u64 number of records before it
 //
-// All little-endian, without padding. Launches that failed are not in it.
+// All little-endian, without padding. It holds what was done, when it was done: not
+// what failed; of a graph, the work of each launch; of a copy from pinned memory, a
+// write when the device made it; of one to it, a read of the bytes that it took.
 #pragma once
 
 #include <stdint.h>
@@ -23,7 +27,20 @@
 
 namespace kvfold::replay {
 
-enum class Kind : uint8_t { alloc = 1, free, write, fill, copy, launch, read, end };
+enum class Kind : uint8_t {
+    alloc = 1,
+    free,
+    write,
+    fill,
+    copy,
+    launch,
+    read,
+    reserve,
+    commit,
+    decommit,
+    release,
+    end
+};
 
 struct Record {
     Kind kind;

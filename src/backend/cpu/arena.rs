@@ -6,76 +6,14 @@
 
 use super::slab::Slabs;
 use crate::backend::KvGroup;
-use crate::cache::{BlockRef, ClassDesc, ClassId, ClassKind, CopyBlock};
-use crate::codec::{Codec, TILE_TOKENS};
+use crate::backend::layout::PageLayout;
+use crate::cache::{BlockRef, ClassDesc, ClassId, CopyBlock};
 use crate::error::{Error, Result};
-
-/// How the pages of a class lie in its blocks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ClassLayout {
-    /// Codec of the key half of a page.
-    pub key: Codec,
-    /// Codec of the value half.
-    pub value: Codec,
-    /// Channels of a head.
-    pub head_dim: usize,
-    /// Rows of a page.
-    pub page_tokens: usize,
-    /// Bytes of the key half.
-    pub key_bytes: usize,
-    /// Bytes of the page.
-    pub page_bytes: usize,
-    /// Pages of a block: one for each stream, or a single one in ragged classes.
-    pub pages: usize,
-}
-
-impl ClassLayout {
-    fn new(group: &KvGroup, class: &ClassDesc) -> Result<Self> {
-        let sealed = matches!(class.kind, ClassKind::Sealed | ClassKind::RaggedSealed);
-        let ragged = matches!(
-            class.kind,
-            ClassKind::RaggedSink | ClassKind::RaggedHot | ClassKind::RaggedSealed
-        );
-        let hot = group.format.hot();
-        let (key, value) = if sealed { (group.format.key, group.format.value) } else { (hot, hot) };
-        let rows = |codec: Codec| {
-            codec.tile().tile_bytes(group.head_dim) * class.page_tokens / TILE_TOKENS
-        };
-        let key_bytes = rows(key);
-        let page_bytes = key_bytes + rows(value);
-        let pages = if ragged { 1 } else { group.layers * group.kv_heads };
-        if (page_bytes * pages) as u64 != class.block_bytes {
-            return Err(Error::config(
-                "classes",
-                format!(
-                    "{:?} blocks have {} bytes, the format {} needs {}",
-                    class.kind,
-                    class.block_bytes,
-                    group.format,
-                    page_bytes * pages
-                ),
-            ));
-        }
-        let page_tokens = class.page_tokens;
-        let head_dim = group.head_dim;
-        Ok(Self { key, value, head_dim, page_tokens, key_bytes, page_bytes, pages })
-    }
-
-    /// Bytes of a block.
-    fn block_bytes(&self) -> usize {
-        self.page_bytes * self.pages
-    }
-
-    /// Bytes of one row of the key half; float codecs only.
-    pub(super) fn key_row_bytes(&self) -> usize {
-        self.key_bytes / self.page_tokens
-    }
-}
 
 /// All arenas of a backend.
 #[derive(Default)]
 pub(super) struct Arenas {
-    layouts: Vec<ClassLayout>,
+    layouts: Vec<PageLayout>,
     arenas: Vec<Slabs>,
     bytes: u64,
 }
@@ -85,10 +23,7 @@ impl Arenas {
     pub(super) fn new(groups: &[KvGroup], classes: &[ClassDesc]) -> Result<Self> {
         let layouts = classes
             .iter()
-            .map(|class| match groups.get(class.group) {
-                Some(group) => ClassLayout::new(group, class),
-                None => Err(Error::config("classes", format!("no KV group {}", class.group))),
-            })
+            .map(|class| PageLayout::new(groups, class))
             .collect::<Result<Vec<_>>>()?;
         let arenas = layouts.iter().map(|layout| Slabs::new(layout.block_bytes())).collect();
         Ok(Self { layouts, arenas, bytes: 0 })
@@ -100,7 +35,7 @@ impl Arenas {
     }
 
     /// The layout of a class's pages.
-    pub(super) fn layout(&self, class: ClassId) -> &ClassLayout {
+    pub(super) fn layout(&self, class: ClassId) -> &PageLayout {
         &self.layouts[usize::from(class.0)]
     }
 

@@ -15,8 +15,11 @@ mod tensor;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+use super::draw::Choice;
 use super::score::{Score, Scores, Top, TopHeads};
-use super::{Attend, Backend, KvGroup, LayerIndex, MatrixBytes, Rope, WeightPolicy};
+use super::{
+    Attend, Backend, Ids, KvGroup, LayerIndex, MatrixBytes, Rope, StepInput, WeightPolicy,
+};
 use crate::cache::{BlockRef, ClassDesc, CopyBlock, Gather, SeqStep};
 use crate::codec::{Codec, Side};
 use crate::error::{Error, Result};
@@ -25,6 +28,8 @@ use attention::Pass;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pool::{Shared, parallel_for};
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Mutex;
 
 pub use dense::Matrix;
@@ -42,7 +47,18 @@ pub struct CpuBackend {
     level: Level,
     groups: Vec<KvGroup>,
     arenas: Arenas,
-    angles: Mutex<ops::Angles>,
+    angles: ops::Angles,
+    begun: Begun,
+    drawn: Vec<Option<u32>>,
+    sent: VecDeque<Vec<Option<u32>>>,
+}
+
+/// What the step in hand has said.
+#[derive(Default)]
+struct Begun {
+    ids: Vec<u32>,
+    rows: Vec<usize>,
+    choices: Vec<Choice>,
 }
 
 impl CpuBackend {
@@ -53,7 +69,15 @@ impl CpuBackend {
 
     /// A backend at a given level; one that the processor lacks runs portably.
     pub fn with_level(level: Level) -> Self {
-        Self { level, groups: Vec::new(), arenas: Arenas::default(), angles: Mutex::default() }
+        Self {
+            level,
+            groups: Vec::new(),
+            arenas: Arenas::default(),
+            angles: ops::Angles::default(),
+            begun: Begun::default(),
+            drawn: Vec::new(),
+            sent: VecDeque::new(),
+        }
     }
 
     fn pass<'a>(
@@ -114,15 +138,8 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn select_rows(&self, from: &Buffer, rows: &[usize], to: &mut Buffer) -> Result<()> {
-        to.resize(rows.len(), from.cols());
-        for (i, &row) in rows.iter().enumerate() {
-            if row >= from.rows() {
-                return Err(Error::config("rows", format!("{row} is not below {}", from.rows())));
-            }
-            to.row_mut(i).copy_from_slice(from.row(row));
-        }
-        Ok(())
+    fn rows(&self, from: &Buffer, rows: Range<usize>, to: &mut Buffer) -> Result<()> {
+        select(from, rows, to)
     }
 
     fn matrix(&self, parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<Matrix> {
@@ -137,12 +154,61 @@ impl Backend for CpuBackend {
         matrix.bytes()
     }
 
-    fn embed(&self, table: &Matrix, ids: &[u32], to: &mut Buffer) -> Result<()> {
-        table.embed(ids, to)
+    fn begin(&mut self, step: &StepInput<'_>) -> Result<()> {
+        let ids = match step.ids {
+            Ids::Given(ids) => Some(ids.to_vec()),
+            Ids::Drawn(n) => self.drawn.iter().take(n).copied().collect(),
+        };
+        let ids = ids.filter(|ids| ids.len() == step.ids.len()).ok_or_else(|| {
+            Error::config("ids", "the step before has not drawn a token for each row")
+        })?;
+        let (rows, choices) = (step.rows.to_vec(), step.choices.to_vec());
+        self.begun = Begun { ids, rows, choices };
+        Ok(())
+    }
+
+    fn repeat(&mut self, _key: u32, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        work(self)
+    }
+
+    fn embed(&self, table: &Matrix, to: &mut Buffer) -> Result<()> {
+        table.embed(&self.begun.ids, to)
+    }
+
+    fn select(&self, from: &Buffer, to: &mut Buffer) -> Result<()> {
+        select(from, self.begun.rows.iter().copied(), to)
     }
 
     fn matmul(&self, matrix: &Matrix, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
         matrix.matmul(x, y)
+    }
+
+    fn logits(&self, matrix: &Matrix, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
+        matrix.matmul(x, y)
+    }
+
+    fn sample(&mut self, logits: &mut Buffer) -> Result<()> {
+        let Begun { ids, rows, choices } = &self.begun;
+        if choices.len() != logits.rows() || choices.len() != rows.len() {
+            let what = format!("{} for {} rows of logits", choices.len(), logits.rows());
+            return Err(Error::config("choices", what));
+        }
+        self.drawn.clear();
+        for (i, (choice, row)) in choices.iter().zip(rows).enumerate() {
+            let logits = logits.row_mut(i);
+            choice.penalty.apply(logits, ids[*row]);
+            self.drawn.push(choice.draw.token(logits)?);
+        }
+        Ok(())
+    }
+
+    fn send_tokens(&mut self) -> Result<()> {
+        self.sent.push_back(self.drawn.clone());
+        Ok(())
+    }
+
+    fn receive_tokens(&mut self) -> Result<Vec<Option<u32>>> {
+        self.sent.pop_front().ok_or_else(|| Error::config("tokens", "none were sent"))
     }
 
     fn add_bias(&self, x: &mut Buffer, bias: &Vec<f32>) -> Result<()> {
@@ -150,12 +216,17 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn add(&self, x: &mut Buffer, y: &Buffer) -> Result<()> {
-        ops::add(x, y);
-        Ok(())
-    }
-
-    fn rms_norm(&self, x: &Buffer, weight: &Vec<f32>, eps: f32, y: &mut Buffer) -> Result<()> {
+    fn rms_norm(
+        &self,
+        x: &mut Buffer,
+        delta: Option<&Buffer>,
+        weight: &Vec<f32>,
+        eps: f32,
+        y: &mut Buffer,
+    ) -> Result<()> {
+        if let Some(delta) = delta {
+            ops::add(x, delta);
+        }
         ops::rms_norm(x, weight, eps, y);
         Ok(())
     }
@@ -172,18 +243,17 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn rope(&self, x: &mut Buffer, heads: usize, rope: &Rope, positions: &[usize]) -> Result<()> {
-        let mut angles = self.angles.lock().unwrap_or_else(|e| e.into_inner());
-        ops::rope(x, heads, rope, positions, &mut angles);
-        Ok(())
-    }
-
     fn silu_mul(&self, x: &Buffer, y: &mut Buffer) -> Result<()> {
         ops::silu_mul(self.level, x, y);
         Ok(())
     }
 
-    fn configure_kv(&mut self, groups: &[KvGroup], classes: &[ClassDesc]) -> Result<()> {
+    fn configure_kv(
+        &mut self,
+        groups: &[KvGroup],
+        classes: &[ClassDesc],
+        _budget: u64,
+    ) -> Result<()> {
         groups.iter().try_for_each(|g| attention::check_head_dim(g.head_dim))?;
         self.arenas = Arenas::new(groups, classes)?;
         self.groups = groups.to_vec();
@@ -222,11 +292,18 @@ impl Backend for CpuBackend {
         &mut self,
         at: LayerIndex,
         heads: usize,
-        qkv: &Buffer,
+        rope: Option<&Rope>,
+        qkv: &mut Buffer,
         seqs: &[SeqStep],
     ) -> Result<()> {
         let group = self.group(at)?.clone();
         let (d, n) = (group.head_dim, group.kv_heads);
+        if let Some(rope) = rope {
+            // Keys follow queries in the columns, so both rotate at once.
+            let positions = seqs.iter().flat_map(|s| s.position..s.position + s.new_tokens);
+            self.angles.update(rope, positions.collect());
+            ops::rope(qkv, heads + n, &self.angles);
+        }
         let streams = at.layer * n..(at.layer + 1) * n;
         let mut first_row = 0;
         for seq in seqs {
@@ -252,10 +329,12 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn seal(&mut self, at: LayerIndex, seqs: &[SeqStep]) -> Result<()> {
+    fn seal(&mut self, group: usize, layers: Range<usize>, seqs: &[SeqStep]) -> Result<()> {
+        let Some(last) = layers.end.checked_sub(1) else { return Ok(()) };
+        let at = LayerIndex { group, layer: last };
         let group = self.group(at)?.clone();
         let (d, n) = (group.head_dim, group.kv_heads);
-        let streams = at.layer * n..(at.layer + 1) * n;
+        let streams = layers.start * n..layers.end * n;
         let mut pages = Vec::new();
         for seal in seqs.iter().flat_map(|s| &s.seals).filter(|s| s.group == at.group) {
             let all = seal.stream.map_or(streams.clone(), |s| s..s + 1);
@@ -297,7 +376,7 @@ impl Backend for CpuBackend {
     }
 
     fn attend(
-        &self,
+        &mut self,
         call: &Attend<'_>,
         q: &Buffer,
         out: &mut Buffer,
@@ -308,7 +387,7 @@ impl Backend for CpuBackend {
     }
 
     fn score(
-        &self,
+        &mut self,
         call: &Attend<'_>,
         pass: Score,
         q: &Buffer,
@@ -319,7 +398,7 @@ impl Backend for CpuBackend {
     }
 
     fn score_top(
-        &self,
+        &mut self,
         call: &Attend<'_>,
         of: TopHeads,
         q: &Buffer,
@@ -328,6 +407,22 @@ impl Backend for CpuBackend {
     ) -> Result<()> {
         self.pass(call, q, lse)?.score_top(of, out)
     }
+}
+
+/// Copies rows by number.
+fn select(
+    from: &Buffer,
+    rows: impl ExactSizeIterator<Item = usize>,
+    to: &mut Buffer,
+) -> Result<()> {
+    to.resize(rows.len(), from.cols());
+    for (i, row) in rows.enumerate() {
+        if row >= from.rows() {
+            return Err(Error::config("rows", format!("{row} is not below {}", from.rows())));
+        }
+        to.row_mut(i).copy_from_slice(from.row(row));
+    }
+    Ok(())
 }
 
 /// Rounds floats to a 16-bit type.

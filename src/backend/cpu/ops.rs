@@ -76,14 +76,14 @@ pub(super) struct Angles {
 }
 
 impl Angles {
-    fn update(&mut self, rope: &Rope, positions: &[usize]) {
+    pub(super) fn update(&mut self, rope: &Rope, positions: Vec<usize>) {
         if self.positions == positions && self.inv_freq == rope.inv_freq {
             return;
         }
-        self.positions = positions.to_vec();
+        self.positions = positions;
         self.inv_freq.clone_from(&rope.inv_freq);
         self.table.clear();
-        for &position in positions {
+        for &position in &self.positions {
             let angles = rope.inv_freq.iter().map(|freq| (position as f64 * freq).sin_cos());
             self.table.extend(angles.map(|(sin, cos)| (sin as f32, cos as f32)));
         }
@@ -91,15 +91,8 @@ impl Angles {
 }
 
 /// Rotates the first `heads` heads of every row.
-pub(super) fn rope(
-    x: &mut Buffer,
-    heads: usize,
-    rope: &Rope,
-    positions: &[usize],
-    angles: &mut Angles,
-) {
-    angles.update(rope, positions);
-    let half = rope.inv_freq.len();
+pub(super) fn rope(x: &mut Buffer, heads: usize, angles: &Angles) {
+    let half = angles.inv_freq.len();
     for_rows(x, |i, row| {
         let angles = &angles.table[i * half..][..half];
         for head in row[..heads * 2 * half].chunks_exact_mut(2 * half) {

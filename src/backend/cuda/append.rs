@@ -1,6 +1,7 @@
 //! Launches `kernels/cache/append.cu`: RoPE, then new rows to 16-bit pages.
 
 use super::arenas::{Arenas, layer_of};
+use super::gemm::Output;
 use super::list::{DeviceList, LayerList};
 use super::params::{AppendParams, AppendSlot, NONE};
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
@@ -15,7 +16,7 @@ use half::{bf16, f16};
 const THREADS: u32 = 64;
 
 /// A 16-bit type of activations.
-pub trait Element: Pod + Send + Sync {
+pub trait Element: Pod + Send + Sync + Output<Self> {
     /// Its codec.
     const CODEC: Codec;
     /// Its largest finite number.
@@ -23,6 +24,9 @@ pub trait Element: Pod + Send + Sync {
 
     /// Rounds numbers to nearest, ties to even; too large ones become infinite.
     fn narrow(from: &[f32], to: &mut [Self]);
+
+    /// The same numbers as f32.
+    fn widen(from: &[Self], to: &mut [f32]);
 }
 
 impl Element for f16 {
@@ -32,6 +36,10 @@ impl Element for f16 {
     fn narrow(from: &[f32], to: &mut [Self]) {
         to.convert_from_f32_slice(from);
     }
+
+    fn widen(from: &[Self], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
+    }
 }
 
 impl Element for bf16 {
@@ -40,6 +48,10 @@ impl Element for bf16 {
 
     fn narrow(from: &[f32], to: &mut [Self]) {
         to.convert_from_f32_slice(from);
+    }
+
+    fn widen(from: &[Self], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
     }
 }
 
@@ -69,32 +81,39 @@ impl AppendPlan {
         Ok(Self { arenas: 0, group: 0, rows: 0, slots, positions })
     }
 
-    /// Plans a step. The rows of each sequence follow those of the one before it.
+    /// Plans a step, and takes the blocks that it writes. The rows of each sequence
+    /// follow those of the one before it; after them come `padding` rows that go nowhere.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
     /// [`Error::Config`] for a slot, token or position that is out of range, and for
-    /// a block that does not hold rows.
+    /// a block that does not hold rows; what [`Arenas::take`] refuses.
     pub fn set(
         &mut self,
-        arenas: &Arenas,
+        arenas: &mut Arenas,
         group: usize,
         seqs: &[SeqStep],
+        padding: usize,
         stream: &Stream,
     ) -> Result<()> {
         self.arenas = 0;
         let layers = arenas.group(group)?.layers;
-        let (mut slots, mut positions) = (Vec::new(), Vec::new());
+        let (mut slots, mut positions, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
         for seq in seqs {
             let first_row = positions.len();
             for append in seq.appends.iter().filter(|a| a.group == group) {
                 add_slots(arenas, append, seq.new_tokens, first_row, &mut slots)?;
+                blocks.push(append.block);
             }
             for position in seq.position..seq.position + seq.new_tokens {
                 let what = || Error::config("position", format!("{position} exceeds 32 bits"));
                 positions.push(u32::try_from(position).map_err(|_| what())?);
             }
         }
+        arenas.take(&blocks, stream)?;
+        let nowhere = AppendSlot { row: NONE, stream: NONE, ..AppendSlot::default() };
+        slots.resize(slots.len() + padding, (None, nowhere));
+        positions.resize(positions.len() + padding, 0);
         self.slots.set(layers, slots, stream)?;
         self.positions.set(&positions, stream)?;
         (self.arenas, self.group, self.rows) = (arenas.id(), group, positions.len());
@@ -111,7 +130,7 @@ fn add_slots(
     slots: &mut Vec<(Option<usize>, AppendSlot)>,
 ) -> Result<()> {
     let group = arenas.group(append.group)?;
-    let layout = arenas.block(append.block)?;
+    let layout = arenas.writable(append.block)?;
     if layout.group != append.group || !layout.holds_rows_of(group.format.hot()) {
         let what = format!("class {} does not hold rows of the group", append.block.class.0);
         return Err(Error::config("append", what));

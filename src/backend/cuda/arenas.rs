@@ -1,147 +1,237 @@
 //! The arenas of a device: memory, and the table by which kernels find pages.
+//!
+//! All classes share one budget. Each has addresses for the most blocks that it could
+//! have, so that kernels and captured graphs find it where it always was; memory is
+//! put behind a block when it is first taken, a chunk at a time, and taken away from
+//! chunks without blocks in use when another class needs it.
 
-use super::params::KvArena;
+use super::class_memory::ClassMemory;
+use super::params::{CODEC_BF16, CODEC_F16, CODEC_FP8, CODEC_KIVI2, CODEC_KIVI4, KvArena};
 use crate::backend::driver::{Device, DeviceBuffer, Stream};
+pub use crate::backend::layout::PageLayout;
 use crate::backend::{KvGroup, LayerIndex};
-use crate::cache::{BlockRef, ClassDesc, ClassId, ClassKind};
-use crate::codec::{Codec, TILE_TOKENS};
+use crate::cache::{BlockRef, ClassDesc, ClassId};
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A chunk of memory is a 256th of the budget, but at most this.
+const MOST_CHUNK_BYTES: u64 = 16 << 20;
 
 /// The widest head that the kernels take.
 pub const MAX_HEAD_DIM: usize = 256;
 
-/// How pages lie in the blocks of an arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageLayout {
-    /// The KV group that it serves.
-    pub group: usize,
-    /// Codec of the key half of a page.
-    pub key: Codec,
-    /// Codec of the value half.
-    pub value: Codec,
-    /// Tokens of a page.
-    pub page_tokens: usize,
-    /// Bytes of the key half.
-    pub key_bytes: usize,
-    /// Bytes of the page.
-    pub page_bytes: usize,
-    /// Pages of a block: one for each stream of the group, or a single one.
-    pub pages: usize,
-    /// Whether a block is one page of one stream.
-    pub ragged: bool,
-}
-
-impl PageLayout {
-    fn new(groups: &[KvGroup], class: &ClassDesc) -> Result<Self> {
-        use ClassKind::{RaggedHot, RaggedSealed, RaggedSink, Sealed};
-        let group = groups
-            .get(class.group)
-            .ok_or_else(|| Error::config("classes", format!("no KV group {}", class.group)))?;
-        let hot = group.format.hot();
-        let (key, value) = match class.kind {
-            Sealed | RaggedSealed => (group.format.key, group.format.value),
-            _ => (hot, hot),
-        };
-        let ragged = matches!(class.kind, RaggedSink | RaggedHot | RaggedSealed);
-        let bytes = |codec: Codec| {
-            codec.tile().tile_bytes(group.head_dim) * class.page_tokens / TILE_TOKENS
-        };
-        let (key_bytes, page_bytes) = (bytes(key), bytes(key) + bytes(value));
-        let pages = if ragged { 1 } else { group.layers * group.kv_heads };
-        if (page_bytes * pages) as u64 != class.block_bytes {
-            let what = format!(
-                "{:?} blocks have {} bytes, the format {} needs {}",
-                class.kind,
-                class.block_bytes,
-                group.format,
-                page_bytes * pages
-            );
-            return Err(Error::config("classes", what));
-        }
-        let (group, page_tokens) = (class.group, class.page_tokens);
-        Ok(Self { group, key, value, page_tokens, key_bytes, page_bytes, pages, ragged })
-    }
-
-    /// Bytes of one block.
-    pub fn block_bytes(&self) -> usize {
-        self.page_bytes * self.pages
-    }
-
-    /// Whether rows can be written to its pages in `codec`.
-    pub(super) fn holds_rows_of(&self, codec: Codec) -> bool {
-        codec.is_16_bit() && self.key == codec && self.value == codec
-    }
-
-    fn entry(&self, base: u64) -> KvArena {
-        KvArena {
-            base,
-            block_bytes: self.block_bytes() as u64,
-            page_bytes: self.page_bytes as u32,
-            key_bytes: self.key_bytes as u32,
-            page_tokens: self.page_tokens as u32,
-            ragged: u32::from(self.ragged),
-            key_codec: number(self.key),
-            value_codec: number(self.value),
-        }
+/// What kernels know of an arena that begins at `base`.
+fn entry(layout: &PageLayout, base: u64) -> KvArena {
+    KvArena {
+        base,
+        block_bytes: layout.block_bytes() as u64,
+        page_bytes: layout.page_bytes as u32,
+        key_bytes: layout.key_bytes as u32,
+        page_tokens: layout.page_tokens as u32,
+        ragged: u32::from(layout.ragged),
+        key_codec: number(layout.key),
+        value_codec: number(layout.value),
     }
 }
 
 /// A codec as `KvCodec` numbers it.
 fn number(codec: Codec) -> u32 {
     match codec {
-        Codec::F16 => 0,
-        Codec::Bf16 => 1,
-        Codec::Fp8 => 2,
-        Codec::Kivi4 => 3,
-        Codec::Kivi2 => 4,
+        Codec::F16 => CODEC_F16,
+        Codec::Bf16 => CODEC_BF16,
+        Codec::Fp8 => CODEC_FP8,
+        Codec::Kivi4 => CODEC_KIVI4,
+        Codec::Kivi2 => CODEC_KIVI2,
     }
 }
 
 /// All arenas of a device, one a class of blocks.
 ///
-/// Whoever drops it answers for launched kernels that still use it.
+/// Dropping it waits for all work of the device.
 pub struct Arenas {
     id: u64,
     groups: Vec<KvGroup>,
     layouts: Vec<PageLayout>,
-    blocks: Vec<u32>,
-    memory: Vec<DeviceBuffer<u8>>,
+    memory: Vec<ClassMemory>,
     table: DeviceBuffer<KvArena>,
+    budget: u64,
+    /// Bytes of all blocks in use.
+    bytes: u64,
 }
 
 impl Arenas {
-    /// Arenas of `blocks[i]` blocks of class i, of unspecified content.
+    /// Empty arenas of at most `budget` bytes of blocks in all.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a head dim that the kernels lack;
-    /// [`Error::Config`] if the classes do not fit the groups;
-    /// [`Error::DeviceOutOfMemory`].
+    /// [`Error::Unsupported`] for a head dim that the kernels lack, and for a device
+    /// without virtual memory management; [`Error::Config`] if the classes do not fit
+    /// the groups; [`Error::DeviceOutOfMemory`].
     pub fn new(
+        device: &Device,
+        groups: &[KvGroup],
+        classes: &[ClassDesc],
+        budget: u64,
+        stream: &Stream,
+    ) -> Result<Self> {
+        groups.iter().try_for_each(|group| check_head_dim(group.head_dim))?;
+        // No class can have more than the device.
+        let room = budget.min(device.info().memory);
+        let chunk_bytes = (budget / 256).min(MOST_CHUNK_BYTES);
+        let mut layouts = Vec::with_capacity(classes.len());
+        let mut memory = Vec::with_capacity(classes.len());
+        for class in classes {
+            let layout = PageLayout::new(groups, class)?;
+            let block_bytes = layout.block_bytes() as u64;
+            let most = (room / block_bytes.max(1)).min(u32::MAX.into()) as u32;
+            memory.push(ClassMemory::new(device, block_bytes, most, chunk_bytes)?);
+            layouts.push(layout);
+        }
+        let entries: Vec<_> =
+            layouts.iter().zip(&memory).map(|(layout, m)| entry(layout, m.address())).collect();
+        let table = device.upload(&entries, stream)?;
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let id = COUNT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { id, groups: groups.to_vec(), layouts, memory, table, budget, bytes: 0 })
+    }
+
+    /// Arenas with blocks 0 to `blocks[i]` of class i in use, and room for no more.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`Error::Config`] if there is not one number a class.
+    pub fn with_blocks(
         device: &Device,
         groups: &[KvGroup],
         classes: &[ClassDesc],
         blocks: &[u32],
         stream: &Stream,
     ) -> Result<Self> {
-        groups.iter().try_for_each(|group| check_head_dim(group.head_dim))?;
         if blocks.len() != classes.len() {
             let what = format!("{} numbers for {} classes", blocks.len(), classes.len());
             return Err(Error::config("blocks", what));
         }
-        let mut layouts = Vec::with_capacity(classes.len());
-        let mut memory = Vec::with_capacity(classes.len());
-        for (class, n) in classes.iter().zip(blocks) {
-            let layout = PageLayout::new(groups, class)?;
-            memory.push(device.alloc::<u8>(layout.block_bytes() * *n as usize)?);
-            layouts.push(layout);
+        let bytes = |(class, n): (&ClassDesc, &u32)| class.block_bytes.saturating_mul((*n).into());
+        let budget = classes.iter().zip(blocks).map(bytes).fold(0, u64::saturating_add);
+        let mut arenas = Self::new(device, groups, classes, budget, stream)?;
+        for (class, n) in blocks.iter().enumerate() {
+            let class = ClassId(class as u16);
+            let all: Vec<_> = (0..*n).map(|index| BlockRef { class, index }).collect();
+            arenas.take(&all, stream)?;
         }
-        let entries: Vec<_> =
-            layouts.iter().zip(&memory).map(|(layout, m)| layout.entry(m.address())).collect();
-        let table = device.upload(&entries, stream)?;
-        static COUNT: AtomicU64 = AtomicU64::new(1);
-        let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, groups: groups.to_vec(), layouts, blocks: blocks.to_vec(), memory, table })
+        Ok(arenas)
+    }
+
+    /// Puts the blocks in use; those that are already stay as they are. The content of
+    /// new ones is unspecified. Planning what is written to blocks takes them: this is
+    /// for those who write by other means.
+    ///
+    /// If chunks must be taken from other classes, it waits for `stream` first, on which
+    /// all work on the arenas goes.
+    ///
+    /// # Errors
+    /// Nothing is taken then. [`Error::NotFound`] for a class that does not exist, and
+    /// for blocks that no budget's worth of blocks has; [`Error::KvBudget`];
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn take(&mut self, blocks: &[BlockRef], stream: &Stream) -> Result<()> {
+        for block in blocks {
+            self.writable(*block)?;
+        }
+        let mut new = Vec::new();
+        for &block in blocks {
+            if self.memory[usize::from(block.class.0)].mark(block.index) {
+                self.bytes += self.block_bytes(block.class);
+                new.push(block);
+            }
+        }
+        let taken = self.provide(&new, stream);
+        if taken.is_err() {
+            self.free(&new);
+        }
+        taken
+    }
+
+    /// Memory for blocks that were just marked.
+    fn provide(&mut self, blocks: &[BlockRef], stream: &Stream) -> Result<()> {
+        let (needed, budget) = (self.bytes, self.budget);
+        if needed > budget {
+            let new: u64 = blocks.iter().map(|block| self.block_bytes(block.class)).sum();
+            return Err(Error::KvBudget { needed, held: needed - new, budget });
+        }
+        for block in blocks {
+            let class = usize::from(block.class.0);
+            let lacks = self.memory[class].lacks(block.index);
+            if lacks == 0 {
+                continue;
+            }
+            let over = (self.committed_bytes() + lacks).saturating_sub(self.limit());
+            self.reclaim(over, stream)?;
+            match self.memory[class].commit(block.index) {
+                // Somebody else has the memory: all that is idle may help.
+                Err(Error::DeviceOutOfMemory { .. }) => {
+                    self.reclaim(u64::MAX, stream)?;
+                    self.memory[class].commit(block.index)?;
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of memory above which idle chunks are given back: the budget, and the last
+    /// chunk of each class, which may hold less than it could.
+    fn limit(&self) -> u64 {
+        let chunks: u64 = self.memory.iter().map(ClassMemory::chunk_bytes).sum();
+        self.budget.saturating_add(chunks)
+    }
+
+    /// Gives back at least `bytes` bytes of chunks without blocks in use, if there are.
+    fn reclaim(&mut self, bytes: u64, stream: &Stream) -> Result<()> {
+        let mut missing = bytes;
+        let mut waited = false;
+        for memory in &mut self.memory {
+            while missing > 0
+                && let Some(chunk) = memory.idle_chunk()
+            {
+                if !std::mem::replace(&mut waited, true) {
+                    stream.synchronize()?;
+                }
+                // SAFETY: no block in use lies in it, and all work on it is done.
+                unsafe { memory.decommit(chunk) };
+                missing = missing.saturating_sub(memory.chunk_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the blocks out of use; those that are not in use are nothing. Work that was
+    /// enqueued before may still use them.
+    pub fn free(&mut self, blocks: &[BlockRef]) {
+        for block in blocks {
+            let memory = self.memory.get_mut(usize::from(block.class.0));
+            if memory.is_some_and(|memory| memory.unmark(block.index)) {
+                self.bytes -= self.block_bytes(block.class);
+            }
+        }
+    }
+
+    /// Bytes of all blocks in use.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of device memory behind them: at most the budget and a chunk of each class,
+    /// unless the blocks in use lie scattered over more chunks than they would fill.
+    pub fn committed_bytes(&self) -> u64 {
+        self.memory.iter().map(ClassMemory::committed).sum()
+    }
+
+    /// Bytes of blocks that may be in use.
+    pub fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    fn block_bytes(&self, class: ClassId) -> u64 {
+        self.layouts[usize::from(class.0)].block_bytes() as u64
     }
 
     /// What tells these arenas from all others; never 0.
@@ -182,25 +272,36 @@ impl Arenas {
         self.layouts.get(usize::from(class.0)).ok_or_else(missing)
     }
 
-    /// The layout of a block that exists.
+    /// The layout of a block in use.
     pub(super) fn block(&self, block: BlockRef) -> Result<&PageLayout> {
         let layout = self.layout(block.class)?;
-        match self.blocks[usize::from(block.class.0)] {
-            n if block.index < n => Ok(layout),
-            _ => Err(Error::NotFound {
-                what: format!("KV block {} of class {}", block.index, block.class.0),
-            }),
+        match self.memory[usize::from(block.class.0)].is_taken(block.index) {
+            true => Ok(layout),
+            false => Err(missing(block)),
         }
     }
 
-    /// The bytes of a class, block after block.
+    /// The layout of a block that is in use or could be.
+    pub(super) fn writable(&self, block: BlockRef) -> Result<&PageLayout> {
+        let layout = self.layout(block.class)?;
+        match self.memory[usize::from(block.class.0)].most() {
+            most if block.index < most => Ok(layout),
+            _ => Err(missing(block)),
+        }
+    }
+
+    /// The bytes of a class, block after block, before the first that is not in use.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     pub fn memory(&mut self, class: ClassId) -> Result<&mut DeviceBuffer<u8>> {
         self.layout(class)?;
-        Ok(&mut self.memory[usize::from(class.0)])
+        Ok(self.memory[usize::from(class.0)].blocks())
     }
+}
+
+fn missing(block: BlockRef) -> Error {
+    Error::NotFound { what: format!("KV block {} of class {}", block.index, block.class.0) }
 }
 
 fn check_head_dim(head_dim: usize) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 pub const DECODE_ROWS: usize = 16;
 
 /// What does not change from call to call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AttentionShape {
     /// Channels of a head: 64, 128 or 256.
     pub head_dim: usize,

@@ -24,12 +24,12 @@ impl Copier {
         Ok(Self { copies: DeviceList::new(device)? })
     }
 
-    /// Copies whole blocks within their classes. No block may be both read and
-    /// written.
+    /// Copies whole blocks within their classes, and takes those that it writes. No
+    /// block may be both read and written.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a block that does not exist; [`Error::Config`] for a
-    /// copy between classes or of a block to itself.
+    /// copy between classes or of a block to itself; what [`Arenas::take`] refuses.
     pub fn copy(
         &mut self,
         arenas: &mut Arenas,
@@ -40,13 +40,14 @@ impl Copier {
         let mut largest = 0;
         for copy in copies {
             arenas.block(copy.from)?;
-            largest = largest.max(arenas.block(copy.to)?.block_bytes() as u64);
+            largest = largest.max(arenas.writable(copy.to)?.block_bytes() as u64);
             if copy.from.class != copy.to.class || copy.from == copy.to {
                 return Err(Error::config("copies", format!("{copy:?}")));
             }
             let (from, to) = (copy.from.index, copy.to.index);
             jobs.push(CopyJob { arena: copy.from.class.0.into(), from, to, reserved: 0 });
         }
+        arenas.take(&copies.iter().map(|copy| copy.to).collect::<Vec<_>>(), stream)?;
         self.copies.set(&jobs, stream)?;
         let n_copies = jobs.len() as u32;
         let params = CopyParams {

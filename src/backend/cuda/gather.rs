@@ -20,11 +20,13 @@ impl Gatherer {
         Ok(Self { rows: DeviceList::new(device)? })
     }
 
-    /// Copies the rows. No block may be both read and written.
+    /// Copies the rows, and takes the blocks that they go to. No block may be both read
+    /// and written.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
-    /// [`Error::Config`] for slots out of range and blocks that hold no rows.
+    /// [`Error::Config`] for slots out of range and blocks that hold no rows; what
+    /// [`Arenas::take`] refuses.
     pub fn gather(
         &mut self,
         arenas: &mut Arenas,
@@ -33,10 +35,12 @@ impl Gatherer {
     ) -> Result<()> {
         let Some(last) = gathers.iter().map(|g| g.group).max() else { return Ok(()) };
         for group in 0..=last {
-            let mut rows = Vec::new();
+            let (mut rows, mut blocks) = (Vec::new(), Vec::new());
             for gather in gathers.iter().filter(|g| g.group == group) {
                 add_rows(arenas, gather, &mut rows)?;
+                blocks.push(gather.to);
             }
+            arenas.take(&blocks, stream)?;
             self.launch(arenas, group, &rows, stream)?;
         }
         Ok(())
@@ -67,7 +71,7 @@ fn add_rows(arenas: &Arenas, gather: &Gather, rows: &mut Vec<GatherRow>) -> Resu
     let group = arenas.group(gather.group)?;
     let hot = group.format.hot();
     layer_of(group, Some(gather.stream))?;
-    let to = arenas.block(gather.to)?;
+    let to = arenas.writable(gather.to)?;
     let wrong = |what: String| Err(Error::config("gather", what));
     if !to.ragged || gather.rows.len() > to.page_tokens {
         return wrong(format!(

@@ -1,32 +1,64 @@
 //! Lists that the host writes again and again and kernels read.
 
-use crate::backend::driver::{Device, DeviceBuffer, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, Event, HostBuffer, Stream};
 use crate::error::Result;
 use bytemuck::Pod;
 use std::ops::Range;
 
+/// Steps that can be in flight before a list waits for the oldest one's copy.
+const DEPTH: usize = 3;
+
 /// A list in device memory that grows and is never given back. Use it on one
 /// stream: the order of its work is what keeps a list until it has been read.
+///
+/// It is copied from page-locked memory, so that the host need not wait, and only
+/// when it has changed.
 pub(super) struct DeviceList<T> {
     buffer: DeviceBuffer<T>,
     len: usize,
+    /// What the device has or will have.
+    content: Vec<T>,
+    staged: Vec<Staged<T>>,
+    turn: usize,
+}
+
+/// Memory that a copy reads, and what tells that it is done.
+struct Staged<T> {
+    host: HostBuffer<T>,
+    copied: Event,
 }
 
 impl<T: Pod> DeviceList<T> {
     pub fn new(device: &Device) -> Result<Self> {
-        Ok(Self { buffer: device.alloc(0)?, len: 0 })
+        Ok(Self {
+            buffer: device.alloc(0)?,
+            len: 0,
+            content: Vec::new(),
+            staged: Vec::new(),
+            turn: 0,
+        })
     }
 
     /// Replaces the content.
     pub fn set(&mut self, items: &[T], stream: &Stream) -> Result<()> {
-        self.len = 0;
-        if items.len() > self.buffer.len() {
-            // Kernels may still read the old one.
-            stream.synchronize()?;
-            self.buffer = stream.device().alloc(items.len().next_power_of_two())?;
-        }
-        self.buffer.write(0, items, stream)?;
         self.len = items.len();
+        if items.len() > self.buffer.len() {
+            self.grow(items.len(), stream)?;
+        }
+        let has = self.content.get(..items.len()).unwrap_or_default();
+        if bytemuck::cast_slice::<T, u8>(has) == bytemuck::cast_slice::<T, u8>(items) {
+            return Ok(());
+        }
+        self.content.clear();
+        self.turn = (self.turn + 1) % DEPTH;
+        let Staged { host, copied } = &mut self.staged[self.turn];
+        copied.wait()?;
+        host.as_mut_slice()[..items.len()].copy_from_slice(items);
+        // SAFETY: this memory is not touched again before `copied` was waited for, here
+        // or in `grow` or `drop`.
+        unsafe { self.buffer.write_pinned(0, host, 0..items.len(), stream)? };
+        stream.record(copied)?;
+        self.content.extend_from_slice(items);
         Ok(())
     }
 
@@ -34,8 +66,43 @@ impl<T: Pod> DeviceList<T> {
         self.len
     }
 
+    /// The memory, of which the first [`len`](Self::len) elements are the list.
+    pub fn buffer(&self) -> &DeviceBuffer<T> {
+        &self.buffer
+    }
+
     pub fn address_of(&self, at: usize) -> u64 {
         self.buffer.address_of(at)
+    }
+
+    /// Replaces the content by elements that are on the device.
+    pub fn copy_from(&mut self, from: &DeviceBuffer<T>, len: usize, stream: &Stream) -> Result<()> {
+        if len > self.buffer.len() {
+            self.grow(len, stream)?;
+        }
+        self.content.clear();
+        self.len = len;
+        self.buffer.copy_from(0, from, 0, len, stream)
+    }
+
+    /// Makes room, once nothing uses the old memory any more.
+    fn grow(&mut self, len: usize, stream: &Stream) -> Result<()> {
+        stream.synchronize()?;
+        let (device, room) = (stream.device(), len.next_power_of_two());
+        self.content.clear();
+        self.staged.clear();
+        self.buffer = device.alloc(room)?;
+        for _ in 0..DEPTH {
+            self.staged.push(Staged { host: device.host_buffer(room)?, copied: device.event()? });
+        }
+        Ok(())
+    }
+}
+
+impl<T> Drop for Staged<T> {
+    fn drop(&mut self) {
+        // A lost device copies nothing any more.
+        let _ = self.copied.wait();
     }
 }
 

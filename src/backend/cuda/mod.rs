@@ -6,6 +6,8 @@
 pub mod append;
 pub mod arenas;
 pub mod attend;
+pub mod backend;
+mod class_memory;
 pub mod copy;
 pub mod dense;
 pub mod gather;

@@ -158,7 +158,10 @@ impl Scorer {
         let Some(params) = self.params(call)? else { return Ok(()) };
         let columns = self.columns(of);
         let per_chunk = call.sizes.rows * columns;
-        let chunks = (workspace.parts.len() / per_chunk.max(1)).min(MAX_CHUNKS);
+        if per_chunk == 0 {
+            return Ok(());
+        }
+        let chunks = (workspace.parts.len() / per_chunk).min(MAX_CHUNKS);
         if chunks == 0 {
             let what = format!("{per_chunk} parts, {} are there", workspace.parts.len());
             return Err(Error::config("workspace", what));

@@ -26,22 +26,29 @@ impl SealPlan {
         Ok(Self { arenas: 0, group: 0, jobs: LayerList::new(device)? })
     }
 
-    /// Plans a step.
+    /// Plans a step, with `places` jobs at the least: those too many do nothing. Takes
+    /// the blocks that it writes; those that it reads were taken when their rows were
+    /// planned.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
-    /// [`Error::Config`] for a block that does not hold what is asked for.
+    /// [`Error::Config`] for a block that does not hold what is asked for; what
+    /// [`Arenas::take`] refuses.
     pub fn set(
         &mut self,
-        arenas: &Arenas,
+        arenas: &mut Arenas,
         group: usize,
         seqs: &[SeqStep],
+        places: usize,
         stream: &Stream,
     ) -> Result<()> {
         self.arenas = 0;
         let layers = arenas.group(group)?.layers;
-        let seals = seqs.iter().flat_map(|seq| &seq.seals).filter(|seal| seal.group == group);
-        let jobs = seals.map(|seal| job(arenas, seal)).collect::<Result<_>>()?;
+        let seals = || seqs.iter().flat_map(|seq| &seq.seals).filter(|seal| seal.group == group);
+        let mut jobs = seals().map(|seal| job(arenas, seal)).collect::<Result<Vec<_>>>()?;
+        let nothing = SealJob { from_block: NONE, stream: NONE, ..SealJob::default() };
+        jobs.resize(jobs.len().max(places), (None, nothing));
+        arenas.take(&seals().map(|seal| seal.to).collect::<Vec<_>>(), stream)?;
         self.jobs.set(layers, jobs, stream)?;
         (self.arenas, self.group) = (arenas.id(), group);
         Ok(())
@@ -50,7 +57,7 @@ impl SealPlan {
 
 fn job(arenas: &Arenas, seal: &Seal) -> Result<(Option<usize>, SealJob)> {
     let group = arenas.group(seal.group)?;
-    let (from, to) = (arenas.block(seal.from)?, arenas.block(seal.to)?);
+    let (from, to) = (arenas.block(seal.from)?, arenas.writable(seal.to)?);
     let ours = [from, to].iter().all(|l| l.group == seal.group && l.page_tokens == TILE_TOKENS);
     let forms = from.holds_rows_of(group.format.hot())
         && (to.key, to.value) == (group.format.key, group.format.value);

@@ -1,7 +1,7 @@
 //! What the queries of a step read, as the attention kernels want it.
 
 use super::arenas::Arenas;
-use super::attend::AttentionCall;
+use super::attend::{AttentionCall, DECODE_ROWS};
 use super::list::DeviceList;
 use super::params::{AttendSeq as SeqEntry, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK};
 use crate::backend::driver::{Device, Stream};
@@ -28,6 +28,10 @@ pub struct AttendTables {
 pub struct Sizes {
     /// Rows of queries and outputs.
     pub rows: usize,
+    /// Sequences, those without queries included.
+    pub seqs: usize,
+    /// Queries, over all sequences that have few enough for decode.
+    pub decode_rows: usize,
     /// The most queries of a sequence.
     pub max_q_len: usize,
     /// The most tokens that a stream keeps.
@@ -53,7 +57,8 @@ impl AttendTables {
         })
     }
 
-    /// Uploads what the sequences read. `rope` is needed if a run is relocated.
+    /// Uploads what the sequences read, and `padding` sequences without queries after
+    /// them. `rope` is needed if a run is relocated.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group or block that does not exist;
@@ -64,12 +69,15 @@ impl AttendTables {
         arenas: &Arenas,
         group: usize,
         seqs: &[AttendSeq<'_>],
+        padding: usize,
         rope: Option<&Rope>,
         stream: &Stream,
     ) -> Result<()> {
         self.arenas = 0;
         let mut tables = Tables::new(arenas, group, rope);
         seqs.iter().try_for_each(|seq| tables.add(seq))?;
+        tables.seqs.resize(seqs.len() + padding, SeqEntry::default());
+        tables.sizes.seqs = tables.seqs.len();
         self.seqs.set(&tables.seqs, stream)?;
         self.streams.set(&tables.streams, stream)?;
         self.runs.set(&tables.runs, stream)?;
@@ -166,6 +174,7 @@ impl<'a> Tables<'a> {
         let sizes = &mut self.sizes;
         sizes.rows = sizes.rows.max(seq.first_row + seq.q_len);
         sizes.max_q_len = sizes.max_q_len.max(seq.q_len);
+        sizes.decode_rows += if seq.q_len <= DECODE_ROWS { seq.q_len } else { 0 };
         views.iter().try_for_each(|view| self.add_stream(view, seq.q_len, ragged))
     }
 

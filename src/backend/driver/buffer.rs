@@ -1,9 +1,10 @@
 //! Typed device memory.
 
-use super::{Device, Stream};
+use super::{Device, HostBuffer, Stream};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// `len` elements of `T` in a device's memory, freed on drop.
 ///
@@ -23,7 +24,7 @@ impl<T: Pod> DeviceBuffer<T> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| {
             Error::config("len", format!("{len} elements are more than memory can hold"))
         })? as u64;
-        let address = if bytes == 0 { 0 } else { device.driver().alloc(bytes)? };
+        let address = if bytes == 0 { 0 } else { device.allocate(bytes)? };
         let owned = bytes > 0;
         Ok(Self { device: device.clone(), address, len, owned, element: PhantomData })
     }
@@ -94,6 +95,49 @@ impl<T: Pod> DeviceBuffer<T> {
         let mut all = vec![T::zeroed(); self.len];
         self.read(0, &mut all, stream)?;
         Ok(all)
+    }
+
+    /// Copies elements `range` of `from` to those from `at` on, in stream order, and
+    /// does not wait for it. In a [`capture`](Stream::capture) the copy is made anew at
+    /// every launch.
+    ///
+    /// # Safety
+    /// `from` is neither written nor dropped before the copy is done: before an
+    /// [`Event`](super::Event) recorded after it, or the stream, was waited for.
+    pub unsafe fn write_pinned(
+        &mut self,
+        at: usize,
+        from: &HostBuffer<T>,
+        range: Range<usize>,
+        stream: &Stream,
+    ) -> Result<()> {
+        let Some(host) = from.range(&range, stream, "write")? else { return Ok(()) };
+        let Some(to) = self.range(at, range.len(), stream, "write")? else { return Ok(()) };
+        let bytes = (range.len() * size_of::<T>()) as u64;
+        // SAFETY: the range is this buffer's, exclusive here; the host's is the caller's
+        // promise.
+        unsafe { self.device.driver().write_pinned(to, host, bytes, stream.raw()) }
+    }
+
+    /// Copies the elements from `at` on to elements `range` of `to`, in stream order,
+    /// and does not wait for it. In a [`capture`](Stream::capture) the copy is made anew
+    /// at every launch.
+    ///
+    /// # Safety
+    /// `to` is neither read, written nor dropped before the copy is done: before an
+    /// [`Event`](super::Event) recorded after it, or the stream, was waited for.
+    pub unsafe fn read_pinned(
+        &self,
+        at: usize,
+        to: &mut HostBuffer<T>,
+        range: Range<usize>,
+        stream: &Stream,
+    ) -> Result<()> {
+        let Some(host) = to.range(&range, stream, "read")? else { return Ok(()) };
+        let Some(from) = self.range(at, range.len(), stream, "read")? else { return Ok(()) };
+        let bytes = (range.len() * size_of::<T>()) as u64;
+        // SAFETY: the range is this buffer's; the host's is the caller's promise.
+        unsafe { self.device.driver().read_pinned(from, host, bytes, stream.raw()) }
     }
 
     /// Copies `len` elements of `from`, from `from_at` on, to those from `at` on, in

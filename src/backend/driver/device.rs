@@ -1,14 +1,20 @@
 //! A handle to a device.
 
-use super::{DeviceBuffer, DeviceInfo, Driver, Event, MemoryInfo, RawStream, Stream};
+use super::{DeviceBuffer, DeviceInfo, Driver, Event, HostBuffer, MemoryInfo, RawStream, Stream};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A device: a cheap handle, shared by what was allocated on it.
 #[derive(Clone)]
-pub struct Device(Arc<dyn Driver>);
+pub struct Device(Arc<Shared<dyn Driver>>);
+
+struct Shared<D: ?Sized> {
+    allocations: AtomicU64,
+    driver: D,
+}
 
 impl Device {
     /// CUDA device number `ordinal`, in its primary context.
@@ -58,30 +64,37 @@ impl Device {
         Err(no_cuda())
     }
 
-    /// The emulated device: kernels run on the host. For tests, which
-    /// [record](super::recording) what they ask of it if told to.
+    /// The emulated device: kernels run on the host. For tests.
     #[cfg(feature = "emulator")]
     pub fn emulated(options: super::emulated::EmulatorOptions) -> Self {
-        let driver = super::emulated::EmulatedDriver::new(options);
-        match super::recording::folder() {
-            Some(folder) => Self::new(super::recording::RecordingDriver::new(driver, &folder)),
-            None => Self::new(driver),
-        }
+        Self::new(super::emulated::EmulatedDriver::new(options))
     }
 
     /// A device of any driver.
     pub fn new(driver: impl Driver + 'static) -> Self {
-        Self(Arc::new(driver))
+        Self(Arc::new(Shared { allocations: AtomicU64::new(0), driver }))
     }
 
     /// What the device is.
     pub fn info(&self) -> &DeviceInfo {
-        self.0.info()
+        self.0.driver.info()
     }
 
     /// Its memory now.
     pub fn memory(&self) -> Result<MemoryInfo> {
-        self.0.memory()
+        self.0.driver.memory()
+    }
+
+    /// Buffers with memory that were allocated through this handle and its clones so far:
+    /// as long as it stays the same, none was replaced by another.
+    pub fn allocations(&self) -> u64 {
+        self.0.allocations.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn allocate(&self, bytes: u64) -> Result<u64> {
+        let address = self.driver().alloc(bytes)?;
+        self.0.allocations.fetch_add(1, Ordering::Relaxed);
+        Ok(address)
     }
 
     /// A buffer of `len` elements of unspecified content.
@@ -112,6 +125,14 @@ impl Device {
         Ok(buffer)
     }
 
+    /// Page-locked host memory of `len` elements, all bits 0.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the host has no memory left to lock.
+    pub fn host_buffer<T: Pod>(&self, len: usize) -> Result<HostBuffer<T>> {
+        HostBuffer::new(self, len)
+    }
+
     /// A new stream.
     pub fn stream(&self) -> Result<Stream> {
         Stream::new(self)
@@ -134,7 +155,7 @@ impl Device {
 
     /// The driver beneath.
     pub fn driver(&self) -> &dyn Driver {
-        &*self.0
+        &self.0.driver
     }
 
     /// Whether both handles are of one device.

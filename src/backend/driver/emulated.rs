@@ -1,36 +1,34 @@
 //! The emulated device: the same kernel sources, compiled by the host's C++
 //! compiler and run thread by thread (`kernels/emulator/`). A test instrument.
 //!
-//! Streams are immediate: every call has done its work on return. Memory of
-//! unspecified content is poisoned by the emulator, the order of threads is drawn
-//! from a seed, and misuse that a real device would let pass is an error.
+//! Streams are immediate: every call has done its work on return, but copies to and
+//! from pinned memory (`pinned.rs`). Memory of unspecified content is poisoned by the
+//! emulator, the order of threads is drawn from a seed, and misuse that a real device
+//! would let pass is an error. With `KVFOLD_EMULATOR_RECORD=FOLDER` in the environment,
+//! every device leaves a trace of what it did in that folder (`trace.rs`).
 
-use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawStream};
+mod emulator;
+mod pinned;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod work;
+
+use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
 use crate::error::{Error, Result};
+use emulator::Emulator;
+use pinned::Pinned;
+use std::alloc::Layout;
 use std::collections::HashMap;
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::path::Path;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use work::{Capture, Work};
 
-// SAFETY: the declarations are those of kernels/emulator/emulator.h.
-unsafe extern "C" {
-    fn kvfold_emulator_launch(
-        kernel: *const c_char,
-        grid: *const u32,
-        threads: u32,
-        shared_bytes: u32,
-        params: *const c_void,
-        params_bytes: u64,
-        seed: u64,
-        host_threads: u32,
-        error: *mut c_char,
-        error_bytes: u64,
-    ) -> c_int;
-    fn kvfold_emulator_alloc(bytes: u64) -> *mut c_void;
-    fn kvfold_emulator_alloc_at(address: u64, bytes: u64) -> *mut c_void;
-    fn kvfold_emulator_free(memory: *mut c_void) -> c_int;
-}
+/// What sizes and addresses of virtual memory are multiples of; also a page of the host.
+const GRANULARITY: u64 = 4096;
 
 /// How the device behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,21 +56,57 @@ pub struct EmulatedDriver {
     info: DeviceInfo,
     launches: AtomicU64,
     handles: AtomicU64,
+    emulator: Arc<Emulator>,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     /// Allocations: bytes by address.
     memory: HashMap<u64, u64>,
     used: u64,
     /// Launches at the time of recording, by event.
     events: HashMap<u64, Option<u64>>,
+    /// By stream.
+    captures: HashMap<u64, Capture>,
+    graphs: HashMap<u64, Arc<Vec<Work>>>,
+    pinned: Pinned,
+}
+
+impl State {
+    fn new(emulator: Arc<Emulator>) -> Self {
+        Self {
+            memory: HashMap::new(),
+            used: 0,
+            events: HashMap::new(),
+            captures: HashMap::new(),
+            graphs: HashMap::new(),
+            pinned: Pinned::new(emulator),
+        }
+    }
+
+    /// Counts `bytes` of memory as used, if they are free.
+    fn claim(&mut self, bytes: u64, total: u64) -> Result<()> {
+        let free = total - self.used;
+        if bytes > free {
+            return Err(Error::DeviceOutOfMemory { needed: bytes, free });
+        }
+        self.used += bytes;
+        Ok(())
+    }
 }
 
 impl EmulatedDriver {
-    /// A device of its own.
+    /// A device of its own, which records if the environment says so.
     pub fn new(options: EmulatorOptions) -> Self {
+        Self::with(options, Emulator::new(trace::folder().as_deref()))
+    }
+
+    /// A device of its own, which records in a file of `folder`.
+    pub fn recording(options: EmulatorOptions, folder: &Path) -> Self {
+        Self::with(options, Emulator::new(Some(folder)))
+    }
+
+    fn with(options: EmulatorOptions, emulator: Emulator) -> Self {
         let info = DeviceInfo {
             name: format!("emulated, seed {}", options.seed),
             // What the kernels are written for at least, and its limits.
@@ -82,12 +116,15 @@ impl EmulatedDriver {
             shared_bytes: 163 << 10,
             l2_bytes: 40 << 20,
         };
+        let emulator = Arc::new(emulator);
+        let state = State::new(emulator.clone());
         Self {
             options,
             info,
             launches: AtomicU64::new(0),
             handles: AtomicU64::new(1),
-            state: Mutex::default(),
+            emulator,
+            state: Mutex::new(state),
         }
     }
 
@@ -99,70 +136,17 @@ impl EmulatedDriver {
         self.handles.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// As [`alloc`](Driver::alloc), at this address, a multiple of 64 KiB, if it and
-    /// 64 KiB behind the allocation are free.
-    pub(super) fn alloc_at(&self, address: u64, bytes: u64) -> Result<u64> {
-        // SAFETY: it takes any address and size.
-        self.enter(bytes, || unsafe { kvfold_emulator_alloc_at(address, bytes) })
-    }
-
-    fn enter(&self, bytes: u64, allocate: impl FnOnce() -> *mut c_void) -> Result<u64> {
-        let mut state = self.state();
-        let free = self.options.memory - state.used;
-        let full = Error::DeviceOutOfMemory { needed: bytes, free };
-        if bytes > free {
-            return Err(full);
-        }
-        let address = allocate() as u64;
-        if address == 0 {
-            return Err(full);
-        }
-        state.memory.insert(address, bytes);
-        state.used += bytes;
-        Ok(address)
-    }
-
-    /// As [`launch`](Driver::launch); the seed that the order of threads was drawn from.
-    ///
     /// # Safety
-    /// As there.
-    pub(super) unsafe fn launch_seeded(
-        &self,
-        kernel: &str,
-        shape: Launch,
-        params: &[u8],
-    ) -> Result<u64> {
-        let doing = || format!("launch {kernel} as {shape:?}");
-        let name = CString::new(kernel).map_err(|_| Error::device(doing(), "no such kernel"))?;
+    /// That of [`Driver::launch`].
+    unsafe fn run_kernel(&self, kernel: &str, shape: Launch, params: &[u8]) -> Result<()> {
         if shape.shared_bytes > self.info.shared_bytes {
             let what = format!("the device has {} bytes of shared memory", self.info.shared_bytes);
-            return Err(Error::device(doing(), what));
+            return Err(Error::device(format!("launch {kernel} as {shape:?}"), what));
         }
         let launch = self.launches.fetch_add(1, Ordering::Relaxed);
         let seed = self.options.seed.wrapping_add(launch);
-        let mut text = [0u8; 1024];
-        // SAFETY: all pointers live through the call, the text with its size; the
-        // caller answers for what the parameters name.
-        let status = unsafe {
-            kvfold_emulator_launch(
-                name.as_ptr(),
-                shape.grid.as_ptr(),
-                shape.threads,
-                shape.shared_bytes,
-                params.as_ptr().cast(),
-                params.len() as u64,
-                seed,
-                self.options.host_threads,
-                text.as_mut_ptr().cast(),
-                text.len() as u64,
-            )
-        };
-        if status == 0 {
-            return Ok(seed);
-        }
-        let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
-        let text = String::from_utf8_lossy(&text[..end]);
-        Err(Error::device(doing(), format!("{text} (seed {seed})")))
+        // SAFETY: the caller's promise.
+        unsafe { self.emulator.launch(kernel, shape, params, seed, self.options.host_threads) }
     }
 }
 
@@ -177,44 +161,50 @@ impl Driver for EmulatedDriver {
     }
 
     fn alloc(&self, bytes: u64) -> Result<u64> {
-        // SAFETY: it takes any size.
-        self.enter(bytes, || unsafe { kvfold_emulator_alloc(bytes) })
+        let mut state = self.state();
+        state.not_capturing("allocate memory")?;
+        state.claim(bytes, self.options.memory)?;
+        let address = self.emulator.alloc(bytes).inspect_err(|_| state.used -= bytes)?;
+        state.memory.insert(address, bytes);
+        Ok(address)
     }
 
     unsafe fn free(&self, address: u64) {
         let mut state = self.state();
+        // It spoils a capture, but there is nobody to tell.
+        let _ = state.not_capturing("free memory");
+        state.pinned.land_writes();
         if let Some(bytes) = state.memory.remove(&address) {
             state.used -= bytes;
             // SAFETY: `alloc` gave it, and it is freed once.
-            let status = unsafe { kvfold_emulator_free(address as *mut c_void) };
-            debug_assert_eq!(status, 0, "the emulator knows its allocations");
+            unsafe { self.emulator.free(address) };
         }
     }
 
-    unsafe fn write(&self, to: u64, from: &[u8], _stream: RawStream) -> Result<()> {
+    unsafe fn write(&self, to: u64, from: &[u8], stream: RawStream) -> Result<()> {
+        let mut state = self.state();
+        state.not_captured(stream, "copy to the device")?;
+        state.pinned.land_writes();
         // SAFETY: the caller's promise.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
-        Ok(())
+        unsafe { self.emulator.write(to, from) }
     }
 
-    unsafe fn read(&self, from: u64, to: &mut [u8], _stream: RawStream) -> Result<()> {
-        // SAFETY: the caller's promise; the emulator gave the memory some content.
-        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
-        Ok(())
+    unsafe fn read(&self, from: u64, to: &mut [u8], stream: RawStream) -> Result<()> {
+        let mut state = self.state();
+        state.not_captured(stream, "copy from the device")?;
+        state.pinned.land_stream(stream);
+        // SAFETY: the caller's promise.
+        unsafe { self.emulator.read(from, to) }
     }
 
-    unsafe fn copy(&self, from: u64, to: u64, bytes: u64, _stream: RawStream) -> Result<()> {
+    unsafe fn copy(&self, from: u64, to: u64, bytes: u64, stream: RawStream) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes as usize);
-        }
-        Ok(())
+        unsafe { self.submit(Work::Copy { from, to, bytes }, stream) }
     }
 
-    unsafe fn fill(&self, at: u64, value: u8, bytes: u64, _stream: RawStream) -> Result<()> {
+    unsafe fn fill(&self, at: u64, value: u8, bytes: u64, stream: RawStream) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { std::ptr::write_bytes(at as *mut u8, value, bytes as usize) };
-        Ok(())
+        unsafe { self.submit(Work::Fill { at, value, bytes }, stream) }
     }
 
     unsafe fn launch(
@@ -222,19 +212,34 @@ impl Driver for EmulatedDriver {
         kernel: &str,
         shape: Launch,
         params: &[u8],
-        _stream: RawStream,
+        stream: RawStream,
     ) -> Result<()> {
+        let (kernel, params) = (kernel.to_owned(), params.to_vec());
         // SAFETY: the caller's promise.
-        unsafe { self.launch_seeded(kernel, shape, params) }.map(drop)
+        unsafe { self.submit(Work::Launch { kernel, shape, params }, stream) }
     }
 
     fn create_stream(&self) -> Result<RawStream> {
         Ok(RawStream(self.handle()))
     }
 
-    unsafe fn destroy_stream(&self, _stream: RawStream) {}
+    unsafe fn destroy_stream(&self, stream: RawStream) {
+        let mut state = self.state();
+        state.captures.remove(&stream.0);
+        state.pinned.land_stream(stream);
+    }
 
-    unsafe fn synchronize(&self, _stream: RawStream) -> Result<()> {
+    unsafe fn synchronize(&self, stream: RawStream) -> Result<()> {
+        let mut state = self.state();
+        state.not_captured(stream, "wait for the device")?;
+        state.pinned.land_stream(stream);
+        Ok(())
+    }
+
+    fn synchronize_all(&self) -> Result<()> {
+        let mut state = self.state();
+        state.not_capturing("wait for the device")?;
+        state.pinned.land_all();
         Ok(())
     }
 
@@ -245,25 +250,155 @@ impl Driver for EmulatedDriver {
     }
 
     unsafe fn destroy_event(&self, event: RawEvent) {
-        self.state().events.remove(&event.0);
+        let mut state = self.state();
+        state.events.remove(&event.0);
+        state.pinned.forget(event);
     }
 
-    unsafe fn record(&self, event: RawEvent, _stream: RawStream) -> Result<()> {
+    unsafe fn record(&self, event: RawEvent, stream: RawStream) -> Result<()> {
         let now = self.launches.load(Ordering::Relaxed);
-        self.state().events.insert(event.0, Some(now));
+        let mut state = self.state();
+        state.not_captured(stream, "record an event")?;
+        state.events.insert(event.0, Some(now));
+        state.pinned.record(event, stream);
         Ok(())
     }
 
-    unsafe fn wait(&self, _stream: RawStream, _event: RawEvent) -> Result<()> {
+    unsafe fn wait(&self, stream: RawStream, event: RawEvent) -> Result<()> {
+        let mut state = self.state();
+        state.not_captured(stream, "wait for an event")?;
+        // Whoever waits for this stream will have waited for the event.
+        state.pinned.land_event(event);
         Ok(())
     }
 
     unsafe fn elapsed(&self, start: RawEvent, end: RawEvent) -> Result<Duration> {
-        let state = self.state();
+        let mut state = self.state();
+        state.not_capturing("measure time")?;
+        state.pinned.land_event(end);
         let at = |event: RawEvent| {
             let recorded = state.events.get(&event.0).copied().flatten();
             recorded.ok_or_else(|| Error::device("measure time", "an event was never recorded"))
         };
         Ok(Duration::from_nanos(at(end)?.saturating_sub(at(start)?)))
     }
+
+    unsafe fn is_done(&self, event: RawEvent) -> Result<bool> {
+        let mut state = self.state();
+        state.not_capturing("ask for an event")?;
+        Ok(state.pinned.is_done(event))
+    }
+
+    unsafe fn await_event(&self, event: RawEvent) -> Result<()> {
+        let mut state = self.state();
+        state.not_capturing("wait for an event")?;
+        state.pinned.land_event(event);
+        Ok(())
+    }
+
+    unsafe fn begin_capture(&self, stream: RawStream) -> Result<()> {
+        self.state().begin_capture(stream)
+    }
+
+    unsafe fn end_capture(&self, stream: RawStream) -> Result<RawGraph> {
+        let graph = self.handle();
+        let mut state = self.state();
+        let work = state.end_capture(stream)?;
+        state.graphs.insert(graph, work);
+        Ok(RawGraph(graph))
+    }
+
+    unsafe fn launch_graph(&self, graph: RawGraph, stream: RawStream) -> Result<()> {
+        const DOING: &str = "launch a graph";
+        let mut state = self.state();
+        state.not_captured(stream, DOING)?;
+        let work = state.graphs.get(&graph.0).cloned();
+        drop(state);
+        let work = work.ok_or_else(|| Error::device(DOING, "there is no such graph"))?;
+        // SAFETY: the caller's promise.
+        work.iter().try_for_each(|work| unsafe { self.run(work, stream) })
+    }
+
+    unsafe fn destroy_graph(&self, graph: RawGraph) {
+        self.state().graphs.remove(&graph.0);
+    }
+
+    fn alloc_host(&self, bytes: u64) -> Result<NonNull<u8>> {
+        const DOING: &str = "allocate pinned host memory";
+        self.state().not_capturing(DOING)?;
+        let short = || Error::device(DOING, format!("the host lacks {bytes} bytes"));
+        let layout = host_layout(bytes).ok_or_else(short)?;
+        // SAFETY: the layout has a size.
+        NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(short)
+    }
+
+    unsafe fn free_host(&self, memory: NonNull<u8>, bytes: u64) {
+        if let Some(layout) = host_layout(bytes) {
+            self.state().pinned.land_all();
+            // SAFETY: the caller's promise.
+            unsafe { std::alloc::dealloc(memory.as_ptr(), layout) }
+        }
+    }
+
+    unsafe fn write_pinned(
+        &self,
+        to: u64,
+        from: *const u8,
+        bytes: u64,
+        stream: RawStream,
+    ) -> Result<()> {
+        let from = from.expose_provenance() as u64;
+        // SAFETY: the caller's promise.
+        unsafe { self.submit(Work::WritePinned { to, from, bytes }, stream) }
+    }
+
+    unsafe fn read_pinned(
+        &self,
+        from: u64,
+        to: *mut u8,
+        bytes: u64,
+        stream: RawStream,
+    ) -> Result<()> {
+        let to = to.expose_provenance() as u64;
+        // SAFETY: the caller's promise.
+        unsafe { self.submit(Work::ReadPinned { from, to, bytes }, stream) }
+    }
+
+    fn granularity(&self) -> Result<u64> {
+        Ok(GRANULARITY)
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<u64> {
+        self.state().not_capturing("reserve addresses")?;
+        self.emulator.reserve(bytes)
+    }
+
+    unsafe fn commit(&self, address: u64, bytes: u64) -> Result<()> {
+        let mut state = self.state();
+        state.not_capturing("commit memory")?;
+        state.claim(bytes, self.options.memory)?;
+        // SAFETY: the caller's promise.
+        let committed = unsafe { self.emulator.commit(address, bytes) };
+        committed.inspect_err(|_| state.used -= bytes)
+    }
+
+    unsafe fn decommit(&self, address: u64, bytes: u64) {
+        let mut state = self.state();
+        // It spoils a capture, but there is nobody to tell.
+        let _ = state.not_capturing("decommit memory");
+        state.pinned.land_writes();
+        state.used -= bytes;
+        // SAFETY: the caller's promise.
+        unsafe { self.emulator.decommit(address, bytes) }
+    }
+
+    unsafe fn release(&self, address: u64, bytes: u64) {
+        // SAFETY: the caller's promise.
+        unsafe { self.emulator.release(address, bytes) }
+    }
+}
+
+/// Pinned memory is aligned to pages.
+fn host_layout(bytes: u64) -> Option<Layout> {
+    Layout::from_size_align(usize::try_from(bytes).ok()?, GRANULARITY as usize).ok()
 }

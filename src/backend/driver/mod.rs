@@ -27,20 +27,23 @@ mod device;
 mod embedded;
 #[cfg(feature = "emulator")]
 pub mod emulated;
-#[cfg(feature = "emulator")]
-pub mod recording;
+mod graph;
+mod host;
+mod reservation;
 mod stream;
 #[cfg(all(test, feature = "emulator"))]
 mod tests;
-#[cfg(feature = "emulator")]
-mod trace;
 
 pub use buffer::DeviceBuffer;
 pub use device::Device;
 pub use embedded::{Embedded, embedded};
+pub use graph::Graph;
+pub use host::HostBuffer;
+pub use reservation::Reservation;
 pub use stream::{Event, Stream};
 
 use crate::error::Result;
+use std::ptr::NonNull;
 use std::time::Duration;
 
 /// What a device is; it does not change.
@@ -106,15 +109,19 @@ pub struct RawStream(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawEvent(pub u64);
 
+/// Captured work of a [`Driver`]: its own handle in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawGraph(pub u64);
+
 /// The floor under [`Device`]: untyped memory and handles.
 ///
 /// Work on one stream runs in order. Addresses are the device's; nothing is
 /// checked here, which is why most of it is unsafe.
 ///
 /// # Safety of all unsafe functions
-/// Ranges lie within live allocations of this driver, streams and events are
+/// Ranges lie within live allocations of this driver, streams, events and graphs are
 /// live ones of this driver, and no range is used by two operations at once of
-/// which one writes.
+/// which one writes. Captured work must keep to this whenever its graph is launched.
 pub trait Driver: Send + Sync {
     /// What the device is.
     fn info(&self) -> &DeviceInfo;
@@ -182,6 +189,9 @@ pub trait Driver: Send + Sync {
     /// See the trait.
     unsafe fn synchronize(&self, stream: RawStream) -> Result<()>;
 
+    /// Waits until all work of all streams is done.
+    fn synchronize_all(&self) -> Result<()>;
+
     /// A new event.
     fn create_event(&self) -> Result<RawEvent>;
     /// Releases an event.
@@ -204,4 +214,92 @@ pub trait Driver: Send + Sync {
     /// # Safety
     /// See the trait.
     unsafe fn elapsed(&self, start: RawEvent, end: RawEvent) -> Result<Duration>;
+    /// Whether what an event marks is done; true if it was never recorded.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn is_done(&self, event: RawEvent) -> Result<bool>;
+    /// Lets the host wait for what an event marks.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn await_event(&self, event: RawEvent) -> Result<()>;
+
+    /// From now on, launches, copies and fills on the stream are recorded, not run.
+    /// While that lasts, what waits for the stream, copies to or from ordinary host
+    /// memory, and allocations by this thread are errors, which spoil the capture.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn begin_capture(&self, stream: RawStream) -> Result<()>;
+    /// Ends the capture, whatever it returns, and makes what it recorded ready to run.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn end_capture(&self, stream: RawStream) -> Result<RawGraph>;
+    /// Runs what was captured, in stream order.
+    ///
+    /// # Safety
+    /// See the trait, for all that was captured; no other thread launches the graph
+    /// meanwhile.
+    unsafe fn launch_graph(&self, graph: RawGraph, stream: RawStream) -> Result<()>;
+    /// Releases a graph.
+    ///
+    /// # Safety
+    /// See the trait; it has run and is not used again.
+    unsafe fn destroy_graph(&self, graph: RawGraph);
+
+    /// Allocates `bytes > 0` bytes of page-locked host memory, all 0, aligned to a page.
+    fn alloc_host(&self, bytes: u64) -> Result<NonNull<u8>>;
+    /// Frees what [`alloc_host`](Self::alloc_host) gave.
+    ///
+    /// # Safety
+    /// `memory` came from there, with these `bytes`; no copy uses it still.
+    unsafe fn free_host(&self, memory: NonNull<u8>, bytes: u64);
+    /// Copies from page-locked host memory to the device, in stream order, and does
+    /// not wait for it.
+    ///
+    /// # Safety
+    /// See the trait; `from` is live and not written before the copy is done.
+    unsafe fn write_pinned(
+        &self,
+        to: u64,
+        from: *const u8,
+        bytes: u64,
+        stream: RawStream,
+    ) -> Result<()>;
+    /// Copies from the device to page-locked host memory, in stream order, and does
+    /// not wait for it.
+    ///
+    /// # Safety
+    /// See the trait; `to` is live and not used before the copy is done.
+    unsafe fn read_pinned(
+        &self,
+        from: u64,
+        to: *mut u8,
+        bytes: u64,
+        stream: RawStream,
+    ) -> Result<()>;
+
+    /// What sizes and addresses of virtual memory are multiples of.
+    fn granularity(&self) -> Result<u64>;
+    /// Reserves a range of addresses without memory behind them.
+    fn reserve(&self, bytes: u64) -> Result<u64>;
+    /// Puts memory of unspecified content behind a part of a reserved range.
+    ///
+    /// # Safety
+    /// The part lies in a reserved range, and none of it has memory yet.
+    unsafe fn commit(&self, address: u64, bytes: u64) -> Result<()>;
+    /// Takes the memory away again.
+    ///
+    /// # Safety
+    /// One call to [`commit`](Self::commit) gave memory to exactly this part; all work
+    /// that uses it is done.
+    unsafe fn decommit(&self, address: u64, bytes: u64);
+    /// Gives a reserved range up.
+    ///
+    /// # Safety
+    /// [`reserve`](Self::reserve) gave exactly this range; it has no memory left, and all
+    /// work that uses it is done.
+    unsafe fn release(&self, address: u64, bytes: u64);
 }

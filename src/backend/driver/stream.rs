@@ -99,6 +99,24 @@ impl Event {
         Ok(Self { device: device.clone(), raw: device.driver().create_event()? })
     }
 
+    /// Whether what it marks is done, seen from the host; also if it marks nothing yet.
+    ///
+    /// # Errors
+    /// What went wrong in that work.
+    pub fn is_done(&self) -> Result<bool> {
+        // SAFETY: it is live and the device's.
+        unsafe { self.device.driver().is_done(self.raw) }
+    }
+
+    /// Lets the host wait until what it marks is done.
+    ///
+    /// # Errors
+    /// What went wrong in that work.
+    pub fn wait(&self) -> Result<()> {
+        // SAFETY: it is live and the device's.
+        unsafe { self.device.driver().await_event(self.raw) }
+    }
+
     /// The time from `start` to this event, both recorded; waits for this one.
     /// On the emulated device a launch counts as one nanosecond.
     pub fn elapsed_since(&self, start: &Event) -> Result<Duration> {

@@ -89,16 +89,16 @@ fn memory_that_is_full_says_how_much_is_free() {
 }
 
 /// Three blocks of 16 bytes, the third a copy of the first once `copy` has run.
-struct Copy {
-    blocks: DeviceBuffer<u32>,
+pub(super) struct Copy {
+    pub blocks: DeviceBuffer<u32>,
     // Named by `params`.
-    _arenas: DeviceBuffer<KvArena>,
-    _jobs: DeviceBuffer<CopyJob>,
-    params: CopyParams,
+    pub arenas: DeviceBuffer<KvArena>,
+    pub jobs: DeviceBuffer<CopyJob>,
+    pub params: CopyParams,
 }
 
 impl Copy {
-    fn new(device: &Device, stream: &Stream) -> Self {
+    pub fn new(device: &Device, stream: &Stream) -> Self {
         let numbers: Vec<u32> = (0..12).collect();
         let blocks = device.upload(&numbers, stream).unwrap();
         let arena = KvArena { base: blocks.address(), block_bytes: 16, ..Default::default() };
@@ -107,7 +107,7 @@ impl Copy {
         let jobs = jobs.unwrap();
         let (copies, arenas_at) = (jobs.address(), arenas.address());
         let params = CopyParams { copies, arenas: arenas_at, n_copies: 1, reserved: 0 };
-        Self { blocks, _arenas: arenas, _jobs: jobs, params }
+        Self { blocks, arenas, jobs, params }
     }
 }
 
@@ -165,118 +165,4 @@ fn what_cannot_be_launched_is_named() {
         let error = unsafe { stream.launch("copy", Launch::new(1, 256), &0u32) }.unwrap_err();
         assert!(error.to_string().contains("launch copy"), "{error}");
     }
-}
-
-/// The records of a trace as kernels/emulator/replay/trace.h defines them, a line each;
-/// addresses by the number of their allocation, bytes by their hash.
-fn lines_of(trace: &[u8]) -> Vec<String> {
-    let mut rest = trace.strip_prefix(b"kvftrace\x01\0\0\0").unwrap();
-    let mut allocations = Vec::new();
-    let mut lines = Vec::new();
-    while !rest.is_empty() {
-        let mut take = |n: u64| {
-            let (taken, after) = rest.split_at(n as usize);
-            rest = after;
-            taken.to_vec()
-        };
-        let word = |bytes: Vec<u8>| u64::from_le_bytes(bytes.try_into().unwrap());
-        let half = |bytes: Vec<u8>| u32::from_le_bytes(bytes.try_into().unwrap());
-        let kind = take(1)[0];
-        if kind == 6 {
-            let shape: Vec<u32> = (0..5).map(|_| half(take(4))).collect();
-            let seed = word(take(8));
-            let [name_bytes, params_bytes] = [0; 2].map(|_| u64::from(half(take(4))));
-            let name = String::from_utf8(take(name_bytes)).unwrap();
-            let params = trace::hash(&take(params_bytes));
-            lines.push(format!("launch {name} {shape:?} seed {seed} of {params}"));
-            continue;
-        }
-        let at = word(take(8));
-        if kind == 1 {
-            allocations.push(at);
-        }
-        let name = allocations.iter().position(|a| *a == at);
-        let name = name.map_or(at.to_string(), |n| format!("#{n}"));
-        lines.push(match kind {
-            1 => format!("alloc {name} {}", word(take(8))),
-            2 => format!("free {name}"),
-            3 => {
-                let bytes = word(take(8));
-                format!("write {name} {bytes} {}", trace::hash(&take(bytes)))
-            }
-            4 => format!("fill {name} {} {}", word(take(8)), take(1)[0]),
-            5 => format!("copy {name} {} {}", word(take(8)), word(take(8))),
-            7 => format!("read {name} {} {}", word(take(8)), word(take(8))),
-            8 => format!("end {name}"),
-            other => panic!("kind {other}"),
-        });
-    }
-    lines
-}
-
-#[test]
-fn calls_are_recorded() {
-    let folder = tempfile::tempdir().unwrap();
-    let options = emulated::EmulatorOptions { seed: 5, memory: 1 << 20, ..Default::default() };
-    let driver = emulated::EmulatedDriver::new(options);
-    let device = Device::new(recording::RecordingDriver::new(driver, folder.path()));
-    let stream = device.stream().unwrap();
-    let mut other = device.alloc::<u32>(12).unwrap();
-    let copy = Copy::new(&device, &stream);
-    // SAFETY: the first is refused; `copy` holds what the parameters name.
-    unsafe {
-        stream.launch("no_such_kernel", Launch::new(1, 256), &copy.params).unwrap_err();
-        stream.launch("copy", Launch::new(1, 256), &copy.params).unwrap();
-    }
-    assert!(matches!(device.alloc::<u8>(1 << 20), Err(Error::DeviceOutOfMemory { .. })));
-    other.fill(9, &stream).unwrap();
-    other.copy_from(0, &copy.blocks, 0, 12, &stream).unwrap();
-    assert_eq!(other.to_vec(&stream).unwrap()[8..], [0, 1, 2, 3]);
-    let [blocks, arenas, jobs] = [
-        trace::hash(bytemuck::bytes_of(&[0u32, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])),
-        trace::hash(bytemuck::cast_slice(&copy._arenas.to_vec(&stream).unwrap())),
-        trace::hash(bytemuck::cast_slice(&copy._jobs.to_vec(&stream).unwrap())),
-    ];
-    let params = trace::hash(bytemuck::bytes_of(&copy.params));
-    let after = trace::hash(bytemuck::bytes_of(&[0u32, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]));
-    let at = other.address();
-    drop((copy, other, stream, device));
-
-    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap()).collect();
-    assert_eq!(files.len(), 1);
-    assert!(files[0].file_name().to_string_lossy().contains("calls_are_recorded"));
-    let want = format!(
-        "alloc #0 48
-         alloc #1 48
-         write #1 48 {blocks}
-         alloc #2 40
-         write #2 40 {arenas}
-         alloc #3 16
-         write #3 16 {jobs}
-         launch copy [1, 1, 1, 256, 0] seed 6 of {params}
-         fill #0 48 9
-         copy #1 {at} 48
-         read #0 48 {after}
-         read #2 40 {arenas}
-         read #3 16 {jobs}
-         free #1
-         free #2
-         free #3
-         free #0
-         end 17"
-    );
-    let lines = lines_of(&std::fs::read(files[0].path()).unwrap());
-    assert_eq!(lines, want.lines().map(str::trim).collect::<Vec<_>>());
-}
-
-#[test]
-fn a_trace_that_cannot_be_written_is_an_error() {
-    let folder = tempfile::tempdir().unwrap().path().join("gone");
-    let driver = emulated::EmulatedDriver::new(Default::default());
-    let device = Device::new(recording::RecordingDriver::new(driver, &folder));
-    let error = device.alloc::<u32>(1).unwrap_err().to_string();
-    assert!(error.contains(&*folder.to_string_lossy()), "{error}");
-    // For good: a trace without this call would be another program's.
-    let error = device.alloc::<u32>(1).unwrap_err().to_string();
-    assert!(error.contains("incomplete"), "{error}");
 }

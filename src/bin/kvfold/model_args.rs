@@ -4,7 +4,8 @@ use crate::fetch::fetch_with_bar;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use kvfold::backend::WeightPolicy;
-use kvfold::engine::LoadedModel;
+use kvfold::codec::Codec;
+use kvfold::engine::{DeviceChoice, LoadOptions, LoadedModel};
 use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, resolve};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,14 @@ pub struct ModelArgs {
     /// A GGUF file, a Hugging Face folder, a name from `fetch --list`, or a manifest (.toml)
     #[arg(short, long, default_value = DEFAULT_MODEL)]
     pub model: String,
+
+    /// Where to compute: auto, cpu, cuda or cuda:N; auto takes the first GPU that can be used
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+
+    /// 16-bit type of weights and activations on a GPU [default: bf16 if the file is, else f16]
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
 
     /// Storage of the weights in memory
     #[arg(long, value_enum, default_value_t = Weights::Auto)]
@@ -35,6 +44,24 @@ pub enum Weights {
     Keep,
     /// f32: slow, for comparisons
     F32,
+}
+
+/// The 16-bit types of a GPU.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Dtype {
+    /// IEEE half precision
+    F16,
+    /// bfloat16
+    Bf16,
+}
+
+impl From<Dtype> for Codec {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F16 => Codec::F16,
+            Dtype::Bf16 => Codec::Bf16,
+        }
+    }
 }
 
 impl From<Weights> for WeightPolicy {
@@ -70,6 +97,15 @@ impl ModelArgs {
 
     /// Finds, fetches and loads the model.
     pub fn load(&self, cancel: &Arc<AtomicBool>) -> Result<LoadedModel> {
-        Ok(LoadedModel::open(self.path(cancel)?, self.weights.into())?)
+        let options = LoadOptions::default()
+            .with_weights(self.weights.into())
+            .with_element(self.dtype.map(Codec::from));
+        // What is wrong with the device is said before anything is fetched.
+        let device = self.device.open()?;
+        let path = self.path(cancel)?;
+        Ok(match &device {
+            Some(device) => LoadedModel::open_on(path, device, &options)?,
+            None => LoadedModel::open_with(path, &options)?,
+        })
     }
 }

@@ -157,6 +157,7 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let request = Request::new(prompt.ids, args.max_tokens)
         .with_sampling(args.sampling())
         .with_stop(args.stop.clone());
+    let device = model.device();
     let engine = Engine::start(model, args.config())?;
     let events = engine.submit(request)?;
     let mut out = std::io::stdout().lock();
@@ -169,7 +170,7 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
             Event::Finished { reason, text, stats } => {
                 print(&format!("{text}\n"))?;
                 if !args.quiet {
-                    log.write_all(summary(&stats, reason, args).as_bytes())?;
+                    log.write_all(summary(&stats, reason, &device, args).as_bytes())?;
                 }
             }
             Event::Failed(error) => return Err(error.into()),
@@ -180,7 +181,7 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
 }
 
 /// The short account after an answer.
-fn summary(stats: &Stats, reason: FinishReason, args: &RunArgs) -> String {
+fn summary(stats: &Stats, reason: FinishReason, device: &str, args: &RunArgs) -> String {
     let ms = |d: Duration| format!("{:.0} ms", d.as_secs_f64() * 1e3);
     let ratio = stats.kv_bytes_16_bit as f64 / stats.kv_bytes.max(1) as f64;
     // Whole pages are held, so a short text takes more than its tokens need.
@@ -194,7 +195,8 @@ fn summary(stats: &Stats, reason: FinishReason, args: &RunArgs) -> String {
         _ => "",
     };
     format!(
-        "\nprompt      {} tokens, {:.0} tokens/s\n\
+        "\ndevice      {device}\n\
+         prompt      {} tokens, {:.0} tokens/s\n\
          answer      {} tokens, {:.1} tokens/s{end}\n\
          first token {}\n\
          KV cache    {} as {} (peak {}), {} at 16 bits: {folded}\n",

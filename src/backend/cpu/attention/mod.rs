@@ -7,6 +7,7 @@
 //! | `affine.rs` | products with low-bit tiles, read in place |
 //! | `rows.rs` | products with f16, bf16 and fp8 tiles |
 //! | `decode.rs` | one query: each K and V byte is read once a query group |
+//! | `softmax.rs` | its weights |
 //! | `prefill.rs` | a tile of queries |
 //! | `score.rs` | what became of each token: score passes |
 //!
@@ -27,6 +28,7 @@ mod prefetch;
 mod prefill;
 mod rows;
 mod score;
+mod softmax;
 
 use super::arena::Arenas;
 use super::pool::{Shared, parallel_items, threads};
@@ -90,11 +92,8 @@ pub(super) fn attend(
     out: &mut Buffer,
     lse: Option<&mut Buffer>,
 ) -> Result<()> {
-    check_mask(call.causal, call.window)?;
+    check_call(arenas, group, call, q)?;
     let d = group.head_dim;
-    if !call.heads.is_multiple_of(group.kv_heads) || q.cols() < call.heads * d {
-        return Err(Error::config("heads", format!("{} do not fit the KV heads", call.heads)));
-    }
     out.resize(q.rows(), call.heads * d);
     let out_stride = out.stride();
     let lse = lse.map(|lse| {
@@ -105,6 +104,29 @@ pub(super) fn attend(
     let out = Shared::new(out.as_mut_slice());
     let call = Call { level, arenas, group, call, q, out, out_stride, lse };
     call.run()
+}
+
+/// What attention and score passes take for granted of a call.
+fn check_call(arenas: &Arenas, group: &KvGroup, call: &Attend<'_>, q: &Buffer) -> Result<()> {
+    check_mask(call.causal, call.window)?;
+    if !call.heads.is_multiple_of(group.kv_heads) || q.cols() < call.heads * group.head_dim {
+        return Err(Error::config("heads", format!("{} do not fit the KV heads", call.heads)));
+    }
+    let half = group.head_dim / 2;
+    if call.rope.is_some_and(|rope| (1..=half).contains(&rope.inv_freq.len())) {
+        return Ok(());
+    }
+    for seq in 0..call.seqs.len() {
+        for kv_head in 0..group.kv_heads {
+            let runs = &stream_of(arenas, group, call, seq, kv_head).view.runs;
+            if let Some(run) = runs.iter().find(|run| run.shift != 0) {
+                let shift = run.shift;
+                let what = format!("a run is relocated by {shift}, which needs {half} frequencies");
+                return Err(Error::config("rope", what));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What a KV head of a sequence reads.

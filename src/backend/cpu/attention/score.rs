@@ -10,13 +10,13 @@
 use super::affine::MAX_HEAD_DIM;
 use super::pages::{Page, Stream};
 use super::prefill::{Left, Prefill, decode_tile, mask, tile_product, visible};
-use super::{SPLIT_PAGES, stream_of};
+use super::{SPLIT_PAGES, check_call, stream_of};
 use crate::backend::cpu::arena::Arenas;
 use crate::backend::cpu::pool::{Shared, parallel_items};
 use crate::backend::cpu::simd::{Kernel, Level, Simd, dispatch};
 use crate::backend::cpu::tensor::Buffer;
 use crate::backend::score::{Heads, Score, Scores, Spans, Top, TopHeads};
-use crate::backend::{Attend, KvGroup, check_mask};
+use crate::backend::{Attend, KvGroup};
 use crate::cache::PAGE_TOKENS;
 use crate::codec::TILE_TOKENS;
 use crate::error::{Error, Result};
@@ -133,12 +133,7 @@ impl Pass<'_> {
 
     fn check(&self) -> Result<()> {
         let (call, rows) = (self.call, self.q.rows());
-        check_mask(call.causal, call.window)?;
-        let columns = call.heads * self.group.head_dim;
-        if !call.heads.is_multiple_of(self.group.kv_heads) || self.q.cols() < columns {
-            let what = format!("{} do not fit the KV heads", call.heads);
-            return Err(Error::config("heads", what));
-        }
+        check_call(self.arenas, self.group, call, self.q)?;
         if (self.lse.rows(), self.lse.cols()) != (rows, call.heads) {
             let what = format!("[{}, {}]", self.lse.rows(), self.lse.cols());
             return Err(Error::config("lse", format!("{what}, not [{rows}, {}]", call.heads)));

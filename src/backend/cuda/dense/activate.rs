@@ -3,10 +3,8 @@
 use super::Shapes;
 use crate::backend::cuda::append::Element;
 use crate::backend::cuda::params::ActivateParams;
-use crate::backend::driver::{DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{DeviceBuffer, Stream};
 use crate::error::Result;
-
-const THREADS: u32 = 256;
 
 /// `y = silu(gate) · up` with `x = [gate | up]`: `x` is `[rows][2 · cols]`, `y` is
 /// `[rows][cols]`, `cols` a multiple of 8.
@@ -52,7 +50,7 @@ fn activate<T: Element>(
         x: shapes.address("x", x, rows, 2 * cols)?,
         y: shapes.address("y", y, rows, cols)?,
     };
-    let shape = Launch::new(shapes.blocks(rows, cols, THREADS)?, THREADS);
+    let shape = shapes.by_eights(rows, cols)?;
     // SAFETY: both buffers hold the rows; `y` is exclusive here.
     unsafe { stream.launch(&format!("{name}_{}", T::CODEC), shape, &params) }
 }

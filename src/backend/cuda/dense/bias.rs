@@ -3,10 +3,8 @@
 use super::Shapes;
 use crate::backend::cuda::append::Element;
 use crate::backend::cuda::params::BiasParams;
-use crate::backend::driver::{DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{DeviceBuffer, Stream};
 use crate::error::Result;
-
-const THREADS: u32 = 256;
 
 /// `x += bias` on each of the first `rows` rows; their length is the bias's, a multiple
 /// of 8.
@@ -27,7 +25,7 @@ pub fn add_bias<T: Element>(
         x: shapes.address("x", x, rows, cols)?,
         bias: shapes.address("bias", bias, 1, cols)?,
     };
-    let shape = Launch::new(shapes.blocks(rows, cols, THREADS)?, THREADS);
+    let shape = shapes.by_eights(rows, cols)?;
     // SAFETY: both buffers hold the columns; `x` is exclusive here.
     unsafe { stream.launch(&format!("add_bias_{}", T::CODEC), shape, &params) }
 }

@@ -3,7 +3,7 @@
 use super::Shapes;
 use crate::backend::cuda::append::Element;
 use crate::backend::cuda::params::EmbedParams;
-use crate::backend::driver::{DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{DeviceBuffer, Stream};
 use crate::error::Result;
 
 const THREADS: u32 = 128;
@@ -23,16 +23,15 @@ pub fn embed<T: Element>(
     stream: &Stream,
 ) -> Result<()> {
     let shapes = Shapes("embed");
-    let cols_word = shapes.multiple("columns", cols, 8, usize::MAX)?;
-    let vocab = table.len() / cols;
+    let from = shapes.table("table", table, cols, 8)?;
     let params = EmbedParams {
-        cols: cols_word,
-        vocab: shapes.word("rows of the table", vocab)?,
-        table: shapes.address("table", table, vocab, cols)?,
+        table: from.address,
+        vocab: from.rows,
+        cols: from.cols,
         ids: shapes.address("ids", ids, rows, 1)?,
         out: shapes.address("x", x, rows, cols)?,
     };
-    let shape = Launch::new(shapes.word("rows", rows)?, THREADS);
+    let shape = shapes.by_rows(rows, THREADS)?;
     // SAFETY: the buffers hold the rows, ids are checked on the device; `x` is exclusive
     // here.
     unsafe { stream.launch(&format!("embed_{}", T::CODEC), shape, &params) }

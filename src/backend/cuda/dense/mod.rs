@@ -10,6 +10,7 @@ mod activate;
 mod bias;
 mod embed;
 mod norm;
+mod penalise;
 mod rope;
 mod sample;
 mod select;
@@ -18,16 +19,24 @@ pub use activate::{gelu_mul, silu_mul};
 pub use bias::add_bias;
 pub use embed::embed;
 pub use norm::{HeadNorm, RmsNorm, head_norm, rms_norm};
+pub use penalise::{Penalties, penalise};
 pub use rope::{RopeCall, rope};
 pub use sample::{Logits, argmax, fixed, sample};
 pub use select::select_rows;
 
-use crate::backend::driver::DeviceBuffer;
+use crate::backend::driver::{DeviceBuffer, Launch};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 
 /// An operation whose shapes are being checked.
 struct Shapes(&'static str);
+
+/// A buffer as rows: its address, how many there are, how long they are.
+struct Table {
+    address: u64,
+    rows: u32,
+    cols: u32,
+}
 
 impl Shapes {
     /// A size or number as the kernels have it: 32 bits.
@@ -62,10 +71,33 @@ impl Shapes {
         Ok(buffer.address())
     }
 
-    /// Blocks for `threads` threads that take eight elements each.
-    fn blocks(&self, rows: usize, cols: usize, threads: u32) -> Result<u32> {
-        let last = (rows * (cols / 8)).next_multiple_of(threads as usize);
-        Ok(self.word("eights of elements", last)? / threads)
+    /// All rows of `cols` elements, a multiple of `unit`, that a buffer has.
+    fn table<T: Pod>(
+        &self,
+        what: &str,
+        buffer: &DeviceBuffer<T>,
+        cols: usize,
+        unit: usize,
+    ) -> Result<Table> {
+        let cols_word = self.multiple("columns", cols, unit, usize::MAX)?;
+        let rows = buffer.len() / cols;
+        Ok(Table {
+            address: self.address(what, buffer, rows, cols)?,
+            rows: self.word("rows", rows)?,
+            cols: cols_word,
+        })
+    }
+
+    /// A block for each row.
+    fn by_rows(&self, rows: usize, threads: u32) -> Result<Launch> {
+        Ok(Launch::new(self.word("rows", rows)?, threads))
+    }
+
+    /// A thread for each eight elements: kernels/dense/eight.cuh.
+    fn by_eights(&self, rows: usize, cols: usize) -> Result<Launch> {
+        const THREADS: u32 = 256;
+        let last = (rows * (cols / 8)).next_multiple_of(THREADS as usize);
+        Ok(Launch::new(self.word("eights of elements", last)? / THREADS, THREADS))
     }
 
     fn wrong(&self, what: String) -> Error {

@@ -45,7 +45,7 @@ pub fn rms_norm<T: Element>(
         out: shapes.address("out", out, rows, cols)?,
         eps: call.eps,
     };
-    let shape = Launch::new(shapes.word("rows", rows)?, THREADS).shared(4 * WARPS);
+    let shape = shapes.by_rows(rows, THREADS)?.shared(4 * WARPS);
     // SAFETY: all buffers hold the rows; `x` and `out` are exclusive here.
     unsafe { stream.launch(&format!("rms_norm_{}", T::CODEC), shape, &params) }
 }

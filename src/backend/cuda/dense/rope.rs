@@ -4,7 +4,7 @@
 use super::Shapes;
 use crate::backend::cuda::append::Element;
 use crate::backend::cuda::params::RopeParams;
-use crate::backend::driver::{DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{DeviceBuffer, Stream};
 use crate::error::Result;
 
 const THREADS: u32 = 128;
@@ -51,7 +51,7 @@ pub fn rope<T: Element>(
     if heads.saturating_mul(head_dim) > stride {
         return Err(shapes.wrong(format!("{heads} heads of {head_dim} exceed rows of {stride}")));
     }
-    let shape = Launch::new(shapes.word("rows", rows)?, THREADS).shared(4 * params.head_dim);
+    let shape = shapes.by_rows(rows, THREADS)?.shared(4 * params.head_dim);
     // SAFETY: the heads lie in rows of `x`, which is exclusive here.
     unsafe { stream.launch(&format!("rope_{}", T::CODEC), shape, &params) }
 }

@@ -3,7 +3,7 @@
 use super::Shapes;
 use crate::backend::cuda::params::{SampleDraw, SampleParams};
 use crate::backend::draw::{Draw, MAX_VOCAB};
-use crate::backend::driver::{DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{DeviceBuffer, Stream};
 use crate::error::Result;
 
 const THREADS: u32 = 1024;
@@ -50,7 +50,7 @@ pub fn fixed(draw: &Draw) -> Result<SampleDraw> {
 pub fn argmax(logits: Logits<'_>, ids: &mut DeviceBuffer<u32>, stream: &Stream) -> Result<()> {
     let shapes = Shapes("argmax");
     let params = params(&shapes, logits, None, ids)?;
-    let shape = Launch::new(shapes.word("rows", logits.rows)?, THREADS).shared(8 * WARPS);
+    let shape = shapes.by_rows(logits.rows, THREADS)?.shared(8 * WARPS);
     // SAFETY: the buffers hold the rows; `ids` is exclusive here.
     unsafe { stream.launch("argmax", shape, &params) }
 }
@@ -68,7 +68,7 @@ pub fn sample(
 ) -> Result<()> {
     let shapes = Shapes("sample");
     let params = params(&shapes, logits, Some(draws), ids)?;
-    let shape = Launch::new(shapes.word("rows", logits.rows)?, THREADS).shared(SHARED);
+    let shape = shapes.by_rows(logits.rows, THREADS)?.shared(SHARED);
     // SAFETY: the buffers hold the rows; any bits of a draw are a draw; `ids` is
     // exclusive here.
     unsafe { stream.launch("sample", shape, &params) }

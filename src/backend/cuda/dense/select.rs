@@ -2,35 +2,35 @@
 
 use super::Shapes;
 use crate::backend::cuda::params::SelectParams;
-use crate::backend::driver::{DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{DeviceBuffer, Stream};
 use crate::error::Result;
+use bytemuck::Pod;
 
 const THREADS: u32 = 128;
 
 /// `to[i] = from[rows[i]]` for the first `n` numbers; rows have `cols` elements, a multiple
-/// of 4. The copy of a row that `from` does not have is NaN.
+/// of 16 bytes. The copy of a row that `from` does not have has all bits set: NaN.
 ///
 /// # Errors
 /// [`Error::Config`](crate::Error::Config) if a shape does not fit.
-pub fn select_rows(
-    from: &DeviceBuffer<f32>,
+pub fn select_rows<E: Pod>(
+    from: &DeviceBuffer<E>,
     rows: &DeviceBuffer<u32>,
     n: usize,
     cols: usize,
-    to: &mut DeviceBuffer<f32>,
+    to: &mut DeviceBuffer<E>,
     stream: &Stream,
 ) -> Result<()> {
     let shapes = Shapes("select_rows");
-    let cols_word = shapes.multiple("columns", cols, 4, usize::MAX)?;
-    let n_from = from.len() / cols;
+    let from = shapes.table("the rows to select from", from, cols, 16 / size_of::<E>())?;
     let params = SelectParams {
-        cols: cols_word,
-        n_from: shapes.word("rows to select from", n_from)?,
-        from: shapes.address("the rows to select from", from, n_from, cols)?,
+        from: from.address,
+        n_from: from.rows,
+        row_bytes: shapes.word("bytes of a row", cols * size_of::<E>())?,
         rows: shapes.address("row numbers", rows, n, 1)?,
         to: shapes.address("the rows selected", to, n, cols)?,
     };
-    let shape = Launch::new(shapes.word("rows", n)?, THREADS);
+    let shape = shapes.by_rows(n, THREADS)?;
     // SAFETY: the buffers hold the rows, numbers are checked on the device; `to` is
     // exclusive here.
     unsafe { stream.launch("select_rows", shape, &params) }

@@ -5,16 +5,19 @@
 
 mod context;
 mod functions;
+mod graphs;
+mod memory;
 mod probe;
 
 pub use context::{Context, Current};
 pub use probe::{devices, driver_version};
 
-use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawStream};
+use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
 use crate::error::{Error, Result};
 use cudarc::driver::{result::DriverError, sys};
 use functions::Functions;
 use std::ffi::c_void;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,6 +113,7 @@ impl Driver for CudaDriver {
         // SAFETY: the caller's promise. Ordinary memory has been read on return;
         // page-locked memory may still be read, so that is waited for.
         unsafe {
+            graphs::not_captured(stream, "copy to the device")?;
             let host = from.as_ptr().cast();
             let status = sys::cuMemcpyHtoDAsync_v2(to, host, from.len(), handle(stream));
             check("copy to the device", status)?;
@@ -124,6 +128,7 @@ impl Driver for CudaDriver {
         let _current = self.context.enter()?;
         // SAFETY: the caller's promise; the copy is waited for.
         unsafe {
+            graphs::not_captured(stream, "copy from the device")?;
             let host = to.as_mut_ptr().cast();
             let status = sys::cuMemcpyDtoHAsync_v2(host, from, to.len(), handle(stream));
             check("copy from the device", status)?;
@@ -212,6 +217,12 @@ impl Driver for CudaDriver {
         check("wait for the device", unsafe { sys::cuStreamSynchronize(handle(stream)) })
     }
 
+    fn synchronize_all(&self) -> Result<()> {
+        let _current = self.context.enter()?;
+        // SAFETY: the context is current.
+        check("wait for the device", unsafe { sys::cuCtxSynchronize() })
+    }
+
     fn create_event(&self) -> Result<RawEvent> {
         let _current = self.context.enter()?;
         let mut event = std::ptr::null_mut();
@@ -250,6 +261,121 @@ impl Driver for CudaDriver {
             check("measure time", sys::cuEventElapsedTime(&mut milliseconds, start, end))?;
         }
         Ok(Duration::try_from_secs_f64(f64::from(milliseconds) / 1e3).unwrap_or_default())
+    }
+
+    unsafe fn is_done(&self, event: RawEvent) -> Result<bool> {
+        let _current = self.context.enter()?;
+        // SAFETY: the caller's promise.
+        match unsafe { sys::cuEventQuery(event.0 as sys::CUevent) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            status => check("ask for an event", status).map(|()| true),
+        }
+    }
+
+    unsafe fn await_event(&self, event: RawEvent) -> Result<()> {
+        let _current = self.context.enter()?;
+        // SAFETY: the caller's promise.
+        check("wait for an event", unsafe { sys::cuEventSynchronize(event.0 as sys::CUevent) })
+    }
+
+    unsafe fn begin_capture(&self, stream: RawStream) -> Result<()> {
+        let _current = self.context.enter()?;
+        // SAFETY: the context is current; the caller's promise.
+        unsafe { graphs::begin(stream) }
+    }
+
+    unsafe fn end_capture(&self, stream: RawStream) -> Result<RawGraph> {
+        let _current = self.context.enter()?;
+        // SAFETY: the context is current; the caller's promise.
+        unsafe { graphs::end(stream) }
+    }
+
+    unsafe fn launch_graph(&self, graph: RawGraph, stream: RawStream) -> Result<()> {
+        let _current = self.context.enter()?;
+        let graph = graph.0 as sys::CUgraphExec;
+        // SAFETY: the caller's promise.
+        check("launch a graph", unsafe { sys::cuGraphLaunch(graph, handle(stream)) })
+    }
+
+    unsafe fn destroy_graph(&self, graph: RawGraph) {
+        let Ok(_current) = self.context.enter() else { return };
+        let graph = graph.0 as sys::CUgraphExec;
+        // SAFETY: the caller's promise.
+        complain("destroy a graph", unsafe { sys::cuGraphExecDestroy(graph) });
+    }
+
+    fn alloc_host(&self, bytes: u64) -> Result<NonNull<u8>> {
+        let _current = self.context.enter()?;
+        memory::alloc_host(bytes)
+    }
+
+    unsafe fn free_host(&self, memory: NonNull<u8>, _bytes: u64) {
+        let Ok(_current) = self.context.enter() else { return };
+        // SAFETY: the caller's promise.
+        complain("free pinned host memory", unsafe { sys::cuMemFreeHost(memory.as_ptr().cast()) });
+    }
+
+    unsafe fn write_pinned(
+        &self,
+        to: u64,
+        from: *const u8,
+        bytes: u64,
+        stream: RawStream,
+    ) -> Result<()> {
+        let _current = self.context.enter()?;
+        // SAFETY: the caller's promise.
+        let status =
+            unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.cast(), bytes as usize, handle(stream)) };
+        check("copy to the device", status)
+    }
+
+    unsafe fn read_pinned(
+        &self,
+        from: u64,
+        to: *mut u8,
+        bytes: u64,
+        stream: RawStream,
+    ) -> Result<()> {
+        let _current = self.context.enter()?;
+        // SAFETY: the caller's promise.
+        let status =
+            unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes as usize, handle(stream)) };
+        check("copy from the device", status)
+    }
+
+    fn granularity(&self) -> Result<u64> {
+        let _current = self.context.enter()?;
+        memory::granularity(self.context.device())
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<u64> {
+        let _current = self.context.enter()?;
+        memory::reserve(bytes)
+    }
+
+    unsafe fn commit(&self, address: u64, bytes: u64) -> Result<()> {
+        let current = self.context.enter()?;
+        // SAFETY: the caller's promise; the context is current.
+        let status = unsafe { memory::commit(self.context.device(), address, bytes) };
+        drop(current);
+        status.map_err(|refused| {
+            refused.unwrap_or_else(|| {
+                let free = self.memory().map_or(0, |m| m.free);
+                Error::DeviceOutOfMemory { needed: bytes, free }
+            })
+        })
+    }
+
+    unsafe fn decommit(&self, address: u64, bytes: u64) {
+        let Ok(_current) = self.context.enter() else { return };
+        // SAFETY: the caller's promise; nothing else holds on to the memory.
+        complain("unmap memory", unsafe { sys::cuMemUnmap(address, bytes as usize) });
+    }
+
+    unsafe fn release(&self, address: u64, bytes: u64) {
+        let Ok(_current) = self.context.enter() else { return };
+        // SAFETY: the caller's promise.
+        complain("free addresses", unsafe { sys::cuMemAddressFree(address, bytes as usize) });
     }
 }
 

@@ -1,48 +1,51 @@
-//! Logits and greedy tokens against PyTorch + transformers
-//! (`tests/golden/README.md`), in f32 weights and 16-bit KV.
+//! A model on any backend, and what PyTorch + transformers computed of it.
 
 use candle_core::{Device, Tensor};
-use kvfold::backend::cpu::CpuBackend;
-use kvfold::backend::{Backend, WeightPolicy};
+use kvfold::backend::draw::Choice;
+use kvfold::backend::{Backend, Ids, WeightPolicy};
 use kvfold::cache::KvCache;
 use kvfold::model::{Checkpoint, KvOptions, Llama, Workspace, cache_config};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-struct Golden(HashMap<String, Tensor>);
+/// The tensors of a golden file.
+pub struct Golden(pub HashMap<String, Tensor>);
 
 impl Golden {
-    fn load(path: &Path) -> Self {
+    pub fn load(path: &Path) -> Self {
         Golden(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
     }
 
-    fn ids(&self, name: &str) -> Vec<u32> {
+    pub fn ids(&self, name: &str) -> Vec<u32> {
         let ids = self.0[name].to_dtype(candle_core::DType::I64).unwrap();
         ids.to_vec1::<i64>().unwrap().into_iter().map(|i| i as u32).collect()
     }
 }
 
-struct Runner {
-    backend: CpuBackend,
-    model: Llama<CpuBackend>,
-    ws: Workspace<CpuBackend>,
+/// A model on a backend, with its cache.
+pub struct Runner<B: Backend> {
+    pub backend: B,
+    model: Llama<B>,
+    ws: Workspace<B>,
     cache: KvCache,
 }
 
-impl Runner {
-    fn new(path: &Path, policy: WeightPolicy, kv: &str) -> Self {
-        let mut backend = CpuBackend::new();
+impl<B: Backend> Runner<B> {
+    pub fn new(mut backend: B, path: &Path, policy: WeightPolicy, kv: &str) -> Self {
         let model = Llama::load(&Checkpoint::open(path).unwrap(), &backend, policy).unwrap();
         let groups = model.kv_groups(&KvOptions::new(kv.parse().unwrap()));
-        let cache = KvCache::new(cache_config(&groups, 1 << 30)).unwrap();
-        backend.configure_kv(&groups, cache.classes()).unwrap();
+        // Enough for the prompts that are computed together.
+        let unlimited = KvCache::new(cache_config(&groups, u64::MAX)).unwrap();
+        let budget = 2 * unlimited.bytes_for(256, 256);
+        let cache = KvCache::new(cache_config(&groups, budget)).unwrap();
+        backend.configure_kv(&groups, cache.classes(), cache.budget()).unwrap();
         let ws = Workspace::new(&backend).unwrap();
         Self { backend, model, ws, cache }
     }
 
     /// Feeds sequences as one batch, each in the same number of chunks; logits
     /// of the wanted positions.
-    fn logits(
+    pub fn logits(
         &mut self,
         prompts: &[Vec<u32>],
         wanted: &[Vec<u32>],
@@ -85,7 +88,8 @@ impl Runner {
         out
     }
 
-    fn greedy(&mut self, prompt: &[u32], n: usize) -> Vec<u32> {
+    /// Greedy tokens, chosen on the host.
+    pub fn greedy(&mut self, prompt: &[u32], n: usize) -> Vec<u32> {
         let mut ids = prompt.to_vec();
         let seq = self.cache.create();
         let mut new = prompt.len();
@@ -105,14 +109,55 @@ impl Runner {
         }
         ids.split_off(prompt.len())
     }
+
+    /// Greedy tokens of several sequences as one batch, chosen where the weights are: each
+    /// step takes in what the one before has drawn, and is enqueued before that is received.
+    pub fn greedy_on_device(&mut self, prompts: &[Vec<u32>], n: usize) -> Vec<Vec<u32>> {
+        let seqs: Vec<_> = prompts.iter().map(|_| self.cache.create()).collect();
+        let mut out: Vec<Vec<u32>> = prompts.iter().map(|_| Vec::new()).collect();
+        let all = prompts.concat();
+        for i in 0..n {
+            let new = |prompt: &Vec<u32>| if i == 0 { prompt.len() } else { 1 };
+            let new: Vec<usize> = prompts.iter().map(new).collect();
+            let asked: Vec<_> = seqs.iter().copied().zip(new.iter().copied()).collect();
+            let step = self.cache.prepare(&asked).unwrap();
+            let ends = new.iter().scan(0, |end, n| {
+                *end += n;
+                Some(*end - 1)
+            });
+            let rows: Vec<usize> = ends.collect();
+            let ids = if i == 0 { Ids::Given(&all) } else { Ids::Drawn(seqs.len()) };
+            let choices = vec![Choice::GREEDY; rows.len()];
+            let Self { backend, model, ws, .. } = self;
+            model.forward_and_sample(backend, ws, &step, ids, &rows, &choices).unwrap();
+            let free = self.cache.commit(step, &new).unwrap();
+            self.backend.free_blocks(&free);
+            if i > 0 {
+                self.receive(&mut out);
+            }
+        }
+        self.receive(&mut out);
+        for seq in seqs {
+            let free = self.cache.free(seq).unwrap();
+            self.backend.free_blocks(&free);
+        }
+        out
+    }
+
+    fn receive(&mut self, out: &mut [Vec<u32>]) {
+        let drawn = self.backend.receive_tokens().unwrap();
+        assert_eq!(drawn.len(), out.len());
+        out.iter_mut().zip(drawn).for_each(|(out, id)| out.push(id.unwrap()));
+    }
 }
 
-fn golden_dir() -> PathBuf {
+/// Where the golden files lie.
+pub fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
 /// Root mean square error of the logits, relative to their own.
-fn error(got: &[Vec<Vec<f32>>], want: &[Vec<Vec<f32>>]) -> f64 {
+pub fn error(got: &[Vec<Vec<f32>>], want: &[Vec<Vec<f32>>]) -> f64 {
     let flat = |x: &[Vec<Vec<f32>>]| -> Vec<f64> {
         x.iter().flatten().flatten().map(|&x| f64::from(x)).collect()
     };
@@ -122,97 +167,4 @@ fn error(got: &[Vec<Vec<f32>>], want: &[Vec<Vec<f32>>]) -> f64 {
     let error = squares(&mut got.iter().zip(&want).map(|(g, w)| g - w));
 
     (error / squares(&mut want.iter().copied())).sqrt()
-}
-
-fn check_family(folder: &str, model: &str) {
-    let dir = golden_dir().join(folder);
-    let golden = Golden::load(&dir.join("golden.safetensors"));
-    let pair = |name: &str| [0, 1].map(|i| golden.ids(&format!("{name}.{i}"))).to_vec();
-    let (prompts, positions, greedy) = (pair("input_ids"), pair("positions"), pair("greedy"));
-    let want: Vec<Vec<Vec<f32>>> =
-        (0..2).map(|i| golden.0[&format!("logits.{i}")].to_vec2().unwrap()).collect();
-
-    let mut runner = Runner::new(&dir.join(model), WeightPolicy::F32, "f16");
-    // 16-bit keys and values are the only rounding, and it adds up over layers.
-    for chunk in [200, 64, 33, 1] {
-        let error = error(&runner.logits(&prompts, &positions, chunk), &want);
-        assert!(error < 2e-3, "{folder} in chunks of {chunk}: {error}");
-    }
-    for (prompt, greedy) in prompts.iter().zip(&greedy) {
-        assert_eq!(&runner.greedy(prompt, greedy.len()), greedy, "{folder}");
-    }
-    // A lossy cache must stay in the neighbourhood, whatever the chunking.
-    let mut folded = Runner::new(&dir.join(model), WeightPolicy::F32, "kivi4");
-    let whole = folded.logits(&prompts, &positions, 200);
-    let pieces = folded.logits(&prompts, &positions, 50);
-    assert_eq!(self::error(&pieces, &whole), 0.0, "{folder}: chunking changes what is seen");
-}
-
-#[test]
-fn smollm2() {
-    check_family("smollm2", "");
-    check_family("smollm2", "model.gguf");
-}
-
-#[test]
-fn llama2() {
-    check_family("llama2", "");
-}
-
-#[test]
-fn llama3_rope_scaling_and_shards() {
-    check_family("llama3", "");
-    check_family("llama3", "model.gguf");
-}
-
-#[test]
-fn yarn_rope_scaling() {
-    check_family("yarn", "");
-    check_family("yarn", "model.gguf");
-}
-
-#[test]
-fn mistral_sliding_window() {
-    check_family("mistral", "");
-}
-
-#[test]
-fn qwen2_biases() {
-    check_family("qwen2", "");
-}
-
-#[test]
-fn qwen3_head_norms() {
-    check_family("qwen3", "");
-    check_family("qwen3", "model.gguf");
-}
-
-#[test]
-fn default_model() {
-    let Some(path) = default_model_path() else {
-        eprintln!("skipped: no default model; run `kvfold fetch` or set KVFOLD_TEST_MODEL");
-        return;
-    };
-    let golden = Golden::load(&golden_dir().join("default-model.safetensors"));
-    let (prompt, positions) = (vec![golden.ids("input_ids.0")], vec![golden.ids("positions.0")]);
-    let want = vec![golden.0["logits.0"].to_vec2().unwrap()];
-    let greedy = golden.ids("greedy.0");
-
-    let mut exact = Runner::new(&path, WeightPolicy::F32, "f16");
-    let worst = error(&exact.logits(&prompt, &positions, 128), &want);
-    assert!(worst < 2e-3, "f32 weights: {worst}");
-    assert_eq!(exact.greedy(&prompt[0], greedy.len()), greedy);
-    drop(exact);
-    // The weights as `run` uses them: Q8_0, with 8-bit activations.
-    let mut fast = Runner::new(&path, WeightPolicy::Auto, "f16");
-    let worst = error(&fast.logits(&prompt, &positions, 128), &want);
-    assert!(worst < 0.25, "Q8_0 weights: {worst}");
-    assert_eq!(fast.greedy(&prompt[0], greedy.len()), greedy);
-}
-
-fn default_model_path() -> Option<PathBuf> {
-    let manifest = kvfold::fetch::find(kvfold::fetch::DEFAULT_MODEL)?;
-    let given = std::env::var_os("KVFOLD_TEST_MODEL").map(PathBuf::from);
-    let options = kvfold::fetch::FetchOptions::from_env().ok()?;
-    given.or_else(|| Some(options.model_path(manifest))).filter(|p| p.exists())
 }

@@ -1,18 +1,27 @@
-//! Writes traces: what was asked of an emulated device, and what was read from it.
-//! `kernels/emulator/replay/trace.h` defines the bytes.
+//! Writes traces: what an emulated device did, and what was read from it, so that a
+//! program built under sanitizers can do it again (`kernels/emulator/replay/`, whose
+//! `trace.h` defines the bytes).
 
-use super::Launch;
+use crate::backend::driver::Launch;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const FOLDER: &str = "KVFOLD_EMULATOR_RECORD";
 
 const MAGIC: &[u8; 8] = b"kvftrace";
 const VERSION: u32 = 1;
 
-/// A trace file, made when the first call is entered. Unless [`end`](Self::end) came
-/// last and all went well, readers refuse it as torn.
-pub struct Trace {
+/// The folder for traces, if the environment names one.
+pub(super) fn folder() -> Option<PathBuf> {
+    std::env::var_os(FOLDER).filter(|f| !f.is_empty()).map(PathBuf::from)
+}
+
+/// A trace file, made when the first call is entered, ended when it is dropped. Readers
+/// refuse it as torn unless all went well.
+pub(super) struct Trace {
     path: PathBuf,
     file: Option<BufWriter<File>>,
     records: u64,
@@ -20,8 +29,17 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// A trace at `path`, where there must be no file yet.
-    pub fn new(path: PathBuf) -> Self {
+    /// A trace in a file of `folder`, named after the program and the thread: in tests,
+    /// the test.
+    pub fn new(folder: &Path) -> Self {
+        static TRACES: AtomicU64 = AtomicU64::new(0);
+        let program = std::env::current_exe().unwrap_or_default();
+        let program = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let program = program.rsplit_once('-').map_or(&*program, |(name, _)| name);
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("thread").replace(|c: char| !c.is_alphanumeric(), "_");
+        let (process, number) = (std::process::id(), TRACES.fetch_add(1, Ordering::Relaxed));
+        let path = folder.join(format!("{program}-{thread}-{process}-{number}.trace"));
         Self { path, file: None, records: 0, broken: false }
     }
 
@@ -77,17 +95,24 @@ impl Trace {
         self.put(7, &[&from.to_le_bytes(), &bytes, &hash(read).to_le_bytes()])
     }
 
-    /// Nothing more will come.
-    pub fn end(&mut self) -> Result<()> {
-        if self.file.is_none() || self.broken {
-            return Ok(());
-        }
-        let records = self.records.to_le_bytes();
-        self.put(8, &[&records])?;
-        match self.file.take().map(|mut file| file.flush()) {
-            Some(Err(error)) => Err(Error::io(&self.path, error)),
-            _ => Ok(()),
-        }
+    /// Addresses were reserved.
+    pub fn reserve(&mut self, address: u64, bytes: u64) -> Result<()> {
+        self.put(8, &[&address.to_le_bytes(), &bytes.to_le_bytes()])
+    }
+
+    /// A part of them got memory.
+    pub fn commit(&mut self, address: u64, bytes: u64) -> Result<()> {
+        self.put(9, &[&address.to_le_bytes(), &bytes.to_le_bytes()])
+    }
+
+    /// A part of them is about to lose it.
+    pub fn decommit(&mut self, address: u64, bytes: u64) -> Result<()> {
+        self.put(10, &[&address.to_le_bytes(), &bytes.to_le_bytes()])
+    }
+
+    /// They are about to be given up.
+    pub fn release(&mut self, address: u64, bytes: u64) -> Result<()> {
+        self.put(11, &[&address.to_le_bytes(), &bytes.to_le_bytes()])
     }
 
     fn put(&mut self, kind: u8, fields: &[&[u8]]) -> Result<()> {
@@ -114,9 +139,18 @@ impl Trace {
     }
 }
 
+impl Drop for Trace {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // If this fails, the file has no end.
+            let _ = self.put(12, &[&self.records.to_le_bytes()]);
+        }
+    }
+}
+
 /// What stands for bytes that were read: words of 8, the last one filled up with
 /// zeros, multiplied in one after the other, after their count.
-pub fn hash(bytes: &[u8]) -> u64 {
+pub(super) fn hash(bytes: &[u8]) -> u64 {
     let mut hash = bytes.len() as u64;
     for chunk in bytes.chunks(8) {
         let mut word = [0; 8];

@@ -1,0 +1,100 @@
+//! The attention layers that a model has used, and the memory that they share.
+
+use crate::backend::Attend;
+use crate::backend::KvGroup;
+use crate::backend::cuda::attend::{Attention, AttentionShape, Limits, Workspace};
+use crate::backend::cuda::score::Scorer;
+use crate::backend::driver::Stream;
+use crate::error::Result;
+
+/// Attention by shape. A model has one shape, or one for each kind of layer.
+#[derive(Default)]
+pub(super) struct Layers {
+    layers: Vec<Layer>,
+}
+
+pub(super) struct Layer {
+    pub attention: Attention,
+    pub workspace: Workspace,
+    limits: Limits,
+}
+
+impl Layers {
+    /// The attention of a call, with memory for `needed`.
+    pub fn get(
+        &mut self,
+        call: &Attend<'_>,
+        group: &KvGroup,
+        needed: Limits,
+        stream: &Stream,
+    ) -> Result<&mut Layer> {
+        let shape = shape(call, group);
+        let known = self.layers.iter().position(|layer| *layer.attention.shape() == shape);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let attention = Attention::new(stream.device(), shape)?;
+                let limits = rounded(needed);
+                let workspace = attention.workspace(limits)?;
+                self.layers.push(Layer { attention, workspace, limits });
+                self.layers.len() - 1
+            }
+        };
+        self.layers[at].reserve(needed, stream)?;
+        Ok(&mut self.layers[at])
+    }
+
+    /// Makes room in all layers for a step, so that no call of it has to.
+    pub fn reserve(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
+        self.layers.iter_mut().try_for_each(|layer| layer.reserve(needed, stream))
+    }
+}
+
+impl Layer {
+    fn reserve(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
+        let has = self.limits;
+        let enough = needed.seqs <= has.seqs
+            && needed.decode_rows <= has.decode_rows
+            && needed.tokens <= has.tokens;
+        if !enough {
+            // Kernels may still use the old one.
+            stream.synchronize()?;
+            let most = Limits {
+                seqs: needed.seqs.max(has.seqs),
+                decode_rows: needed.decode_rows.max(has.decode_rows),
+                tokens: needed.tokens.max(has.tokens),
+            };
+            self.limits = rounded(most);
+            self.workspace = self.attention.workspace(self.limits)?;
+        }
+        Ok(())
+    }
+}
+
+/// Up to powers of two, so that it grows seldom.
+fn rounded(limits: Limits) -> Limits {
+    Limits {
+        seqs: limits.seqs.next_power_of_two(),
+        decode_rows: limits.decode_rows.next_power_of_two(),
+        tokens: limits.tokens.next_power_of_two(),
+    }
+}
+
+fn shape(call: &Attend<'_>, group: &KvGroup) -> AttentionShape {
+    AttentionShape {
+        head_dim: group.head_dim,
+        heads: call.heads,
+        kv_heads: group.kv_heads,
+        format: group.format,
+        sinks: group.sinks,
+        hot_window: group.hot_window,
+        causal: call.causal,
+        window: call.window,
+        scale: call.scale,
+    }
+}
+
+/// Score passes over what a call attended to.
+pub(super) fn scorer(call: &Attend<'_>, group: &KvGroup, stream: &Stream) -> Result<Scorer> {
+    Scorer::new(stream.device(), shape(call, group))
+}

@@ -1,0 +1,105 @@
+//! Activations on the device.
+
+use crate::backend::cuda::append::Element;
+use crate::backend::driver::{Device, DeviceBuffer, Stream};
+use crate::error::{Error, Result};
+use bytemuck::Pod;
+
+/// A row-major matrix `[rows][cols]` of f32 or of `T`, whichever its last writer chose.
+///
+/// Its memory only grows, so that its address stays once the largest shape was seen.
+pub struct Buffer<T> {
+    rows: usize,
+    cols: usize,
+    wide: DeviceBuffer<f32>,
+    narrow: DeviceBuffer<T>,
+    is_wide: bool,
+}
+
+impl<T: Element> Buffer<T> {
+    /// An empty buffer.
+    pub(super) fn new(device: &Device) -> Result<Self> {
+        let (wide, narrow) = (device.alloc(0)?, device.alloc(0)?);
+        Ok(Self { rows: 0, cols: 0, wide, narrow, is_wide: false })
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Rows of the present width for which there is memory.
+    pub(super) fn room(&self) -> usize {
+        let len = if self.is_wide { self.wide.len() } else { self.narrow.len() };
+        len / self.cols.max(1)
+    }
+
+    /// Makes it a matrix of f32 of unspecified content.
+    pub(super) fn set_wide(
+        &mut self,
+        rows: usize,
+        cols: usize,
+        stream: &Stream,
+    ) -> Result<&mut DeviceBuffer<f32>> {
+        (self.rows, self.cols, self.is_wide) = (rows, cols, true);
+        reserve(&mut self.wide, rows, cols, stream)?;
+        Ok(&mut self.wide)
+    }
+
+    /// Makes it a matrix of `T` of unspecified content.
+    pub(super) fn set_narrow(
+        &mut self,
+        rows: usize,
+        cols: usize,
+        stream: &Stream,
+    ) -> Result<&mut DeviceBuffer<T>> {
+        (self.rows, self.cols, self.is_wide) = (rows, cols, false);
+        reserve(&mut self.narrow, rows, cols, stream)?;
+        Ok(&mut self.narrow)
+    }
+
+    /// Its f32.
+    pub(super) fn wide(&self) -> Result<&DeviceBuffer<f32>> {
+        if self.is_wide { Ok(&self.wide) } else { Err(wrong("f32", T::CODEC.name())) }
+    }
+
+    /// Its f32, to write.
+    pub(super) fn wide_mut(&mut self) -> Result<&mut DeviceBuffer<f32>> {
+        if self.is_wide { Ok(&mut self.wide) } else { Err(wrong("f32", T::CODEC.name())) }
+    }
+
+    /// Its `T`.
+    pub(super) fn narrow(&self) -> Result<&DeviceBuffer<T>> {
+        if self.is_wide { Err(wrong(T::CODEC.name(), "f32")) } else { Ok(&self.narrow) }
+    }
+
+    /// Its `T`, to write.
+    pub(super) fn narrow_mut(&mut self) -> Result<&mut DeviceBuffer<T>> {
+        if self.is_wide { Err(wrong(T::CODEC.name(), "f32")) } else { Ok(&mut self.narrow) }
+    }
+}
+
+fn wrong(wanted: &str, held: &str) -> Error {
+    Error::config("buffer", format!("it holds {held}, the operation takes {wanted}"))
+}
+
+/// Makes room for a matrix; what was in the buffer is lost if it has to grow.
+fn reserve<E: Pod>(
+    buffer: &mut DeviceBuffer<E>,
+    rows: usize,
+    cols: usize,
+    stream: &Stream,
+) -> Result<()> {
+    if rows * cols > buffer.len() {
+        // Kernels may still use the old one.
+        stream.synchronize()?;
+        *buffer = stream.device().alloc(0)?;
+        *buffer = stream.device().alloc(rows.next_power_of_two() * cols)?;
+    }
+    Ok(())
+}

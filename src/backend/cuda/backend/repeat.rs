@@ -1,0 +1,82 @@
+//! Steps that are captured once and repeated: one launch instead of hundreds.
+
+use crate::backend::driver::{Graph, Stream};
+use crate::error::Result;
+use std::collections::HashMap;
+
+/// What a captured work is known by: its key, and the sequences of its step.
+type Key = (u32, usize);
+
+/// Works seen so far. A graph holds addresses, so all are forgotten as soon as anything
+/// was allocated on the device: a buffer may have moved.
+#[derive(Default)]
+pub(super) struct Repeats {
+    works: HashMap<Key, Work>,
+    allocations: u64,
+    /// Steps that were done by launching a graph.
+    pub repeated: u64,
+}
+
+enum Work {
+    /// It has run, so its kernels are loaded and its buffers are large enough.
+    Ran,
+    Captured(Graph),
+}
+
+impl Repeats {
+    /// What is known of a work.
+    pub fn stage(&mut self, key: Key, stream: &Stream) -> Result<Stage> {
+        let now = stream.device().allocations();
+        if self.allocations != now {
+            self.forget(stream)?;
+            self.allocations = now;
+        }
+        Ok(match self.works.get(&key) {
+            None => Stage::New,
+            Some(Work::Ran) => Stage::Ran,
+            Some(Work::Captured(_)) => Stage::Captured,
+        })
+    }
+
+    /// A work has run for the first time, and may have allocated what it needs.
+    pub fn ran(&mut self, key: Key, stream: &Stream) -> Result<()> {
+        self.stage(key, stream)?;
+        self.works.insert(key, Work::Ran);
+        Ok(())
+    }
+
+    /// A work was captured.
+    pub fn captured(&mut self, key: Key, graph: Graph) {
+        self.works.insert(key, Work::Captured(graph));
+    }
+
+    /// Launches a captured work.
+    ///
+    /// # Safety
+    /// Everything that it uses has lived since it was captured, lives until the stream
+    /// has done it, and is used on this stream alone.
+    pub unsafe fn launch(&mut self, key: Key, stream: &Stream) -> Result<()> {
+        if let Some(Work::Captured(graph)) = self.works.get(&key) {
+            // SAFETY: the caller's promise; graphs are dropped by `forget`, which waits.
+            unsafe { graph.launch(stream)? };
+            self.repeated += 1;
+        }
+        Ok(())
+    }
+
+    /// Drops all graphs, once the stream has done with them.
+    pub fn forget(&mut self, stream: &Stream) -> Result<()> {
+        if !self.works.is_empty() {
+            stream.synchronize()?;
+            self.works.clear();
+        }
+        Ok(())
+    }
+}
+
+/// How far a work has come.
+pub(super) enum Stage {
+    New,
+    Ran,
+    Captured,
+}

@@ -1,0 +1,190 @@
+//! Arenas, and the kernels that write to them.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Storage of a half of a page: `KvCodec`.
+pub const CODEC_F16: u32 = 0;
+/// Storage of a half of a page: `KvCodec`.
+pub const CODEC_BF16: u32 = 1;
+/// Storage of a half of a page: `KvCodec`.
+pub const CODEC_FP8: u32 = 2;
+/// Storage of a half of a page: `KvCodec`.
+pub const CODEC_KIVI4: u32 = 3;
+/// Storage of a half of a page: `KvCodec`.
+pub const CODEC_KIVI2: u32 = 4;
+
+mirror! {
+    /// One arena: equal blocks of pages, of a single page in ragged arenas. A page is
+    /// its key half, `key_bytes` long, then its value half. The page of a stream is at
+    /// `base + block · block_bytes + (ragged ? 0 : stream) · page_bytes`, with
+    /// `stream = layer · kv_heads + head`.
+    KvArena, 40 bytes {
+        /// Address of block 0.
+        0 base: u64,
+        /// Bytes of a block.
+        8 block_bytes: u64,
+        /// Bytes of a page.
+        16 page_bytes: u32,
+        /// Bytes of its key half.
+        20 key_bytes: u32,
+        /// Tokens of a page: S in sink arenas, else 64.
+        24 page_tokens: u32,
+        /// 1: a block is one page of one stream.
+        28 ragged: u32,
+        /// A `CODEC_` constant.
+        32 key_codec: u32,
+        /// A `CODEC_` constant.
+        36 value_codec: u32,
+    }
+}
+
+mirror! {
+    /// Writes new rows to 16-bit pages; RoPE first, if `inv_turns` is given.
+    AppendParams, 64 bytes {
+        /// `T [rows][stride]`: q heads, k heads, v heads; q and k are rotated in place.
+        0 qkv: u64,
+        /// `u32 [rows]` what RoPE sees.
+        8 positions: u64,
+        /// `AppendSlot [n_slots]`, either all with a stream of this layer or all without.
+        16 slots: u64,
+        /// `KvArena []`.
+        24 arenas: u64,
+        /// `f64 [d/2]`: inv_freq / 2π, or 0: rows are rotated already.
+        32 inv_turns: u64,
+        /// Slots.
+        40 n_slots: u32,
+        /// Elements from a row of `qkv` to the next, a multiple of 8.
+        44 stride: u32,
+        /// Query heads.
+        48 heads: u32,
+        /// KV heads.
+        52 kv_heads: u32,
+        /// Channels of a head.
+        56 head_dim: u32,
+        /// The layer within its KV group.
+        60 layer: u32,
+    }
+}
+
+mirror! {
+    /// One row of one page.
+    AppendSlot, 24 bytes {
+        /// Row of `qkv`; [`NONE`]: there is nothing to do.
+        0 row: u32,
+        /// Index in `arenas`.
+        4 arena: u32,
+        /// Block number.
+        8 block: u32,
+        /// Token within the page.
+        12 slot: u32,
+        /// [`NONE`](super::NONE): all KV heads of the layer; else `layer · kv_heads + head`.
+        16 stream: u32,
+        /// 0.
+        20 reserved: u32,
+    }
+}
+
+mirror! {
+    /// Encodes whole 16-bit pages: one (page, half) a warp or block.
+    SealParams, 40 bytes {
+        /// `SealJob [n_jobs]`, either all with a stream of these layers or all without.
+        0 jobs: u64,
+        /// `KvArena []`.
+        8 arenas: u64,
+        /// Jobs.
+        16 n_jobs: u32,
+        /// Jobs with `stream` [`NONE`](super::NONE) seal the layers
+        /// `[first_layer, first_layer + n_layers)`.
+        20 first_layer: u32,
+        /// See `first_layer`.
+        24 n_layers: u32,
+        /// KV heads.
+        28 kv_heads: u32,
+        /// Channels of a head.
+        32 head_dim: u32,
+        /// 0.
+        36 reserved: u32,
+    }
+}
+
+mirror! {
+    /// One block to encode.
+    SealJob, 24 bytes {
+        /// Index in `arenas`.
+        0 from_arena: u32,
+        /// Block number; [`NONE`]: there is nothing to do.
+        4 from_block: u32,
+        /// Index in `arenas`.
+        8 to_arena: u32,
+        /// Block number.
+        12 to_block: u32,
+        /// [`NONE`](super::NONE): all of the layers asked for.
+        16 stream: u32,
+        /// 0.
+        20 reserved: u32,
+    }
+}
+
+mirror! {
+    /// Copies 16-bit rows of one stream into ragged blocks.
+    GatherParams, 24 bytes {
+        /// `GatherRow [n_rows]`.
+        0 rows: u64,
+        /// `KvArena []`.
+        8 arenas: u64,
+        /// Rows.
+        16 n_rows: u32,
+        /// Channels of a head.
+        20 head_dim: u32,
+    }
+}
+
+mirror! {
+    /// One row of one stream to copy.
+    GatherRow, 32 bytes {
+        /// Index in `arenas`.
+        0 from_arena: u32,
+        /// Block number.
+        4 from_block: u32,
+        /// Token within the page.
+        8 from_slot: u32,
+        /// `layer · kv_heads + head`.
+        12 stream: u32,
+        /// Index in `arenas`.
+        16 to_arena: u32,
+        /// Block number.
+        20 to_block: u32,
+        /// Token within the page.
+        24 to_slot: u32,
+        /// 0.
+        28 reserved: u32,
+    }
+}
+
+mirror! {
+    /// Copies whole blocks.
+    CopyParams, 24 bytes {
+        /// `CopyJob [n_copies]`.
+        0 copies: u64,
+        /// `KvArena []`.
+        8 arenas: u64,
+        /// Copies.
+        16 n_copies: u32,
+        /// 0.
+        20 reserved: u32,
+    }
+}
+
+mirror! {
+    /// One block to copy within its arena.
+    CopyJob, 16 bytes {
+        /// Arena of both blocks.
+        0 arena: u32,
+        /// Block number.
+        4 from: u32,
+        /// Block number.
+        8 to: u32,
+        /// 0.
+        12 reserved: u32,
+    }
+}

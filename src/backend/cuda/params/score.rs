@@ -1,0 +1,49 @@
+//! Score passes.
+
+use super::AttendParams;
+use bytemuck::{Pod, Zeroable};
+
+/// What probabilities are reduced to: `ScoreReduce`.
+pub const SCORE_SUM_MEAN: u32 = 0;
+/// What probabilities are reduced to: `ScoreReduce`.
+pub const SCORE_SUM_MAX: u32 = 1;
+/// What probabilities are reduced to: `ScoreReduce`.
+pub const SCORE_MAX: u32 = 2;
+
+mirror! {
+    /// A score pass over one layer ([`crate::backend::score`]).
+    ScoreParams, 232 bytes {
+        /// The call; its `lse` is read.
+        0 attend: AttendParams,
+        /// `u64 [n_seqs][kv_heads]`: where the scores of a stream begin.
+        176 starts: u64,
+        /// `f32`, `[kept]` a stream.
+        184 scores: u64,
+        /// `ScoreTop [chunks][rows][columns]`.
+        192 parts: u64,
+        /// `ScoreTop [rows][columns]`, columns = per_head ? heads : kv_heads.
+        200 tops: u64,
+        /// A `SCORE_` constant.
+        208 reduce: u32,
+        /// Queries of each sequence that count, from its end.
+        212 last: u32,
+        /// Rows of `q`, for tops.
+        216 rows: u32,
+        /// Shares of each stream's pages, for tops.
+        220 chunks: u32,
+        /// Tops of 0: each KV head, 1: each query head.
+        224 per_head: u32,
+        /// 0.
+        228 reserved: u32,
+    }
+}
+
+mirror! {
+    /// The most probable token of a query: [`Top`](crate::backend::score::Top).
+    ScoreTop, 8 bytes {
+        /// 0 if it sees nothing.
+        0 value: f32,
+        /// Kept index, sinks included; [`NONE`](super::NONE) if it sees nothing.
+        4 index: u32,
+    }
+}

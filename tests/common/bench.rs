@@ -1,0 +1,258 @@
+//! One subject, one cache and the oracle's copy of everything, led through steps.
+
+use super::oracle::{Query, Stream};
+use super::plan::{cache_of, group, relocate, rope, round, shares};
+use super::random::Random;
+use super::subject::{Attended, Kind, LayerStep, Subject};
+use kvfold::backend::{Attend, KvGroup, LayerIndex, Rope};
+use kvfold::cache::{BlockRef, KvCache, SeqId};
+
+/// All formats; the last four are for the CPU only.
+pub const FORMATS: [&str; 14] = [
+    "f16",
+    "bf16",
+    "fp8",
+    "kivi4",
+    "kivi2",
+    "kivi4/kivi2",
+    "bf16+fp8",
+    "bf16+kivi4",
+    "bf16+kivi2",
+    "bf16+kivi4/kivi2",
+    "f16/kivi2",
+    "kivi2/f16",
+    "bf16/kivi4",
+    "bf16+f16",
+];
+
+pub struct Bench {
+    pub kind: Kind,
+    pub subject: Box<dyn Subject>,
+    pub cache: KvCache,
+    pub group: KvGroup,
+    pub heads: usize,
+    pub causal: bool,
+    pub window: Option<usize>,
+    /// What sealed runs are relocated by.
+    pub shift: i32,
+    pub rope: Rope,
+    /// Queries are 0: all tokens that a query sees are alike.
+    pub indifferent: bool,
+    /// Steps done.
+    pub steps: usize,
+    pub sequences: Vec<Sequence>,
+}
+
+pub struct Sequence {
+    pub id: SeqId,
+    /// What its rows are drawn from: the same in every batch.
+    pub seed: u64,
+    /// At layer · kv_heads + head.
+    pub streams: Vec<Stream>,
+    /// Tokens seen, evicted ones included.
+    pub tokens: usize,
+}
+
+/// What a layer of a step was asked and gave.
+pub struct Layer<'a> {
+    pub step: LayerStep<'a>,
+    /// The sequence of each of the call's `seqs`.
+    pub asked: &'a [usize],
+    pub attended: Attended,
+}
+
+impl Bench {
+    /// Empty sequences, one a seed.
+    pub fn new(kind: Kind, group: KvGroup, heads: usize, seeds: &[u64]) -> Self {
+        let mut cache = cache_of(&group);
+        let rope = rope(group.head_dim);
+        let mut subject = kind.subject();
+        subject.configure(&group, cache.classes());
+        let streams = vec![Stream::default(); group.layers * group.kv_heads];
+        let sequences = (seeds.iter())
+            .map(|&seed| Sequence { id: cache.create(), seed, streams: streams.clone(), tokens: 0 })
+            .collect();
+        Self {
+            kind,
+            subject,
+            cache,
+            group,
+            heads,
+            causal: true,
+            window: None,
+            shift: 0,
+            rope,
+            indifferent: false,
+            steps: 0,
+            sequences,
+        }
+    }
+
+    /// Three sequences, any format, sinks, hot window, heads, mask and shift; none if the
+    /// kind has no kernel for them.
+    pub fn draw(kind: Kind, random: &mut Random) -> Option<Self> {
+        let mut group = group(random.pick(&FORMATS), 64, random.pick(&[1, 3]));
+        group.sinks = random.pick(&[0, 1, 4, 64]);
+        group.hot_window = random.pick(&[0, 64, 128, 192]);
+        if !kind.takes(&group) {
+            return None;
+        }
+        let heads = group.kv_heads * random.pick(&[1, 2, 3, 5]);
+        let mut bench = Self::new(kind, group, heads, &[(); 3].map(|()| random.next()));
+        bench.window = random.pick(&[None, Some(1), Some(40), Some(150)]);
+        bench.causal = bench.window.is_some() || random.below(2) == 0;
+        bench.shift = random.pick(&[0, 0, 37, -500]);
+        Some(bench)
+    }
+
+    /// What each of three sequences may be given in a step: one token, some, or many.
+    pub fn draw_chunks(random: &mut Random) -> [usize; 3] {
+        [(); 3].map(|()| match random.below(3) {
+            0 => 1,
+            1 => random.below(20),
+            _ => random.below(150),
+        })
+    }
+
+    /// Appends `new[i]` tokens to sequence i, attends, and has every layer checked.
+    pub fn step(&mut self, new: &[usize], mut check: impl FnMut(&mut Self, &Layer<'_>)) {
+        let asked: Vec<usize> = (0..new.len()).filter(|&i| new[i] > 0).collect();
+        if asked.is_empty() {
+            return;
+        }
+        let tokens: Vec<_> = asked.iter().map(|&i| (self.sequences[i].id, new[i])).collect();
+        let mut step = self.cache.prepare(&tokens).unwrap();
+        self.subject.copy_blocks(&step.copies);
+        for seq in &mut step.seqs {
+            relocate(&mut seq.views[0], self.shift);
+        }
+        let seqs = shares(&step.seqs);
+        let cols = (self.heads + 2 * self.group.kv_heads) * self.group.head_dim;
+        let rope = self.rope.clone();
+        for layer in 0..self.group.layers {
+            let qkv = self.rows(layer, new, cols);
+            let call = Attend {
+                at: LayerIndex { group: 0, layer },
+                heads: self.heads,
+                scale: self.scale(),
+                causal: self.causal,
+                window: self.window,
+                rope: Some(&rope),
+                seqs: &seqs,
+            };
+            let step = LayerStep { call: &call, seqs: &step.seqs, qkv: &qkv, cols };
+            let attended = self.subject.layer(&step);
+            self.remember(layer, new, &qkv, cols);
+            check(self, &Layer { step, asked: &asked, attended });
+        }
+        for (seq, new) in self.sequences.iter_mut().zip(new) {
+            seq.tokens += new;
+        }
+        self.steps += 1;
+        let accepted: Vec<_> = tokens.iter().map(|t| t.1).collect();
+        let free = self.cache.commit(step, &accepted).unwrap();
+        self.free(&free);
+    }
+
+    fn scale(&self) -> f32 {
+        (self.group.head_dim as f32).powf(-0.5)
+    }
+
+    /// Query, key and value heads of the new tokens, as the subject rounds them.
+    fn rows(&self, layer: usize, new: &[usize], cols: usize) -> Vec<f32> {
+        let mut rows = Vec::new();
+        for (seq, new) in self.sequences.iter().zip(new) {
+            for token in seq.tokens..seq.tokens + new {
+                let mut random =
+                    Random::new((layer as u64) << 50 ^ (token as u64) << 20 ^ seq.seed);
+                let first = rows.len();
+                rows.extend((0..cols).map(|_| random.float()));
+                if self.indifferent {
+                    rows[first..][..self.heads * self.group.head_dim].fill(0.0);
+                }
+            }
+        }
+        if let Some(codec) = self.subject.query_type() {
+            rows.iter_mut().for_each(|x| *x = round(codec, *x));
+        }
+        rows
+    }
+
+    fn remember(&mut self, layer: usize, new: &[usize], qkv: &[f32], cols: usize) {
+        let (d, n) = (self.group.head_dim, self.group.kv_heads);
+        let hot = self.group.format.hot();
+        let mut rows = qkv.chunks_exact(cols);
+        for (seq, new) in self.sequences.iter_mut().zip(new) {
+            for row in rows.by_ref().take(*new) {
+                for head in 0..n {
+                    let stream = &mut seq.streams[layer * n + head];
+                    let part = |at: usize| row[at * d..][..d].iter().map(|x| round(hot, *x));
+                    stream.keys.push(part(self.heads + head).collect());
+                    stream.values.push(part(self.heads + n + head).collect());
+                }
+            }
+        }
+    }
+
+    /// Query `i` of the call's share `share` in one head, and the stream that it reads.
+    pub fn query<'a>(
+        &'a self,
+        layer: &Layer<'a>,
+        share: usize,
+        i: usize,
+        head: usize,
+    ) -> (&'a Stream, Query<'a>) {
+        let LayerStep { call, qkv, cols, .. } = layer.step;
+        let (d, kv_heads) = (self.group.head_dim, self.group.kv_heads);
+        let kv_head = head / (self.heads / kv_heads);
+        let sequence = &self.sequences[layer.asked[share]];
+        let stream = &sequence.streams[call.at.layer * kv_heads + kv_head];
+        let share = &call.seqs[share];
+        let query = Query {
+            group: &self.group,
+            q: &qkv[(share.first_row + i) * cols + head * d..][..d],
+            index: stream.keys.len() - share.q_len + i,
+            scale: call.scale,
+            causal: call.causal,
+            window: call.window,
+            shift: self.shift,
+            rope: &self.rope,
+        };
+        (stream, query)
+    }
+
+    /// Evicts tokens of all streams of a sequence in place.
+    pub fn evict(&mut self, seq: usize, gone: &[u32]) {
+        let seq = &mut self.sequences[seq];
+        for stream in &mut seq.streams {
+            stream.dead = gone.iter().map(|&t| t as usize).collect();
+        }
+        let free = self.cache.clear(seq.id, 0, None, gone).unwrap();
+        self.free(&free);
+    }
+
+    /// Keeps these tokens of each stream of a sequence.
+    pub fn compact(&mut self, seq: usize, keep: &[Vec<u32>]) {
+        let seq = &mut self.sequences[seq];
+        for (stream, keep) in seq.streams.iter_mut().zip(keep) {
+            let pick =
+                |rows: &Vec<Vec<f32>>| keep.iter().map(|&t| rows[t as usize].clone()).collect();
+            (stream.keys, stream.values) = (pick(&stream.keys), pick(&stream.values));
+        }
+        let done = self.cache.compact(seq.id, 0, keep).unwrap();
+        self.subject.gather(&done.gathers);
+        self.free(&done.free);
+    }
+
+    /// A copy of a sequence, whose new tokens are its own.
+    pub fn fork(&mut self, seq: usize, seed: u64) {
+        let Sequence { id, ref streams, tokens, .. } = self.sequences[seq];
+        let (id, streams) = (self.cache.fork(id).unwrap(), streams.clone());
+        self.sequences.push(Sequence { id, seed, streams, tokens });
+    }
+
+    fn free(&mut self, blocks: &[BlockRef]) {
+        self.subject.free_blocks(blocks);
+        assert_eq!(self.subject.held_bytes(), self.cache.held_bytes());
+    }
+}

@@ -1,0 +1,67 @@
+//! The CUDA backend, on the emulated device and on CUDA if there is any.
+
+use crate::runner::{Golden, Runner, error, golden_dir};
+use half::{bf16, f16};
+use kvfold::backend::WeightPolicy;
+use kvfold::backend::cuda::append::Element;
+use kvfold::backend::cuda::backend::CudaBackend;
+use kvfold::backend::driver::Device;
+use kvfold::backend::driver::emulated::EmulatorOptions;
+
+fn emulated(seed: u64) -> Device {
+    Device::emulated(EmulatorOptions { seed, host_threads: 2, ..Default::default() })
+}
+
+/// Logits, in whole prompts and in chunks, and greedy tokens of a family on a device.
+fn check_family<T: Element>(device: &Device, folder: &str, tolerance: f64) {
+    let dir = golden_dir().join(folder);
+    let golden = Golden::load(&dir.join("golden.safetensors"));
+    let pair = |name: &str| [0, 1].map(|i| golden.ids(&format!("{name}.{i}"))).to_vec();
+    let (prompts, positions, greedy) = (pair("input_ids"), pair("positions"), pair("greedy"));
+    let want: Vec<Vec<Vec<f32>>> =
+        (0..2).map(|i| golden.0[&format!("logits.{i}")].to_vec2().unwrap()).collect();
+
+    let backend = || CudaBackend::<T>::new(device).unwrap();
+    let kv = T::CODEC.name();
+    let mut runner = Runner::new(backend(), &dir, WeightPolicy::Auto, kv);
+    for chunk in [200, 64] {
+        let error = error(&runner.logits(&prompts, &positions, chunk), &want);
+        println!("{folder} {kv} in chunks of {chunk}: {error:.2e}");
+        assert!(error < tolerance, "{folder} in chunks of {chunk}: {error}");
+    }
+    let n = greedy[0].len();
+    assert_eq!(runner.greedy_on_device(&prompts, n), greedy, "{folder}");
+    // The prompt, a first step and the one that is captured are not repetitions.
+    assert!(runner.backend.repeated() as usize >= n - 4, "{}", runner.backend.repeated());
+}
+
+#[test]
+fn smollm2() {
+    check_family::<f16>(&emulated(1), "smollm2", 5e-3);
+    check_family::<bf16>(&emulated(2), "smollm2", 4e-2);
+}
+
+#[test]
+fn llama3_rope_scaling() {
+    check_family::<f16>(&emulated(3), "llama3", 5e-3);
+}
+
+#[test]
+fn yarn_rope_scaling() {
+    check_family::<f16>(&emulated(4), "yarn", 5e-3);
+}
+
+#[test]
+fn mistral_sliding_window() {
+    check_family::<f16>(&emulated(5), "mistral", 5e-3);
+}
+
+#[test]
+fn qwen2_biases() {
+    check_family::<f16>(&emulated(6), "qwen2", 5e-3);
+}
+
+#[test]
+fn qwen3_head_norms() {
+    check_family::<f16>(&emulated(7), "qwen3", 5e-3);
+}
