@@ -6,8 +6,8 @@ mod fake_cuda;
 
 use fake_cuda::FakeDriver;
 use kvfold::Error;
-use kvfold::backend::driver::{Device, Launch, embedded};
-use std::ffi::{CStr, c_void};
+use kvfold::backend::driver::{Device, Launch, Reservation, Stream, embedded};
+use std::ffi::{CStr, CString, c_void};
 use std::time::Duration;
 
 /// The lines of `kvfold info` about CUDA.
@@ -154,6 +154,188 @@ fn a_borrowed_context_is_given_back() {
         // SAFETY: as above.
         let null = unsafe { Device::borrow_cuda(std::ptr::null_mut()) };
         assert!(matches!(null, Err(Error::Config { .. })));
+    });
+}
+
+/// The calls of the driver since the last time, of those that it takes note of.
+fn calls() -> String {
+    let mut text = [0u8; 10_000];
+    with_context(c"fake_cuda_calls", text.as_mut_ptr().cast());
+    CStr::from_bytes_until_nul(&text).unwrap().to_str().unwrap().to_owned()
+}
+
+/// Lets the next call of this name fail: "name status".
+fn refuse(call: &str) {
+    let call = CString::new(call).unwrap();
+    with_context(c"fake_cuda_refuse", call.as_ptr().cast_mut().cast());
+}
+
+fn add_one(stream: &Stream, a: &kvfold::backend::driver::DeviceBuffer<u8>) -> kvfold::Result<()> {
+    let params = [a.address(), a.len() as u64];
+    // SAFETY: `a` holds the bytes that the kernel adds to, and outlives every run.
+    unsafe { stream.launch("add_one", Launch::new(1, 32), &params) }
+}
+
+#[test]
+fn graphs_are_captured_and_launched() {
+    with_fake_driver("graphs_are_captured_and_launched", "13000 1 90 0", || {
+        let device = Device::cuda(0).unwrap();
+        let stream = device.stream().unwrap();
+        let mut a = device.upload(&[1u8, 2, 3], &stream).unwrap();
+        let mut b = device.zeroed::<u8>(3, &stream).unwrap();
+        let mut host = device.host_buffer::<u8>(2).unwrap();
+        calls();
+        let graph = stream
+            .capture(|stream| {
+                add_one(stream, &a)?;
+                b.copy_from(0, &a, 0, 3, stream)?;
+                // SAFETY: `host` is not touched while the graph runs.
+                unsafe { b.read_pinned(1, &mut host, 0..2, stream) }
+            })
+            .unwrap();
+        assert_eq!(
+            calls(),
+            "cuStreamBeginCapture_v2 cuLaunchKernel cuStreamEndCapture \
+             cuGraphInstantiateWithFlags cuGraphDestroy"
+        );
+        assert_eq!((b.to_vec(&stream).unwrap(), host.as_slice()), (vec![0; 3], &[0, 0][..]));
+        for _ in 0..2 {
+            // SAFETY: the buffers live, and nobody else uses them.
+            unsafe { graph.launch(&stream).unwrap() };
+        }
+        assert_eq!((b.to_vec(&stream).unwrap(), host.as_slice()), (vec![3, 4, 5], &[4, 5][..]));
+        drop(graph);
+        assert_eq!(calls(), "cuGraphLaunch cuGraphLaunch cuGraphExecDestroy");
+
+        let told = |r: kvfold::Result<_>| r.map(|_| ()).unwrap_err().to_string();
+        // The closure's own error; the graph of what was captured is not kept.
+        let error = told(stream.capture(|stream| {
+            add_one(stream, &a)?;
+            a.write(0, &[1], stream)
+        }));
+        assert!(error.contains("copy to the device: not permitted during a capture"), "{error}");
+        assert_eq!(
+            calls(),
+            "cuStreamBeginCapture_v2 cuLaunchKernel cuStreamEndCapture \
+             cuGraphInstantiateWithFlags cuGraphDestroy cuGraphExecDestroy"
+        );
+        // What spoils a capture is an error at its end, even if nobody looked.
+        let error = told(stream.capture(|stream| {
+            let _ = stream.device().alloc::<u8>(1);
+            add_one(stream, &a)
+        }));
+        assert!(error.contains("end a capture"), "{error}");
+        assert_eq!(calls(), "cuStreamBeginCapture_v2 cuLaunchKernel cuStreamEndCapture");
+        let error = told(stream.capture(|stream| stream.capture(|_| Ok(())).map(|_| ())));
+        assert!(error.contains("begin a capture"), "{error}");
+        calls();
+        for (status, says) in [(2, "memory is full, "), (1, "as the test asked")] {
+            refuse(&format!("cuGraphInstantiateWithFlags {status}"));
+            let error = told(stream.capture(|stream| add_one(stream, &a)));
+            assert!(error.contains("instantiate a graph") && error.contains(says), "{error}");
+            assert!(calls().ends_with("cuGraphInstantiateWithFlags cuGraphDestroy"));
+        }
+        // A panic ends the capture, too.
+        let panic = std::panic::AssertUnwindSafe(|| stream.capture(|_| panic!("as asked")));
+        assert!(std::panic::catch_unwind(panic).is_err());
+        stream.synchronize().unwrap();
+        assert_eq!(a.to_vec(&stream).unwrap(), [3, 4, 5]);
+    });
+}
+
+#[test]
+fn pinned_memory_and_events() {
+    with_fake_driver("pinned_memory_and_events", "13000 1 90 0", || {
+        let device = Device::cuda(0).unwrap();
+        let stream = device.stream().unwrap();
+        let (mut host, event) = (device.host_buffer::<u32>(4).unwrap(), device.event().unwrap());
+        assert_eq!(host.as_slice(), [0; 4]);
+        host.as_mut_slice().copy_from_slice(&[1, 2, 3, 4]);
+        let mut a = device.zeroed::<u32>(3, &stream).unwrap();
+        calls();
+        // SAFETY: the event is waited for before `host` is used again.
+        unsafe {
+            a.write_pinned(1, &host, 2..4, &stream).unwrap();
+            a.read_pinned(0, &mut host, 0..3, &stream).unwrap();
+        }
+        stream.record(&event).unwrap();
+        refuse("cuEventQuery 600"); // not ready
+        assert!(!event.is_done().unwrap() && event.is_done().unwrap());
+        event.wait().unwrap();
+        assert_eq!(host.as_slice(), [0, 3, 4, 4]);
+        assert_eq!(calls(), "cuEventQuery cuEventQuery cuEventSynchronize");
+        refuse("cuEventQuery 700");
+        assert!(event.is_done().unwrap_err().to_string().contains("ask for an event"));
+
+        refuse("cuMemHostAlloc 2");
+        let error = device.host_buffer::<u32>(10).unwrap_err().to_string();
+        assert!(error.contains("allocate 40 bytes of pinned host memory"), "{error}");
+        calls();
+        drop(host);
+        assert_eq!(calls(), "cuMemFreeHost");
+    });
+}
+
+#[test]
+fn virtual_memory_is_mapped_and_unmapped() {
+    with_fake_driver("virtual_memory_is_mapped_and_unmapped", "13000 1 90 0 300000", || {
+        const CHUNK: usize = 65536;
+        let device = Device::cuda(0).unwrap();
+        let stream = device.stream().unwrap();
+        let free = || device.memory().unwrap().free;
+        calls();
+        let mut range = Reservation::new(&device, 5 * CHUNK as u64 + 1, 1).unwrap();
+        assert_eq!((range.chunks(), range.chunk_bytes()), (6, CHUNK as u64));
+        assert_eq!((range.committed(), free()), (0, 300_000));
+        range.commit(1..3).unwrap();
+        range.commit(2..4).unwrap();
+        const COMMIT: &str = " cuMemCreate cuMemMap cuMemRelease cuMemSetAccess";
+        assert_eq!(calls(), "cuMemAddressReserve".to_owned() + &COMMIT.repeat(3));
+        assert_eq!((range.committed() as usize, free() as usize), (3 * CHUNK, 300_000 - 3 * CHUNK));
+        // Three chunks are one piece of memory.
+        let at = range.address() + CHUNK as u64;
+        // SAFETY: the range has memory here, and outlives the buffer.
+        let mut a =
+            unsafe { kvfold::backend::driver::DeviceBuffer::borrow(&device, at, 3 * CHUNK) };
+        a.write(0, &vec![7u8; 3 * CHUNK], &stream).unwrap();
+
+        // The second of two chunks does not fit: neither stays.
+        match range.commit(4..6) {
+            Err(Error::DeviceOutOfMemory { needed, free }) => {
+                assert_eq!((needed as usize, free as usize), (2 * CHUNK, 300_000 - 3 * CHUNK));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(calls(), COMMIT[1..].to_owned() + " cuMemCreate cuMemUnmap");
+        assert!(matches!(range.commit(5..7), Err(Error::NotFound { .. })));
+        for (call, after) in [
+            ("cuMemCreate 1", "cuMemCreate"),
+            ("cuMemMap 1", "cuMemCreate cuMemMap cuMemRelease"),
+            ("cuMemSetAccess 1", &(COMMIT[1..].to_owned() + " cuMemUnmap")),
+        ] {
+            refuse(call);
+            assert!(matches!(range.commit(0..1), Err(Error::Device { .. })), "{call}");
+            assert_eq!(calls(), after);
+            assert_eq!((range.is_committed(0), free() as usize), (false, 300_000 - 3 * CHUNK));
+        }
+        // SAFETY: nothing runs.
+        unsafe {
+            range.decommit(2);
+            range.decommit(2);
+        }
+        assert_eq!((calls().as_str(), range.committed() as usize), ("cuMemUnmap", 2 * CHUNK));
+        drop(range);
+        assert_eq!(calls(), "cuCtxSynchronize cuMemUnmap cuMemUnmap cuMemAddressFree");
+        assert_eq!(free(), 300_000);
+    });
+}
+
+#[test]
+fn a_device_without_virtual_memory() {
+    with_fake_driver("a_device_without_virtual_memory", "13000 1 90 0 1000000 0", || {
+        let error = Reservation::new(&Device::cuda(0).unwrap(), 1, 1).err().unwrap();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains("virtual memory management"), "{error}");
     });
 }
 

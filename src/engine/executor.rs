@@ -5,7 +5,7 @@ use crate::backend::{Backend, Ids, KvGroup};
 use crate::cache::{BlockRef, ClassDesc, Step};
 use crate::codec::Codec;
 use crate::error::Result;
-use crate::model::{KvOptions, Llama, ModelConfig, Workspace};
+use crate::model::{Llama, ModelConfig, Workspace};
 use std::ops::Range;
 
 /// The same as [`Backend`] and [`Llama`], without their types.
@@ -21,8 +21,6 @@ pub(super) trait Executor: Send {
     /// Bytes that the weights keep resident.
     fn weight_bytes(&self) -> u64;
 
-    /// As [`Llama::kv_groups`].
-    fn kv_groups(&self, options: &KvOptions) -> Vec<KvGroup>;
     /// As [`Backend::configure_kv`].
     fn configure_kv(
         &mut self,
@@ -86,10 +84,6 @@ impl<B: Backend + Send> Executor for On<B> {
 
     fn weight_bytes(&self) -> u64 {
         self.model.weight_bytes(&self.backend)
-    }
-
-    fn kv_groups(&self, options: &KvOptions) -> Vec<KvGroup> {
-        self.model.kv_groups(options)
     }
 
     fn configure_kv(

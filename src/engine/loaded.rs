@@ -2,6 +2,7 @@
 
 use super::device::DeviceChoice;
 use super::executor::{Executor, On};
+use super::memory::weight_bytes;
 use crate::backend::WeightPolicy;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::cuda::append::Element;
@@ -9,7 +10,7 @@ use crate::backend::cuda::backend::CudaBackend;
 use crate::backend::driver::Device;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Checkpoint, DtypeCount, Llama, Tokenizer, WeightType};
+use crate::model::{ChatTemplate, Checkpoint, Llama, Tokenizer, WeightType};
 use half::{bf16, f16};
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +45,14 @@ impl LoadOptions {
     pub fn with_element(mut self, element: Option<Codec>) -> Self {
         self.element = element;
         self
+    }
+
+    /// The 16-bit type in which a checkpoint is computed on a GPU.
+    pub fn element_of(&self, checkpoint: &Checkpoint) -> Codec {
+        self.element.unwrap_or_else(|| match checkpoint.dtypes().first() {
+            Some(most) if most.dtype == WeightType::BF16 => Codec::Bf16,
+            _ => Codec::F16,
+        })
     }
 }
 
@@ -91,7 +100,7 @@ impl LoadedModel {
     /// loaded if the weights exceed the device.
     pub fn open_on(path: impl AsRef<Path>, device: &Device, options: &LoadOptions) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
-        let executor = match options.element.unwrap_or_else(|| element_of(&checkpoint)) {
+        let executor = match options.element_of(&checkpoint) {
             Codec::F16 => on_device::<f16>(&checkpoint, device, options.weights)?,
             Codec::Bf16 => on_device::<bf16>(&checkpoint, device, options.weights)?,
             other => {
@@ -132,7 +141,7 @@ fn on_device<T: Element>(
     device: &Device,
     policy: WeightPolicy,
 ) -> Result<Box<dyn Executor>> {
-    let needed = elements(checkpoint) * size_of::<T>() as u64;
+    let needed = weight_bytes(checkpoint);
     let free = device.memory()?.free;
     if needed > free {
         return Err(Error::DeviceOutOfMemory { needed, free });
@@ -140,19 +149,4 @@ fn on_device<T: Element>(
     let backend = CudaBackend::<T>::new(device)?;
     let model = Llama::load(checkpoint, &backend, policy)?;
     Ok(Box::new(On::new(backend, model)?))
-}
-
-/// bf16 if most of the file is.
-fn element_of(checkpoint: &Checkpoint) -> Codec {
-    match checkpoint.dtypes().first() {
-        Some(most) if most.dtype == WeightType::BF16 => Codec::Bf16,
-        _ => Codec::F16,
-    }
-}
-
-/// Elements of all tensors.
-fn elements(checkpoint: &Checkpoint) -> u64 {
-    let elements =
-        |of: &DtypeCount| of.bytes / of.dtype.block_bytes() as u64 * of.dtype.block_size() as u64;
-    checkpoint.dtypes().iter().map(elements).sum()
 }

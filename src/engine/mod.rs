@@ -9,6 +9,7 @@ mod config;
 mod device;
 mod executor;
 mod loaded;
+mod memory;
 mod request;
 mod session;
 pub mod text;
@@ -18,6 +19,7 @@ mod worker;
 pub use config::EngineConfig;
 pub use device::DeviceChoice;
 pub use loaded::{LoadOptions, LoadedModel};
+pub use memory::MemoryPlan;
 pub use request::{Event, FinishReason, Request, RequestStream, Stats};
 pub use session::Session;
 

@@ -3,10 +3,11 @@
 
 use super::config::EngineConfig;
 use super::loaded::LoadedModel;
+use super::memory::KvPlan;
 use crate::backend::Ids;
 use crate::backend::draw::Choice;
 use crate::cache::{KvCache, SeqId, Step};
-use crate::codec::{Codec, KvFormat};
+use crate::codec::KvFormat;
 use crate::error::{Error, Result};
 use crate::model::{KvOptions, cache_config};
 use std::ops::Range;
@@ -203,39 +204,12 @@ struct Prepared {
 fn prepare(model: &mut LoadedModel, config: &EngineConfig) -> Result<Prepared> {
     config.validate()?;
     let executor = &mut model.executor;
-    let options = fit(config.kv_options()?, executor.element())?;
-    let groups = executor.kv_groups(&options);
-    let unlimited = KvCache::new(cache_config(&groups, u64::MAX))?;
-    let whole = unlimited.bytes_for(executor.config().context, config.prefill_chunk);
-    let budget = match (config.kv_budget, executor.free_memory()?) {
-        (Some(needed), Some(free)) if needed > free => {
-            return Err(Error::DeviceOutOfMemory { needed, free });
-        }
-        (Some(bytes), _) => bytes,
-        (None, Some(free)) => whole.min(free / 10 * 9),
-        (None, None) => whole,
-    };
-    tracing::info!(budget, whole, format = %options.format, "KV cache");
+    let free = executor.free_memory()?;
+    let KvPlan { options, groups, budget, .. } =
+        KvPlan::new(executor.config(), config, executor.element(), free)?;
     let cache = KvCache::new(cache_config(&groups, budget))?;
     executor.configure_kv(&groups, cache.classes(), budget)?;
     let token_bytes_16_bit =
         groups.iter().map(|g| (g.layers * g.kv_heads * g.head_dim * 4) as u64).sum();
     Ok(Prepared { cache, options, token_bytes_16_bit })
-}
-
-/// The options with pages in the one 16-bit type of a device, if it has one.
-fn fit(options: KvOptions, element: Option<Codec>) -> Result<KvOptions> {
-    let format = options.format;
-    match element {
-        Some(element) if element != format.hot() => {
-            if [format.key, format.value].iter().any(|codec| codec.is_16_bit()) {
-                let what = format!(
-                    "{format} on a device that computes in {element}; use {element} or a lower format"
-                );
-                return Err(Error::config("kv", what));
-            }
-            Ok(KvOptions { format: format.with_hot(element)?, ..options })
-        }
-        _ => Ok(options),
-    }
 }

@@ -2,14 +2,13 @@
 //! and SwiGLU (Touvron et al. 2023), with Mistral's sliding window, Qwen2's
 //! biases and Qwen3's query and key norms.
 
+use super::kv::{group_sizes, kv_layers};
 use super::{Checkpoint, ModelConfig, RawTensor};
 use crate::backend::draw::Choice;
 use crate::backend::{
-    Attend, AttendSeq, Backend, Ids, KvGroup, LayerIndex, MatrixBytes, Rope, StepInput,
-    WeightPolicy,
+    Attend, AttendSeq, Backend, Ids, LayerIndex, MatrixBytes, Rope, StepInput, WeightPolicy,
 };
-use crate::cache::{CacheConfig, GroupSpec, SeqStep, Step};
-use crate::codec::KvFormat;
+use crate::cache::{SeqStep, Step};
 use crate::error::{Error, Result};
 use std::ops::Range;
 
@@ -38,24 +37,6 @@ pub struct Llama<B: Backend> {
     /// `None`: the embedding serves as the output layer.
     head: Option<B::Matrix>,
     rope: Rope,
-}
-
-/// How the KV cache of a model is stored.
-#[derive(Clone, Copy, Debug)]
-pub struct KvOptions {
-    /// Format of sealed pages, for every layer.
-    pub format: KvFormat,
-    /// S: tokens at the start that stay in 16 bits.
-    pub sinks: usize,
-    /// R: tokens that every query sees in 16 bits, a multiple of 64.
-    pub hot_window: usize,
-}
-
-impl KvOptions {
-    /// S = 4, R = 128.
-    pub fn new(format: KvFormat) -> Self {
-        Self { format, sinks: 4, hot_window: GroupSpec::DEFAULT_HOT_WINDOW }
-    }
 }
 
 /// Activations of a forward pass, allocated once and reused.
@@ -126,10 +107,8 @@ impl<B: Backend> Llama<B> {
         };
         let vector = |name: &str| backend.vector(&floats(checkpoint, name)?);
 
-        let mut kv_layers = [0, 0];
-        let mixed = config.sliding_layers.iter().any(|&s| s != config.sliding_layers[0]);
         let mut layers = Vec::with_capacity(config.layers);
-        for i in 0..config.layers {
+        for (i, kv) in kv_layers(&config).into_iter().enumerate() {
             let name = |part: &str| format!("model.layers.{i}.{part}");
             let names = |parts: &[&str]| -> Vec<String> { parts.iter().map(|p| name(p)).collect() };
             let qkv_bias = match config.qkv_bias {
@@ -147,9 +126,6 @@ impl<B: Backend> Llama<B> {
                 false => Ok(None),
             };
             let slides = config.sliding_layers[i];
-            let group = usize::from(mixed && slides);
-            let kv = LayerIndex { group, layer: kv_layers[group] };
-            kv_layers[group] += 1;
             layers.push(Layer {
                 input_norm: vector(&name("input_layernorm.weight"))?,
                 qkv: matrix(&names(&[
@@ -191,29 +167,6 @@ impl<B: Backend> Llama<B> {
     pub fn weight_bytes(&self, backend: &B) -> u64 {
         let layers = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.gate_up, &l.down]);
         (layers.chain([&self.embedding]).chain(&self.head)).map(|m| backend.matrix_bytes(m)).sum()
-    }
-
-    /// The KV groups: full and sliding layers apart where a model has both.
-    pub fn kv_groups(&self, options: &KvOptions) -> Vec<KvGroup> {
-        let group = |layers| KvGroup {
-            layers,
-            kv_heads: self.config.kv_heads,
-            head_dim: self.config.head_dim,
-            format: options.format,
-            sinks: options.sinks,
-            hot_window: options.hot_window,
-        };
-        self.group_layers().into_iter().map(group).collect()
-    }
-
-    /// Layers of each KV group.
-    fn group_layers(&self) -> Vec<usize> {
-        let mut layers = Vec::new();
-        for layer in &self.layers {
-            layers.resize(layers.len().max(layer.kv.group + 1), 0);
-            layers[layer.kv.group] += 1;
-        }
-        layers
     }
 
     /// Appends the new tokens' keys and values, seals pages, and leaves the final
@@ -283,7 +236,7 @@ impl<B: Backend> Llama<B> {
         // Single tokens seal only pages that earlier steps have filled.
         let decodes = seqs.iter().all(|seq| seq.new_tokens == 1);
         if decodes {
-            for (group, layers) in self.group_layers().into_iter().enumerate() {
+            for (group, layers) in group_sizes(&self.config).into_iter().enumerate() {
                 backend.seal(group, 0..layers, seqs)?;
             }
         }
@@ -369,18 +322,4 @@ impl<B: Backend> Llama<B> {
     fn head(&self) -> &B::Matrix {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
-}
-
-/// What the cache must know about the groups.
-pub fn cache_config(groups: &[KvGroup], budget_bytes: u64) -> CacheConfig {
-    let spec = |group: &KvGroup| GroupSpec {
-        layers: group.layers,
-        kv_heads: group.kv_heads,
-        hot_page_bytes: KvFormat::uniform(group.format.hot()).page_bytes(group.head_dim) as u64,
-        sealed_page_bytes: (group.format.seals())
-            .then(|| group.format.page_bytes(group.head_dim) as u64),
-        sinks: group.sinks,
-        hot_window: group.hot_window,
-    };
-    CacheConfig { groups: groups.iter().map(spec).collect(), budget_bytes }
 }

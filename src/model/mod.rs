@@ -16,6 +16,7 @@
 //! | `tokenizer.rs` | text to ids and back |
 //! | `tokenizer_json.rs`, `tokenizer_gguf.rs` | checking a tokenizer's file; reading GGUF's |
 //! | `chat.rs` | chat templates |
+//! | `kv.rs` | the KV groups of a model |
 //! | `llama.rs` | the forward pass, on any backend |
 //! | `complaint.rs` | errors that quote a file |
 
@@ -27,6 +28,7 @@ mod gguf;
 mod gguf_model;
 mod hf;
 mod hf_config;
+mod kv;
 mod llama;
 mod tokenizer;
 mod tokenizer_gguf;
@@ -36,6 +38,7 @@ mod weights;
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, DtypeCount};
 pub use config::{Family, ModelConfig, RopeConfig, RopeScaling, Yarn};
-pub use llama::{KvOptions, Llama, Workspace, cache_config};
+pub use kv::{KvOptions, cache_config, kv_groups};
+pub use llama::{Llama, Workspace};
 pub use tokenizer::Tokenizer;
 pub use weights::{RawTensor, WeightType};

@@ -6,6 +6,7 @@
 
 mod elementwise;
 mod norm;
+mod penalise;
 #[path = "../common/random.rs"]
 mod random;
 mod refusals;

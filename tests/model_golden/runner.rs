@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use kvfold::backend::draw::Choice;
 use kvfold::backend::{Backend, Ids, WeightPolicy};
 use kvfold::cache::KvCache;
-use kvfold::model::{Checkpoint, KvOptions, Llama, Workspace, cache_config};
+use kvfold::model::{Checkpoint, KvOptions, Llama, Workspace, cache_config, kv_groups};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub struct Runner<B: Backend> {
 impl<B: Backend> Runner<B> {
     pub fn new(mut backend: B, path: &Path, policy: WeightPolicy, kv: &str) -> Self {
         let model = Llama::load(&Checkpoint::open(path).unwrap(), &backend, policy).unwrap();
-        let groups = model.kv_groups(&KvOptions::new(kv.parse().unwrap()));
+        let groups = kv_groups(model.config(), &KvOptions::new(kv.parse().unwrap()));
         // Enough for the prompts that are computed together.
         let unlimited = KvCache::new(cache_config(&groups, u64::MAX)).unwrap();
         let budget = 2 * unlimited.bytes_for(256, 256);

@@ -5,6 +5,9 @@
 //! put behind a block when it is first taken, a chunk at a time, and taken away from
 //! chunks without blocks in use when another class needs it.
 
+#[cfg(all(test, feature = "emulator"))]
+mod tests;
+
 use super::class_memory::ClassMemory;
 use super::params::{CODEC_BF16, CODEC_F16, CODEC_FP8, CODEC_KIVI2, CODEC_KIVI4, KvArena};
 use crate::backend::driver::{Device, DeviceBuffer, Stream};
@@ -284,8 +287,15 @@ impl Arenas {
     /// The layout of a block that is in use or could be.
     pub(super) fn writable(&self, block: BlockRef) -> Result<&PageLayout> {
         let layout = self.layout(block.class)?;
-        match self.memory[usize::from(block.class.0)].most() {
-            most if block.index < most => Ok(layout),
+        if block.index < self.memory[usize::from(block.class.0)].most() {
+            return Ok(layout);
+        }
+        match (u64::from(block.index) + 1) * layout.block_bytes() as u64 {
+            // The budget is more than the device has.
+            needed if needed <= self.budget => {
+                let free = self.table.device().info().memory;
+                Err(Error::DeviceOutOfMemory { needed, free })
+            }
             _ => Err(missing(block)),
         }
     }

@@ -221,6 +221,38 @@ impl Attention {
         workspace: &mut Workspace,
         stream: &Stream,
     ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch(call, workspace, true, stream) }
+    }
+
+    /// As [`attend`](Self::attend), by the plan that the last such call on this workspace
+    /// made: for another layer of the same step, if no sequence is ragged.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Safety
+    /// As there; and that call had the same tables and sequences.
+    pub unsafe fn attend_as_planned(
+        &self,
+        call: &AttentionCall,
+        workspace: &mut Workspace,
+        stream: &Stream,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch(call, workspace, false, stream) }
+    }
+
+    /// # Safety
+    /// That of [`attend`](Self::attend), and without `plan` that of
+    /// [`attend_as_planned`](Self::attend_as_planned).
+    unsafe fn launch(
+        &self,
+        call: &AttentionCall,
+        workspace: &mut Workspace,
+        plan: bool,
+        stream: &Stream,
+    ) -> Result<()> {
         let shape = &self.shape;
         let group = shape.heads / shape.kv_heads;
         if call.n_seqs > workspace.limits.seqs {
@@ -241,7 +273,9 @@ impl Attention {
         // SAFETY: the caller's promise; plans and parts are the workspace's, whose
         // capacity the plan kernel respects.
         unsafe {
-            stream.launch("attend_plan", Launch::new(1, 256).shared(4 * 256), &params)?;
+            if plan {
+                stream.launch("attend_plan", Launch::new(1, 256).shared(4 * 256), &params)?;
+            }
             stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
             let merge = Launch::grid([entries, columns.div_ceil(4) as u32, 1], 128);
             stream.launch(&self.merge, merge, &params)?;

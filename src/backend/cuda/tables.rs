@@ -21,6 +21,7 @@ pub struct AttendTables {
     masks: DeviceList<u64>,
     rotations: DeviceList<f32>,
     sizes: Sizes,
+    uniform: bool,
 }
 
 /// What a call asks of its buffers and its workspace.
@@ -54,6 +55,7 @@ impl AttendTables {
             masks: DeviceList::new(device)?,
             rotations: DeviceList::new(device)?,
             sizes: Sizes::default(),
+            uniform: true,
         })
     }
 
@@ -84,6 +86,7 @@ impl AttendTables {
         self.table.set(&tables.table, stream)?;
         self.masks.set(&tables.masks, stream)?;
         self.rotations.set(&tables.rotations, stream)?;
+        self.uniform = tables.seqs.iter().all(|seq| seq.ragged == 0);
         (self.arenas, self.group, self.sizes) = (arenas.id(), group, tables.sizes);
         Ok(())
     }
@@ -91,6 +94,11 @@ impl AttendTables {
     /// What calls over these tables ask for.
     pub fn sizes(&self) -> Sizes {
         self.sizes
+    }
+
+    /// Whether every sequence has one table for all layers, so that one plan serves them.
+    pub fn are_uniform(&self) -> bool {
+        self.uniform
     }
 
     /// A call over layer `layer`; `q`, `out` and `lse` are still to be named.

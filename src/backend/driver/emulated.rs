@@ -42,11 +42,14 @@ pub struct EmulatorOptions {
     pub memory: u64,
     /// What the device says that it has; plans depend on it, results do not.
     pub multiprocessors: u32,
+    /// After so many launches the device is lost: later ones do nothing, and whatever
+    /// waits for it fails.
+    pub lost_after: Option<u64>,
 }
 
 impl Default for EmulatorOptions {
     fn default() -> Self {
-        Self { seed: 0, host_threads: 1, memory: 1 << 30, multiprocessors: 4 }
+        Self { seed: 0, host_threads: 1, memory: 1 << 30, multiprocessors: 4, lost_after: None }
     }
 }
 
@@ -136,12 +139,28 @@ impl EmulatedDriver {
         self.handles.fetch_add(1, Ordering::Relaxed)
     }
 
+    fn is_lost(&self) -> bool {
+        let launches = self.launches.load(Ordering::Relaxed);
+        self.options.lost_after.is_some_and(|most| launches >= most)
+    }
+
+    /// An error once the device is lost, for whatever waits for it.
+    fn alive(&self, operation: &str) -> Result<()> {
+        match self.is_lost() {
+            true => Err(Error::device(operation, "the device was lost")),
+            false => Ok(()),
+        }
+    }
+
     /// # Safety
     /// That of [`Driver::launch`].
     unsafe fn run_kernel(&self, kernel: &str, shape: Launch, params: &[u8]) -> Result<()> {
         if shape.shared_bytes > self.info.shared_bytes {
             let what = format!("the device has {} bytes of shared memory", self.info.shared_bytes);
             return Err(Error::device(format!("launch {kernel} as {shape:?}"), what));
+        }
+        if self.is_lost() {
+            return Ok(());
         }
         let launch = self.launches.fetch_add(1, Ordering::Relaxed);
         let seed = self.options.seed.wrapping_add(launch);
@@ -190,6 +209,7 @@ impl Driver for EmulatedDriver {
     }
 
     unsafe fn read(&self, from: u64, to: &mut [u8], stream: RawStream) -> Result<()> {
+        self.alive("copy from the device")?;
         let mut state = self.state();
         state.not_captured(stream, "copy from the device")?;
         state.pinned.land_stream(stream);
@@ -230,6 +250,7 @@ impl Driver for EmulatedDriver {
     }
 
     unsafe fn synchronize(&self, stream: RawStream) -> Result<()> {
+        self.alive("synchronize")?;
         let mut state = self.state();
         state.not_captured(stream, "wait for the device")?;
         state.pinned.land_stream(stream);
@@ -284,12 +305,14 @@ impl Driver for EmulatedDriver {
     }
 
     unsafe fn is_done(&self, event: RawEvent) -> Result<bool> {
+        self.alive("ask for an event")?;
         let mut state = self.state();
         state.not_capturing("ask for an event")?;
         Ok(state.pinned.is_done(event))
     }
 
     unsafe fn await_event(&self, event: RawEvent) -> Result<()> {
+        self.alive("wait for an event")?;
         let mut state = self.state();
         state.not_capturing("wait for an event")?;
         state.pinned.land_event(event);

@@ -1,5 +1,8 @@
 //! What every driver promises, on the emulated device and on CUDA if there is one.
 
+mod graphs;
+mod memory;
+
 use super::*;
 use crate::backend::cuda::params::{CopyJob, CopyParams, KvArena};
 use crate::error::Error;

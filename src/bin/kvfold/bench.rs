@@ -6,7 +6,9 @@ use crate::size;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use kvfold::Error;
+use kvfold::backend::Ids;
 use kvfold::backend::cpu::{Level, threads};
+use kvfold::backend::draw::Choice;
 use kvfold::cache::SeqId;
 use kvfold::engine::{EngineConfig, Session};
 use serde_json::{Value, json};
@@ -102,7 +104,7 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let mut reports = Vec::new();
     let mut name = String::new();
     for kv in &args.kv {
-        let model = args.model.load(cancel)?;
+        let model = args.model.load(&config(args, kv), cancel)?;
         name.clone_from(&model.name);
         let mut session = Session::new(model, config(args, kv))?;
         let cells = measure(args, &depths, &mut session, cancel)?;
@@ -202,14 +204,26 @@ fn prefill(session: &mut Session, seq: SeqId, ids: &[u32], cancel: &AtomicBool) 
     Ok(session.logits(0..1, |_, _| Ok(()))?)
 }
 
-/// Appends tokens one by one, with the logits of each.
+/// Appends tokens one by one, with the logits of each; on a device of its own, as when it
+/// generates: it chooses tokens, and one step is always under way.
 fn decode(session: &mut Session, seq: SeqId, ids: &[u32], cancel: &AtomicBool) -> Result<()> {
-    for &id in ids {
+    let on_device = session.samples_on_device();
+    for (i, &id) in ids.iter().enumerate() {
         if cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled.into());
         }
+        if on_device {
+            session.step_and_choose(seq, Ids::Given(&[id]), Choice::GREEDY)?;
+            if i > 0 {
+                session.receive()?;
+            }
+            continue;
+        }
         session.step(seq, &[id], &[0])?;
         session.logits(0..1, |_, _| Ok(()))?;
+    }
+    if on_device && !ids.is_empty() {
+        session.receive()?;
     }
     Ok(())
 }

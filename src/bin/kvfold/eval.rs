@@ -137,6 +137,16 @@ impl CommonArgs {
         Ok(settings)
     }
 
+    /// Loads the model, for the first setting to begin with.
+    fn load(
+        &self,
+        settings: &[(Setting, EngineConfig)],
+        cancel: &Arc<AtomicBool>,
+    ) -> Result<LoadedModel> {
+        let first = settings.first().map(|(_, config)| config.clone());
+        self.model.load(&first.unwrap_or_default(), cancel)
+    }
+
     /// Measures every setting on one model, with a progress bar of `steps` each.
     fn measure<T>(
         &self,
@@ -220,7 +230,7 @@ fn run_perplexity(args: &PerplexityArgs, cancel: &Arc<AtomicBool>) -> Result<()>
     // What can be wrong without the model is said before it is loaded.
     let settings = args.common.settings()?;
     let text = read_document(&args.file)?;
-    let model = args.common.model.load(cancel)?;
+    let model = args.common.load(&settings, cancel)?;
     anyhow::ensure!(
         args.context <= model.context(),
         "context: {} is more than the {} tokens that {} was trained for",
@@ -277,7 +287,7 @@ fn run_niah(args: &NiahArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         haystack,
     };
     options.validate(usize::MAX)?;
-    let model = args.common.model.load(cancel)?;
+    let model = args.common.load(&settings, cancel)?;
     let prompts =
         niah::prompts(&model.tokenizer, model.template.as_deref(), model.context(), &options)?;
     if let Some(path) = &args.prompts {

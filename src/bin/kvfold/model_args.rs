@@ -1,12 +1,15 @@
 //! The options that choose a model, shared by the subcommands.
 
 use crate::fetch::fetch_with_bar;
+use crate::size;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use kvfold::backend::WeightPolicy;
+use kvfold::backend::driver::Device;
 use kvfold::codec::Codec;
-use kvfold::engine::{DeviceChoice, LoadOptions, LoadedModel};
+use kvfold::engine::{DeviceChoice, EngineConfig, LoadOptions, LoadedModel, MemoryPlan};
 use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, resolve};
+use kvfold::model::Checkpoint;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -95,8 +98,9 @@ impl ModelArgs {
         Ok(fetch_with_bar(&resolve(&self.model)?, &options)?)
     }
 
-    /// Finds, fetches and loads the model.
-    pub fn load(&self, cancel: &Arc<AtomicBool>) -> Result<LoadedModel> {
+    /// Finds, fetches and loads the model. What it and the cache of `config` take of a
+    /// GPU is said on stderr first.
+    pub fn load(&self, config: &EngineConfig, cancel: &Arc<AtomicBool>) -> Result<LoadedModel> {
         let options = LoadOptions::default()
             .with_weights(self.weights.into())
             .with_element(self.dtype.map(Codec::from));
@@ -104,8 +108,28 @@ impl ModelArgs {
         let device = self.device.open()?;
         let path = self.path(cancel)?;
         Ok(match &device {
-            Some(device) => LoadedModel::open_on(path, device, &options)?,
+            Some(device) => {
+                let checkpoint = Checkpoint::open(&path)?;
+                let element = options.element_of(&checkpoint);
+                let plan = MemoryPlan::new(&checkpoint, device, element, config)?;
+                eprintln!("{}", describe(&plan, device));
+                LoadedModel::open_on(path, device, &options)?
+            }
             None => LoadedModel::open_with(path, &options)?,
         })
     }
+}
+
+fn describe(plan: &MemoryPlan, device: &Device) -> String {
+    let part = match plan.kv_budget < plan.kv_whole {
+        true => format!(" of {} for the whole context", size::show(plan.kv_whole)),
+        false => String::new(),
+    };
+    format!(
+        "{}: {} of weights, up to {} of KV{part}; {} are free",
+        device.info().name,
+        size::show(plan.weights),
+        size::show(plan.kv_budget),
+        size::show(plan.free)
+    )
 }

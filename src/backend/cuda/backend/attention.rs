@@ -17,6 +17,8 @@ pub(super) struct Layer {
     pub attention: Attention,
     pub workspace: Workspace,
     limits: Limits,
+    /// The KV group of the step in hand for whose tables the workspace holds a plan.
+    pub planned: Option<usize>,
 }
 
 impl Layers {
@@ -36,7 +38,7 @@ impl Layers {
                 let attention = Attention::new(stream.device(), shape)?;
                 let limits = rounded(needed);
                 let workspace = attention.workspace(limits)?;
-                self.layers.push(Layer { attention, workspace, limits });
+                self.layers.push(Layer { attention, workspace, limits, planned: None });
                 self.layers.len() - 1
             }
         };
@@ -44,9 +46,13 @@ impl Layers {
         Ok(&mut self.layers[at])
     }
 
-    /// Makes room in all layers for a step, so that no call of it has to.
-    pub fn reserve(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
-        self.layers.iter_mut().try_for_each(|layer| layer.reserve(needed, stream))
+    /// Makes room in all layers for a step that begins, so that no call of it has to.
+    pub fn begin(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
+        for layer in &mut self.layers {
+            layer.planned = None;
+            layer.reserve(needed, stream)?;
+        }
+        Ok(())
     }
 }
 
@@ -65,6 +71,7 @@ impl Layer {
                 tokens: needed.tokens.max(has.tokens),
             };
             self.limits = rounded(most);
+            self.planned = None;
             self.workspace = self.attention.workspace(self.limits)?;
         }
         Ok(())

@@ -215,7 +215,7 @@ impl<T: Element> Backend for CudaBackend<T> {
         kv.begin(step.seqs, padding, places, step.rope, &self.stream)?;
         let most = kv.plans.iter().map(|plans| limits(&plans.tables.sizes()));
         for needed in most {
-            self.layers.reserve(needed, &self.stream)?;
+            self.layers.begin(needed, &self.stream)?;
         }
         Ok(())
     }
@@ -425,7 +425,14 @@ impl<T: Element> Backend for CudaBackend<T> {
         // SAFETY: the tables were checked against the arenas when the step began, the
         // buffers hold its rows, and the workspace its limits; all live as long as the
         // backend, which waits for its stream before it lets go of any.
-        unsafe { layer.attention.attend(&call_at, &mut layer.workspace, stream) }
+        unsafe {
+            if layer.planned == Some(call.at.group) && tables.are_uniform() {
+                return layer.attention.attend_as_planned(&call_at, &mut layer.workspace, stream);
+            }
+            layer.attention.attend(&call_at, &mut layer.workspace, stream)?;
+        }
+        layer.planned = Some(call.at.group);
+        Ok(())
     }
 
     fn score(

@@ -1,0 +1,111 @@
+//! How much memory a model and its cache take, known before anything is loaded.
+
+use super::config::EngineConfig;
+use crate::backend::KvGroup;
+use crate::backend::driver::Device;
+use crate::cache::KvCache;
+use crate::codec::Codec;
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, KvOptions, ModelConfig, cache_config, kv_groups};
+
+/// The KV cache that a configuration asks for.
+pub(super) struct KvPlan {
+    pub options: KvOptions,
+    pub groups: Vec<KvGroup>,
+    /// Bytes that it may hold.
+    pub budget: u64,
+    /// Bytes that the model's whole context takes.
+    pub whole: u64,
+}
+
+impl KvPlan {
+    /// For a model on a device that computes in `element` and has `free` bytes, if that
+    /// is so.
+    pub fn new(
+        model: &ModelConfig,
+        config: &EngineConfig,
+        element: Option<Codec>,
+        free: Option<u64>,
+    ) -> Result<Self> {
+        config.validate()?;
+        let options = fit(config.kv_options()?, element)?;
+        let groups = kv_groups(model, &options);
+        let unlimited = KvCache::new(cache_config(&groups, u64::MAX))?;
+        let whole = unlimited.bytes_for(model.context, config.prefill_chunk);
+        let budget = match (config.kv_budget, free) {
+            (Some(needed), Some(free)) if needed > free => {
+                return Err(Error::DeviceOutOfMemory { needed, free });
+            }
+            (Some(bytes), _) => bytes,
+            // Activations need a share, too.
+            (None, Some(free)) => whole.min(free / 10 * 9),
+            (None, None) => whole,
+        };
+        Ok(Self { options, groups, budget, whole })
+    }
+}
+
+/// The options with pages in the one 16-bit type of a device, if it has one.
+fn fit(options: KvOptions, element: Option<Codec>) -> Result<KvOptions> {
+    let format = options.format;
+    match element {
+        Some(element) if element != format.hot() => {
+            if [format.key, format.value].iter().any(|codec| codec.is_16_bit()) {
+                let what = format!(
+                    "{format} on a device that computes in {element}; use {element} or fewer bits"
+                );
+                return Err(Error::config("kv", what));
+            }
+            Ok(KvOptions { format: format.with_hot(element)?, ..options })
+        }
+        _ => Ok(options),
+    }
+}
+
+/// What a model and its cache will take of a device's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryPlan {
+    /// Bytes of the weights.
+    pub weights: u64,
+    /// Bytes that the KV cache may hold.
+    pub kv_budget: u64,
+    /// Bytes of KV that the model's whole context takes.
+    pub kv_whole: u64,
+    /// Bytes that are free now.
+    pub free: u64,
+}
+
+impl MemoryPlan {
+    /// Plans weights of 16-bit type `element` ([`element_of`](super::LoadOptions::element_of))
+    /// and a cache.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`] if the weights, or weights and budget, exceed what is
+    /// free; [`Error::Config`].
+    pub fn new(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        element: Codec,
+        config: &EngineConfig,
+    ) -> Result<Self> {
+        let free = device.memory()?.free;
+        let weights = weight_bytes(checkpoint);
+        let left = free.checked_sub(weights);
+        let left = left.ok_or(Error::DeviceOutOfMemory { needed: weights, free })?;
+        let plan = match KvPlan::new(checkpoint.config(), config, Some(element), Some(left)) {
+            Err(Error::DeviceOutOfMemory { needed, .. }) => {
+                return Err(Error::DeviceOutOfMemory { needed: needed + weights, free });
+            }
+            other => other?,
+        };
+        Ok(Self { weights, kv_budget: plan.budget, kv_whole: plan.whole, free })
+    }
+}
+
+/// Bytes of all tensors in a 16-bit type.
+pub(super) fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
+    let types = checkpoint.dtypes();
+    let blocks = |t: &crate::model::DtypeCount| t.bytes / t.dtype.block_bytes() as u64;
+    types.iter().map(|t| blocks(t) * t.dtype.block_size() as u64 * 2).sum()
+}

@@ -1,0 +1,75 @@
+//! The KV cache of a model: which layers form a group, and what the books must know.
+
+use super::ModelConfig;
+use crate::backend::{KvGroup, LayerIndex};
+use crate::cache::{CacheConfig, GroupSpec};
+use crate::codec::KvFormat;
+
+/// How the KV cache of a model is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct KvOptions {
+    /// Format of sealed pages, for every layer.
+    pub format: KvFormat,
+    /// S: tokens at the start that stay in 16 bits.
+    pub sinks: usize,
+    /// R: tokens that every query sees in 16 bits, a multiple of 64.
+    pub hot_window: usize,
+}
+
+impl KvOptions {
+    /// S = 4, R = 128.
+    pub fn new(format: KvFormat) -> Self {
+        Self { format, sinks: 4, hot_window: GroupSpec::DEFAULT_HOT_WINDOW }
+    }
+}
+
+/// Where each layer's keys and values are kept: full and sliding layers in groups of
+/// their own where a model has both.
+pub(super) fn kv_layers(config: &ModelConfig) -> Vec<LayerIndex> {
+    let sliding = &config.sliding_layers;
+    let mixed = sliding.iter().any(|slides| *slides != sliding[0]);
+    let mut sizes = [0, 0];
+    let place = |slides: &bool| {
+        let group = usize::from(mixed && *slides);
+        sizes[group] += 1;
+        LayerIndex { group, layer: sizes[group] - 1 }
+    };
+    sliding.iter().map(place).collect()
+}
+
+/// Layers of each KV group.
+pub(super) fn group_sizes(config: &ModelConfig) -> Vec<usize> {
+    let mut sizes = Vec::new();
+    for at in kv_layers(config) {
+        sizes.resize(sizes.len().max(at.group + 1), 0);
+        sizes[at.group] += 1;
+    }
+    sizes
+}
+
+/// The KV groups of a model.
+pub fn kv_groups(config: &ModelConfig, options: &KvOptions) -> Vec<KvGroup> {
+    let group = |layers| KvGroup {
+        layers,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        format: options.format,
+        sinks: options.sinks,
+        hot_window: options.hot_window,
+    };
+    group_sizes(config).into_iter().map(group).collect()
+}
+
+/// What the cache must know about the groups.
+pub fn cache_config(groups: &[KvGroup], budget_bytes: u64) -> CacheConfig {
+    let spec = |group: &KvGroup| GroupSpec {
+        layers: group.layers,
+        kv_heads: group.kv_heads,
+        hot_page_bytes: KvFormat::uniform(group.format.hot()).page_bytes(group.head_dim) as u64,
+        sealed_page_bytes: (group.format.seals())
+            .then(|| group.format.page_bytes(group.head_dim) as u64),
+        sinks: group.sinks,
+        hot_window: group.hot_window,
+    };
+    CacheConfig { groups: groups.iter().map(spec).collect(), budget_bytes }
+}

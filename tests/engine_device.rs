@@ -1,0 +1,153 @@
+//! The engine on the CUDA backend, on the emulated device.
+
+use kvfold::backend::WeightPolicy;
+use kvfold::backend::driver::Device;
+use kvfold::backend::driver::emulated::EmulatorOptions;
+use kvfold::codec::Codec;
+use kvfold::engine::{Engine, EngineConfig, Event, LoadOptions, LoadedModel, Request, Session};
+use kvfold::error::Error;
+use kvfold::sample::SamplingParams;
+use std::path::{Path, PathBuf};
+
+fn golden(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder)
+}
+
+fn options(seed: u64) -> EmulatorOptions {
+    EmulatorOptions { seed, host_threads: 2, ..Default::default() }
+}
+
+fn on_device(seed: u64) -> LoadedModel {
+    let device = Device::emulated(options(seed));
+    LoadedModel::open_on(golden("smollm2"), &device, &LoadOptions::default()).unwrap()
+}
+
+fn on_cpu() -> LoadedModel {
+    LoadedModel::open(golden("smollm2"), WeightPolicy::F32).unwrap()
+}
+
+fn config(kv: &str) -> EngineConfig {
+    EngineConfig::default().with_kv(kv).with_hot_window(64).with_prefill_chunk(96)
+}
+
+/// 150 tokens, so that pages of 64 are sealed with a hot window of 64.
+fn prompt() -> Vec<u32> {
+    (0..150).map(|i| 3 + i * 37 % 250).collect()
+}
+
+fn tokens(engine: &Engine, sampling: &SamplingParams) -> Vec<u32> {
+    let request = Request::new(prompt(), 12).with_sampling(sampling.clone()).with_ignore_eos(true);
+    let events = engine.submit(request).unwrap();
+    let mut tokens = Vec::new();
+    for event in events {
+        match event {
+            Event::Token { id, .. } => tokens.push(id),
+            Event::Failed(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+    tokens
+}
+
+#[test]
+fn greedy_tokens_are_those_of_the_cpu() {
+    let greedy = SamplingParams::default();
+    let penalised = greedy.clone().with_repetition_penalty(1.3);
+    for kv in ["f16", "kivi4", "kivi4/kivi2", "fp8"] {
+        let cpu = Engine::start(on_cpu(), config(kv)).unwrap();
+        let device = Engine::start(on_device(1), config(kv)).unwrap();
+        for sampling in [&greedy, &penalised] {
+            let want = tokens(&cpu, sampling);
+            assert_eq!(want.len(), 12);
+            assert_eq!(tokens(&device, sampling), want, "{kv}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_tokens_again() {
+    let sampling = SamplingParams::default().with_temperature(1.5).with_top_k(50).with_top_p(0.95);
+    let of = |device_seed, seed| {
+        let engine = Engine::start(on_device(device_seed), config("kivi2")).unwrap();
+        tokens(&engine, &sampling.clone().with_seed(seed))
+    };
+    let first = of(1, 7);
+    assert_eq!(of(2, 7), first, "the order of threads changes a token");
+    assert_ne!(of(1, 8), first);
+}
+
+#[test]
+fn formats_follow_the_devices_type() {
+    let bf16 = LoadOptions::default().with_element(Some(Codec::Bf16));
+    let device = Device::emulated(options(3));
+    let load = || LoadedModel::open_on(golden("smollm2"), &device, &bf16).unwrap();
+    let session = Session::new(load(), config("kivi2")).unwrap();
+    assert_eq!(session.format().to_string(), "bf16+kivi2");
+    assert!(session.model().device().contains("bf16"), "{}", session.model().device());
+    let error = Session::new(load(), config("f16")).err().unwrap().to_string();
+    assert!(error.contains("f16") && error.contains("bf16"), "{error}");
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let load = |folder: &str, memory, load: LoadOptions| {
+        let device = Device::emulated(EmulatorOptions { memory, ..options(4) });
+        LoadedModel::open_on(golden(folder), &device, &load)
+    };
+    let plain = LoadOptions::default;
+    let error = load("smollm2", 100_000, plain()).err().unwrap();
+    let Error::DeviceOutOfMemory { needed, free } = error else { panic!("{error}") };
+    assert!(needed > free && free == 100_000);
+
+    let refused = |folder, policy| {
+        let options = LoadOptions::default().with_weights(policy);
+        load(folder, 1 << 30, options).err().unwrap().to_string()
+    };
+    let error = refused("smollm2", WeightPolicy::F32);
+    assert!(error.contains("F32") && error.contains("--weights auto"), "{error}");
+    let error = refused("qwen2", WeightPolicy::Keep);
+    assert!(error.contains("F32") && error.contains("--weights auto"), "{error}");
+    assert!(load("smollm2", 1 << 30, plain().with_weights(WeightPolicy::Keep)).is_ok());
+    let error = refused("llama2", WeightPolicy::Auto);
+    assert!(error.contains("172 columns"), "{error}");
+
+    let model = load("smollm2", 8 << 20, plain()).unwrap();
+    let error = Session::new(model, config("f16").with_kv_budget(Some(1 << 30))).err().unwrap();
+    assert!(matches!(error, Error::DeviceOutOfMemory { needed, .. } if needed == 1 << 30));
+    // Without a budget the cache takes what is free, and the device holds no more.
+    let model = load("smollm2", 512 << 10, plain()).unwrap();
+    let session = Session::new(model, config("f16")).unwrap();
+    assert!(session.cache().budget() < 512 << 10);
+    let error = session.admit(500, 12).unwrap_err();
+    assert!(matches!(error, Error::KvBudget { .. }), "{error}");
+}
+
+#[test]
+fn a_lost_device_fails_the_request_in_flight() {
+    let mut failed_after = Vec::new();
+    for launches in [5, 40, 90, 120, 150] {
+        let device = EmulatorOptions { lost_after: Some(launches), ..options(5) };
+        let device = Device::emulated(device);
+        let load = LoadOptions::default();
+        let model = LoadedModel::open_on(golden("smollm2"), &device, &load).unwrap();
+        let engine = Engine::start(model, config("kivi2")).unwrap();
+        let request = || Request::new(prompt(), 8).with_ignore_eos(true);
+        let events: Vec<_> = engine.submit(request()).unwrap().collect();
+        let (last, before) = events.split_last().unwrap();
+        let Event::Failed(error) = last else { panic!("{last:?}") };
+        assert!(error.to_string().contains("lost"), "{error}");
+        let ids = before.iter().filter_map(|event| match event {
+            Event::Token { id, .. } => Some(*id),
+            _ => None,
+        });
+        failed_after.push(ids.collect::<Vec<_>>());
+        // The engine lives, and the next request is told as well.
+        let last = engine.submit(request()).unwrap().last().unwrap();
+        assert!(matches!(last, Event::Failed(_)), "{last:?}");
+    }
+    // What was given out before is right.
+    let engine = Engine::start(on_cpu(), config("kivi2")).unwrap();
+    let right = tokens(&engine, &SamplingParams::default());
+    assert!(failed_after.iter().all(|ids| right.starts_with(ids)), "{failed_after:?}");
+    assert!(failed_after[0].is_empty() && !failed_after[4].is_empty(), "{failed_after:?}");
+}
