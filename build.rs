@@ -5,7 +5,6 @@
 //! |---|---|
 //! | `KVFOLD_CUDA_ARCHS` | architectures to compile for, as in `80,90` |
 //! | `KVFOLD_NVCC`, `NVCC` | the nvcc to use; else see `build/nvcc.rs` |
-//! | `KVFOLD_EMULATOR_SANITIZE` | 1: the emulator under AddressSanitizer and UBSan |
 //! | `CXX`, `AR` | the host's compiler and archiver, for the emulator |
 
 #[path = "build/archs.rs"]

@@ -1,8 +1,6 @@
 //! The feature `emulator`: the kernels and the emulated device as one archive,
-//! compiled by the host's C++ compiler. For tests.
-//!
-//! With `KVFOLD_EMULATOR_SANITIZE=1` they are compiled under AddressSanitizer and
-//! UBSan, so that the conformance suite itself runs under both.
+//! compiled by the host's C++ compiler. For tests. `scripts/emulator-replay` compiles
+//! them once more, under sanitizers.
 
 use crate::compile::{Compiler, Unit, compile, sources};
 use std::collections::BTreeSet;
@@ -10,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const KERNELS: &str = "kernels";
-const SANITIZE: &str = "KVFOLD_EMULATOR_SANITIZE";
 
 /// Compiles and links. Returns the files that were read.
 pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
@@ -26,7 +23,7 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
 
     let folder = out.join("emulator");
     std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    // The emulator's own tests are a program of their own.
+    // Its own tests and replays of traces are programs of their own.
     let emulator = Path::new(KERNELS).join("emulator");
     let mut files = sources(Path::new(KERNELS), "cu")?;
     files.retain(|f| !f.starts_with(&emulator));
@@ -40,13 +37,7 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
         })
         .collect();
     let flags = "-c -std=c++17 -O2 -g1 -fPIC -pthread -Wall -ffp-contract=off -fno-strict-aliasing -DKVFOLD_EMULATED -I kernels -x c++";
-    let mut flags: Vec<_> = flags.split(' ').map(String::from).collect();
-    println!("cargo::rerun-if-env-changed={SANITIZE}");
-    let sanitize = std::env::var_os(SANITIZE).is_some_and(|v| v == "1");
-    if sanitize {
-        let sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"];
-        flags.extend(sanitizers.map(String::from));
-    }
+    let flags = flags.split(' ').map(String::from).collect();
     let compiled = compile(&Compiler { program, version, flags }, &units)?;
     for log in &compiled.logs {
         log.lines().for_each(|line| println!("cargo::warning={line}"));
@@ -66,10 +57,6 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
     println!("cargo::rustc-link-lib=static:+whole-archive=kvfold_emulator");
     let runtime = if cfg!(target_os = "macos") { "c++" } else { "stdc++" };
     println!("cargo::rustc-link-lib=dylib={runtime}");
-    if sanitize {
-        // rustc links without the compiler's default libraries.
-        println!("cargo::rustc-link-lib=dylib=asan\ncargo::rustc-link-lib=dylib=ubsan");
-    }
     Ok(compiled.read)
 }
 

@@ -22,14 +22,21 @@ int kvfold_emulator_launch(const char* kernel, const uint32_t grid[3], uint32_t 
 // Kernels may touch nothing else. Null if memory is short.
 void* kvfold_emulator_alloc(uint64_t bytes);
 
+// As kvfold_emulator_alloc, at this address, a multiple of 64 KiB: recorded calls are
+// replayed where they were made (replay/trace.h). At least 64 KiB behind the allocation
+// are taken too and belong to nobody. Null if memory is short or the address taken.
+void* kvfold_emulator_alloc_at(uint64_t address, uint64_t bytes);
+
 // Fills with 0xff and frees. Null is ignored. Returns 0, or 1 if the address is
 // not one of a live allocation.
 int kvfold_emulator_free(void* address);
 
 // Virtual memory: a range of addresses, multiples of 4096, whose parts are given memory
-// (filled with 0xff) and lose it again. Kernels may touch parts with memory only.
-// Null if addresses are short; 1 if memory is short or the part has (or lacks) it already.
-void* kvfold_emulator_reserve(uint64_t bytes);
+// (filled with 0xff) and lose it again. Kernels may touch parts with memory only, and
+// the 64 KiB behind the range belong to nobody. It begins at the address, a multiple of
+// 64 KiB, or anywhere if that is 0. Null if addresses are short or this one is taken; 1
+// if memory is short or the part has (or lacks) it already.
+void* kvfold_emulator_reserve(uint64_t address, uint64_t bytes);
 int kvfold_emulator_commit(void* address, uint64_t bytes);
 int kvfold_emulator_decommit(void* address, uint64_t bytes);
 // Gives up a range without memory. Returns 0, or 1 if the system refuses.

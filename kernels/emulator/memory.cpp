@@ -9,13 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "emulator/emulator.h"
-#include "emulator/fiber.h"
-
-#ifdef KVFOLD_ASAN
-#include <sanitizer/asan_interface.h>
-#endif
+#include "emulator/pages.h"
 
 namespace kvfold::emulator {
 
@@ -27,6 +24,7 @@ struct Allocation {
     uint64_t bytes;
     bool live;
     bool committed = false; // a part of a reservation: see reservation.cpp
+    uint64_t mapped = 0;    // at an address of the caller's choice; 0: from the heap
 };
 
 struct Table {
@@ -40,6 +38,23 @@ struct Table {
 Table& table() {
     static Table* t = new Table; // never destroyed: buffers may outlive static objects
     return *t;
+}
+
+void* enter(void* memory, Allocation allocation) {
+    memset(memory, 0xff, allocation.bytes);
+    Table& t = table();
+    std::unique_lock<std::shared_mutex> guard(t.lock);
+    t.allocations[reinterpret_cast<uintptr_t>(memory)] = allocation;
+    return memory;
+}
+
+void give_back(uintptr_t address, const Allocation& a) {
+    void* memory = reinterpret_cast<void*>(address);
+    unpoison(address, a.mapped ? a.mapped : a.bytes);
+    if (a.mapped)
+        munmap(memory, a.mapped);
+    else
+        free(memory);
 }
 
 } // namespace
@@ -122,11 +137,16 @@ extern "C" void* kvfold_emulator_alloc(uint64_t bytes) {
     void* memory = nullptr;
     if (bytes > SIZE_MAX / 2 || posix_memalign(&memory, 256, bytes ? bytes : 1) != 0)
         return nullptr;
-    memset(memory, 0xff, bytes);
-    Table& t = table();
-    std::unique_lock<std::shared_mutex> guard(t.lock);
-    t.allocations[reinterpret_cast<uintptr_t>(memory)] = {bytes, true};
-    return memory;
+    return enter(memory, {bytes, true});
+}
+
+extern "C" void* kvfold_emulator_alloc_at(uint64_t address, uint64_t bytes) {
+    if (address == 0 || bytes > SIZE_MAX / 2) return nullptr;
+    uint64_t mapped = with_surroundings(bytes);
+    void* memory = map_pages(address, mapped, PROT_READ | PROT_WRITE);
+    if (!memory) return nullptr;
+    poison(address + bytes, mapped - bytes);
+    return enter(memory, {bytes, true, false, mapped});
 }
 
 extern "C" int kvfold_emulator_free(void* address) {
@@ -136,9 +156,7 @@ extern "C" int kvfold_emulator_free(void* address) {
     auto at = t.allocations.find(reinterpret_cast<uintptr_t>(address));
     if (at == t.allocations.end() || !at->second.live || at->second.committed) return 1;
     memset(address, 0xff, at->second.bytes);
-#ifdef KVFOLD_ASAN
-    __asan_poison_memory_region(address, at->second.bytes); // until free() below
-#endif
+    poison(at->first, at->second.bytes); // until it is given back
     at->second.live = false;
     t.graves.push_back(at->first);
     t.grave_bytes += at->second.bytes;
@@ -146,10 +164,7 @@ extern "C" int kvfold_emulator_free(void* address) {
         auto oldest = t.allocations.find(t.graves.front());
         t.graves.pop_front();
         t.grave_bytes -= oldest->second.bytes;
-#ifdef KVFOLD_ASAN
-        __asan_unpoison_memory_region(reinterpret_cast<void*>(oldest->first), oldest->second.bytes);
-#endif
-        free(reinterpret_cast<void*>(oldest->first));
+        give_back(oldest->first, oldest->second);
         t.allocations.erase(oldest);
     }
     return 0;

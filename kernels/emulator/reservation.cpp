@@ -5,20 +5,22 @@
 
 #include "emulator/emulator.h"
 #include "emulator/memory.h"
+#include "emulator/pages.h"
 
 using namespace kvfold::emulator;
 
 namespace {
 
-constexpr int NOTHING = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-
 uintptr_t number(void* address) { return reinterpret_cast<uintptr_t>(address); }
 
 } // namespace
 
-extern "C" void* kvfold_emulator_reserve(uint64_t bytes) {
-    void* memory = mmap(nullptr, bytes, PROT_NONE, NOTHING, -1, 0);
-    return memory == MAP_FAILED ? nullptr : memory;
+extern "C" void* kvfold_emulator_reserve(uint64_t address, uint64_t bytes) {
+    if (bytes > SIZE_MAX / 2) return nullptr;
+    uint64_t mapped = with_surroundings(bytes);
+    void* memory = map_pages(address, mapped, PROT_NONE);
+    if (memory) poison(number(memory), mapped);
+    return memory;
 }
 
 extern "C" int kvfold_emulator_commit(void* address, uint64_t bytes) {
@@ -27,17 +29,21 @@ extern "C" int kvfold_emulator_commit(void* address, uint64_t bytes) {
         remove_committed(number(address), bytes);
         return 1;
     }
+    unpoison(number(address), bytes);
     memset(address, 0xff, bytes);
     return 0;
 }
 
 extern "C" int kvfold_emulator_decommit(void* address, uint64_t bytes) {
     if (!remove_committed(number(address), bytes)) return 1;
+    poison(number(address), bytes);
     // New pages without access in their place: the old ones go back to the system.
-    void* gone = mmap(address, bytes, PROT_NONE, NOTHING | MAP_FIXED, -1, 0);
-    return gone == MAP_FAILED ? 1 : 0;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    return mmap(address, bytes, PROT_NONE, flags, -1, 0) == MAP_FAILED ? 1 : 0;
 }
 
 extern "C" int kvfold_emulator_release(void* address, uint64_t bytes) {
-    return munmap(address, bytes) == 0 ? 0 : 1;
+    uint64_t mapped = with_surroundings(bytes);
+    unpoison(number(address), mapped);
+    return munmap(address, mapped) == 0 ? 0 : 1;
 }

@@ -4,17 +4,23 @@
 //! Streams are immediate: every call has done its work on return, but copies to and
 //! from pinned memory (`pinned.rs`). Memory of unspecified content is poisoned by the
 //! emulator, the order of threads is drawn from a seed, and misuse that a real device
-//! would let pass is an error.
+//! would let pass is an error. With `KVFOLD_EMULATOR_RECORD=FOLDER` in the environment,
+//! every device leaves a trace of what it did in that folder (`trace.rs`).
 
+mod emulator;
 mod pinned;
+#[cfg(test)]
+mod tests;
+mod trace;
 mod work;
 
 use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
 use crate::error::{Error, Result};
+use emulator::Emulator;
 use pinned::Pinned;
 use std::alloc::Layout;
 use std::collections::HashMap;
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,28 +29,6 @@ use work::{Capture, Work};
 
 /// What sizes and addresses of virtual memory are multiples of; also a page of the host.
 const GRANULARITY: u64 = 4096;
-
-// SAFETY: the declarations are those of kernels/emulator/emulator.h.
-unsafe extern "C" {
-    fn kvfold_emulator_launch(
-        kernel: *const c_char,
-        grid: *const u32,
-        threads: u32,
-        shared_bytes: u32,
-        params: *const c_void,
-        params_bytes: u64,
-        seed: u64,
-        host_threads: u32,
-        error: *mut c_char,
-        error_bytes: u64,
-    ) -> c_int;
-    fn kvfold_emulator_alloc(bytes: u64) -> *mut c_void;
-    fn kvfold_emulator_free(memory: *mut c_void) -> c_int;
-    fn kvfold_emulator_reserve(bytes: u64) -> *mut c_void;
-    fn kvfold_emulator_commit(address: *mut c_void, bytes: u64) -> c_int;
-    fn kvfold_emulator_decommit(address: *mut c_void, bytes: u64) -> c_int;
-    fn kvfold_emulator_release(address: *mut c_void, bytes: u64) -> c_int;
-}
 
 /// How the device behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +59,10 @@ pub struct EmulatedDriver {
     info: DeviceInfo,
     launches: AtomicU64,
     handles: AtomicU64,
+    emulator: Arc<Emulator>,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     /// Allocations: bytes by address.
     memory: HashMap<u64, u64>,
@@ -92,6 +76,17 @@ struct State {
 }
 
 impl State {
+    fn new(emulator: Arc<Emulator>) -> Self {
+        Self {
+            memory: HashMap::new(),
+            used: 0,
+            events: HashMap::new(),
+            captures: HashMap::new(),
+            graphs: HashMap::new(),
+            pinned: Pinned::new(emulator),
+        }
+    }
+
     /// Counts `bytes` of memory as used, if they are free.
     fn claim(&mut self, bytes: u64, total: u64) -> Result<()> {
         let free = total - self.used;
@@ -104,8 +99,17 @@ impl State {
 }
 
 impl EmulatedDriver {
-    /// A device of its own.
+    /// A device of its own, which records if the environment says so.
     pub fn new(options: EmulatorOptions) -> Self {
+        Self::with(options, Emulator::new(trace::folder().as_deref()))
+    }
+
+    /// A device of its own, which records in a file of `folder`.
+    pub fn recording(options: EmulatorOptions, folder: &Path) -> Self {
+        Self::with(options, Emulator::new(Some(folder)))
+    }
+
+    fn with(options: EmulatorOptions, emulator: Emulator) -> Self {
         let info = DeviceInfo {
             name: format!("emulated, seed {}", options.seed),
             // What the kernels are written for at least, and its limits.
@@ -115,12 +119,15 @@ impl EmulatedDriver {
             shared_bytes: 163 << 10,
             l2_bytes: 40 << 20,
         };
+        let emulator = Arc::new(emulator);
+        let state = State::new(emulator.clone());
         Self {
             options,
             info,
             launches: AtomicU64::new(0),
             handles: AtomicU64::new(1),
-            state: Mutex::default(),
+            emulator,
+            state: Mutex::new(state),
         }
     }
 
@@ -148,40 +155,17 @@ impl EmulatedDriver {
     /// # Safety
     /// That of [`Driver::launch`].
     unsafe fn run_kernel(&self, kernel: &str, shape: Launch, params: &[u8]) -> Result<()> {
-        let doing = || format!("launch {kernel} as {shape:?}");
-        let name = CString::new(kernel).map_err(|_| Error::device(doing(), "no such kernel"))?;
         if shape.shared_bytes > self.info.shared_bytes {
             let what = format!("the device has {} bytes of shared memory", self.info.shared_bytes);
-            return Err(Error::device(doing(), what));
+            return Err(Error::device(format!("launch {kernel} as {shape:?}"), what));
         }
         if self.is_lost() {
             return Ok(());
         }
         let launch = self.launches.fetch_add(1, Ordering::Relaxed);
         let seed = self.options.seed.wrapping_add(launch);
-        let mut text = [0u8; 1024];
-        // SAFETY: all pointers live through the call, the text with its size; the
-        // caller answers for what the parameters name.
-        let status = unsafe {
-            kvfold_emulator_launch(
-                name.as_ptr(),
-                shape.grid.as_ptr(),
-                shape.threads,
-                shape.shared_bytes,
-                params.as_ptr().cast(),
-                params.len() as u64,
-                seed,
-                self.options.host_threads,
-                text.as_mut_ptr().cast(),
-                text.len() as u64,
-            )
-        };
-        if status == 0 {
-            return Ok(());
-        }
-        let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
-        let text = String::from_utf8_lossy(&text[..end]);
-        Err(Error::device(doing(), format!("{text} (seed {seed})")))
+        // SAFETY: the caller's promise.
+        unsafe { self.emulator.launch(kernel, shape, params, seed, self.options.host_threads) }
     }
 }
 
@@ -199,12 +183,7 @@ impl Driver for EmulatedDriver {
         let mut state = self.state();
         state.not_capturing("allocate memory")?;
         state.claim(bytes, self.options.memory)?;
-        // SAFETY: it takes any size.
-        let address = unsafe { kvfold_emulator_alloc(bytes) } as u64;
-        if address == 0 {
-            state.used -= bytes;
-            return Err(Error::DeviceOutOfMemory { needed: bytes, free: 0 });
-        }
+        let address = self.emulator.alloc(bytes).inspect_err(|_| state.used -= bytes)?;
         state.memory.insert(address, bytes);
         Ok(address)
     }
@@ -217,8 +196,7 @@ impl Driver for EmulatedDriver {
         if let Some(bytes) = state.memory.remove(&address) {
             state.used -= bytes;
             // SAFETY: `alloc` gave it, and it is freed once.
-            let status = unsafe { kvfold_emulator_free(address as *mut c_void) };
-            debug_assert_eq!(status, 0, "the emulator knows its allocations");
+            unsafe { self.emulator.free(address) };
         }
     }
 
@@ -227,8 +205,7 @@ impl Driver for EmulatedDriver {
         state.not_captured(stream, "copy to the device")?;
         state.pinned.land_writes();
         // SAFETY: the caller's promise.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
-        Ok(())
+        unsafe { self.emulator.write(to, from) }
     }
 
     unsafe fn read(&self, from: u64, to: &mut [u8], stream: RawStream) -> Result<()> {
@@ -236,9 +213,8 @@ impl Driver for EmulatedDriver {
         let mut state = self.state();
         state.not_captured(stream, "copy from the device")?;
         state.pinned.land_stream(stream);
-        // SAFETY: the caller's promise; the emulator gave the memory some content.
-        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
-        Ok(())
+        // SAFETY: the caller's promise.
+        unsafe { self.emulator.read(from, to) }
     }
 
     unsafe fn copy(&self, from: u64, to: u64, bytes: u64, stream: RawStream) -> Result<()> {
@@ -416,28 +392,17 @@ impl Driver for EmulatedDriver {
     }
 
     fn reserve(&self, bytes: u64) -> Result<u64> {
-        const DOING: &str = "reserve addresses";
-        self.state().not_capturing(DOING)?;
-        // SAFETY: it takes any size.
-        match unsafe { kvfold_emulator_reserve(bytes) } as u64 {
-            0 => Err(Error::device(DOING, format!("{bytes} bytes of them are not to be had"))),
-            address => Ok(address),
-        }
+        self.state().not_capturing("reserve addresses")?;
+        self.emulator.reserve(bytes)
     }
 
     unsafe fn commit(&self, address: u64, bytes: u64) -> Result<()> {
-        const DOING: &str = "commit memory";
         let mut state = self.state();
-        state.not_capturing(DOING)?;
+        state.not_capturing("commit memory")?;
         state.claim(bytes, self.options.memory)?;
         // SAFETY: the caller's promise.
-        match unsafe { kvfold_emulator_commit(address as *mut c_void, bytes) } {
-            0 => Ok(()),
-            _ => {
-                state.used -= bytes;
-                Err(Error::device(DOING, "the host refuses, or it was committed before"))
-            }
-        }
+        let committed = unsafe { self.emulator.commit(address, bytes) };
+        committed.inspect_err(|_| state.used -= bytes)
     }
 
     unsafe fn decommit(&self, address: u64, bytes: u64) {
@@ -447,14 +412,12 @@ impl Driver for EmulatedDriver {
         state.pinned.land_writes();
         state.used -= bytes;
         // SAFETY: the caller's promise.
-        let status = unsafe { kvfold_emulator_decommit(address as *mut c_void, bytes) };
-        debug_assert_eq!(status, 0, "the emulator knows what is committed");
+        unsafe { self.emulator.decommit(address, bytes) }
     }
 
     unsafe fn release(&self, address: u64, bytes: u64) {
         // SAFETY: the caller's promise.
-        let status = unsafe { kvfold_emulator_release(address as *mut c_void, bytes) };
-        debug_assert_eq!(status, 0, "the host knows its addresses");
+        unsafe { self.emulator.release(address, bytes) }
     }
 }
 

@@ -92,16 +92,16 @@ fn memory_that_is_full_says_how_much_is_free() {
 }
 
 /// Three blocks of 16 bytes, the third a copy of the first once `copy` has run.
-struct Copy {
-    blocks: DeviceBuffer<u32>,
+pub(super) struct Copy {
+    pub blocks: DeviceBuffer<u32>,
     // Named by `params`.
-    _arenas: DeviceBuffer<KvArena>,
-    _jobs: DeviceBuffer<CopyJob>,
-    params: CopyParams,
+    pub arenas: DeviceBuffer<KvArena>,
+    pub jobs: DeviceBuffer<CopyJob>,
+    pub params: CopyParams,
 }
 
 impl Copy {
-    fn new(device: &Device, stream: &Stream) -> Self {
+    pub fn new(device: &Device, stream: &Stream) -> Self {
         let numbers: Vec<u32> = (0..12).collect();
         let blocks = device.upload(&numbers, stream).unwrap();
         let arena = KvArena { base: blocks.address(), block_bytes: 16, ..Default::default() };
@@ -110,7 +110,7 @@ impl Copy {
         let jobs = jobs.unwrap();
         let (copies, arenas_at) = (jobs.address(), arenas.address());
         let params = CopyParams { copies, arenas: arenas_at, n_copies: 1, reserved: 0 };
-        Self { blocks, _arenas: arenas, _jobs: jobs, params }
+        Self { blocks, arenas, jobs, params }
     }
 }
 

@@ -2,12 +2,15 @@
 //! written is read from the host when the device next does something, and what is
 //! read is poison until the host has waited for it.
 
+use super::emulator::Emulator;
 use crate::backend::driver::{RawEvent, RawStream};
+use crate::error::Result;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Copies that are under way, and what events mark.
-#[derive(Default)]
 pub(super) struct Pinned {
+    emulator: Arc<Emulator>,
     writes: Vec<Write>,
     reads: Vec<Read>,
     /// Reads so far; a read's number is its place among them.
@@ -38,28 +41,50 @@ struct Mark {
 }
 
 impl Pinned {
+    pub(super) fn new(emulator: Arc<Emulator>) -> Self {
+        Self {
+            emulator,
+            writes: Vec::new(),
+            reads: Vec::new(),
+            started: 0,
+            awaited: HashMap::new(),
+            marks: HashMap::new(),
+        }
+    }
+
     pub(super) fn write(&mut self, to: u64, from: u64, bytes: u64) {
         self.writes.push(Write { to, from, bytes });
     }
 
     /// # Safety
     /// Both ranges are live, the host's until the read was waited for.
-    pub(super) unsafe fn read(&mut self, stream: RawStream, from: u64, to: u64, bytes: u64) {
-        // SAFETY: the caller's promise; the emulator gave device memory some content.
-        let data = unsafe {
+    pub(super) unsafe fn read(
+        &mut self,
+        stream: RawStream,
+        from: u64,
+        to: u64,
+        bytes: u64,
+    ) -> Result<()> {
+        let mut data = vec![0; bytes as usize];
+        // SAFETY: the caller's promise.
+        unsafe {
             std::ptr::write_bytes(to as *mut u8, 0xff, bytes as usize);
-            std::slice::from_raw_parts(from as *const u8, bytes as usize).to_vec()
-        };
+            self.emulator.read(from, &mut data)?;
+        }
         self.reads.push(Read { stream: stream.0, number: self.started, to, data });
         self.started += 1;
+        Ok(())
     }
 
     /// Makes all copies to the device.
     pub(super) fn land_writes(&mut self) {
         for Write { to, from, bytes } in self.writes.drain(..) {
-            // SAFETY: whoever asked for it promised that both ranges are live until now.
+            // SAFETY: whoever asked for it promised that both ranges are live until now,
+            // and the host's is not written.
             unsafe {
-                std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes as usize);
+                let from = std::slice::from_raw_parts(from as *const u8, bytes as usize);
+                // A trace that lacks it is broken, and the next caller learns of it.
+                let _ = self.emulator.write(to, from);
             }
         }
     }

@@ -94,25 +94,22 @@ impl EmulatedDriver {
         // Pinned memory is read as late as can be.
         self.state().pinned.land_writes();
         match *work {
-            Work::Launch { ref kernel, shape, ref params } => {
-                // SAFETY: the caller's promise.
-                return unsafe { self.run_kernel(kernel, shape, params) };
-            }
             // SAFETY: the caller's promise.
-            Work::Copy { from, to, bytes } => unsafe {
-                let (from, to) = (from as *const u8, to as *mut u8);
-                std::ptr::copy_nonoverlapping(from, to, bytes as usize);
+            Work::Launch { ref kernel, shape, ref params } => unsafe {
+                self.run_kernel(kernel, shape, params)
             },
             // SAFETY: the caller's promise.
-            Work::Fill { at, value, bytes } => unsafe {
-                std::ptr::write_bytes(at as *mut u8, value, bytes as usize);
-            },
-            Work::WritePinned { to, from, bytes } => self.state().pinned.write(to, from, bytes),
-            Work::ReadPinned { from, to, bytes } => {
-                // SAFETY: the caller's promise.
-                unsafe { self.state().pinned.read(stream, from, to, bytes) }
+            Work::Copy { from, to, bytes } => unsafe { self.emulator.copy(from, to, bytes) },
+            // SAFETY: the caller's promise.
+            Work::Fill { at, value, bytes } => unsafe { self.emulator.fill(at, value, bytes) },
+            Work::WritePinned { to, from, bytes } => {
+                self.state().pinned.write(to, from, bytes);
+                Ok(())
             }
+            // SAFETY: the caller's promise.
+            Work::ReadPinned { from, to, bytes } => unsafe {
+                self.state().pinned.read(stream, from, to, bytes)
+            },
         }
-        Ok(())
     }
 }
