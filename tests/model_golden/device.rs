@@ -65,3 +65,44 @@ fn qwen2_biases() {
 fn qwen3_head_norms() {
     check_family::<f16>(&emulated(7), "qwen3", 5e-3);
 }
+
+/// Three sequences make a batch of four with one that goes nowhere; sealed pages and
+/// single tokens over page boundaries are in it, and every token is the one of the
+/// sequence alone.
+#[test]
+fn padding_changes_no_token() {
+    let dir = golden_dir().join("smollm2");
+    let ids = Golden::load(&dir.join("golden.safetensors")).ids("input_ids.0");
+    let prompts = vec![ids[..190].to_vec(), ids[3..60].to_vec(), ids[20..148].to_vec()];
+    for kv in ["f16", "kivi2"] {
+        let device = emulated(8);
+        let runner = || {
+            let backend = CudaBackend::<f16>::new(&device).unwrap();
+            Runner::new(backend, &dir, WeightPolicy::Auto, kv)
+        };
+        let mut batch = runner();
+        let got = batch.greedy_on_device(&prompts, 10);
+        assert!(batch.backend.repeated() >= 6, "{}", batch.backend.repeated());
+        for (prompt, got) in prompts.iter().zip(got) {
+            let alone = runner().greedy_on_device(std::slice::from_ref(prompt), 10);
+            assert_eq!(alone, [got], "{kv}");
+        }
+    }
+}
+
+/// The default model takes minutes here; CI asks for it by name.
+#[test]
+#[ignore = "minutes on the emulated device"]
+fn default_model() {
+    let path = crate::default_model_path().expect("run `kvfold fetch` first");
+    let golden = Golden::load(&golden_dir().join("default-model.safetensors"));
+    let (prompt, positions) = (vec![golden.ids("input_ids.0")], vec![golden.ids("positions.0")]);
+    let want = vec![golden.0["logits.0"].to_vec2().unwrap()];
+    let backend = CudaBackend::<f16>::new(&emulated(9)).unwrap();
+    let mut runner = Runner::new(backend, &path, WeightPolicy::Auto, "f16");
+    let error = error(&runner.logits(&prompt, &positions, 128), &want);
+    println!("default model f16: {error:.2e}");
+    assert!(error < 5e-3, "{error}");
+    let n = 8;
+    assert_eq!(runner.greedy_on_device(&prompt, n), [golden.ids("greedy.0")[..n].to_vec()]);
+}

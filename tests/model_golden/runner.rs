@@ -36,7 +36,7 @@ impl<B: Backend> Runner<B> {
         let groups = kv_groups(model.config(), &KvOptions::new(kv.parse().unwrap()));
         // Enough for the prompts that are computed together.
         let unlimited = KvCache::new(cache_config(&groups, u64::MAX)).unwrap();
-        let budget = 2 * unlimited.bytes_for(256, 256);
+        let budget = 4 * unlimited.bytes_for(384, 384);
         let cache = KvCache::new(cache_config(&groups, budget)).unwrap();
         backend.configure_kv(&groups, cache.classes(), cache.budget()).unwrap();
         let ws = Workspace::new(&backend).unwrap();
