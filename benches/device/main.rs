@@ -1,8 +1,8 @@
-//! Microbenchmarks of the kernels on a GPU: decode and prefill attention, sealing and
-//! merging, as bytes and operations a second and as fractions of what the same run
+//! Kernels on a GPU, decode and prefill attention, sealing and merging, and whole models
+//! (`model.rs`), as bytes and operations a second and as fractions of what the same run
 //! measures as the device's best (`roofs.rs`).
 //!
-//! Times are those of device events around many launches, taken through criterion, at
+//! Times of kernels are those of device events around many launches, taken through criterion, at
 //! most a second a cell. KV memory is larger than the device's cache, or copies of it
 //! take turns. Cells that do not fit the card are skipped by name. Without a usable
 //! device this prints one line.
@@ -18,15 +18,19 @@
 
 mod attention;
 mod check;
+mod check_model;
+mod geometry;
 mod goals;
 mod kv;
 mod merge;
+mod model;
 mod pattern;
 #[path = "../../tests/common/random.rs"]
 mod random;
 mod report;
 mod roofs;
 mod seal;
+mod subject;
 mod work;
 mod workloads;
 
@@ -66,6 +70,7 @@ fn run() -> Result<()> {
         let emulated = Device::emulated(EmulatorOptions { host_threads: 2, ..Default::default() });
         for device in [emulated].into_iter().chain(device.ok()) {
             check::all(&device)?;
+            check_model::all(&device)?;
             println!("the device bench's tables hold on {}", device.info().name);
         }
         return Ok(());
@@ -99,13 +104,28 @@ fn bench(device: &Device) -> Result<()> {
         }
         group.finish();
     }
-    let goals = goals::goals(&rows, &roofs);
-    let report = Report { device: device.info(), roofs: &roofs, rows: &rows, goals: &goals };
+    let mut goals = goals::goals(&rows, &roofs);
+    let models = model::all(device, quick, filter().as_deref())?;
+    rows.extend(models.iter().flat_map(model::Measured::rows));
+    goals.extend(model::goals(&models, roofs.read));
+    let report = Report {
+        device: device.info(),
+        roofs: &roofs,
+        rows: &rows,
+        goals: &goals,
+        models: &model::table(&models),
+    };
     println!("\n{}\n{}", report.table(), report.summary());
     if let Some(folder) = std::env::var_os("KVFOLD_BENCH_OUT") {
         report.write(&PathBuf::from(folder), quick)?;
     }
     Ok(())
+}
+
+/// What names of cells must contain: the command line's word that is no flag, which is
+/// criterion's filter, too.
+fn filter() -> Option<String> {
+    std::env::args().skip(1).find(|argument| !argument.starts_with('-'))
 }
 
 /// Why a cell cannot be measured on this card.

@@ -17,6 +17,7 @@
 //! | `tokenizer_json.rs`, `tokenizer_gguf.rs` | checking a tokenizer's file; reading GGUF's |
 //! | `chat.rs` | chat templates |
 //! | `llama.rs` | the forward pass, on any backend |
+//! | `source.rs` | where its weights come from |
 //! | `complaint.rs` | errors that quote a file |
 
 mod chat;
@@ -28,6 +29,7 @@ mod gguf_model;
 mod hf;
 mod hf_config;
 mod llama;
+mod source;
 mod tokenizer;
 mod tokenizer_gguf;
 mod tokenizer_json;
@@ -37,5 +39,6 @@ pub use chat::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, DtypeCount};
 pub use config::{Family, ModelConfig, RopeConfig, RopeScaling, Yarn};
 pub use llama::{KvOptions, Llama, Workspace, cache_config};
+pub use source::Weights;
 pub use tokenizer::Tokenizer;
 pub use weights::{RawTensor, WeightType};
