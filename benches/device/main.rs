@@ -14,11 +14,14 @@
 //! | `KVFOLD_COMMIT` | what `device.json` names as the commit |
 //!
 //! `-- --test` checks the bench itself on the emulated device (`check.rs`); `-- --info`
-//! says what the device is, and fails if there is none.
+//! says what the device is, and fails if there is none; `-- --exchange FILE` writes what
+//! scripts/gpu-peers checks (`exchange.rs`), with `--emulated` without a GPU; `-- --step`
+//! repeats one captured step of the default model, for a profiler to look at.
 
 mod attention;
 mod check;
 mod check_model;
+mod exchange;
 mod geometry;
 mod goals;
 mod kv;
@@ -65,10 +68,16 @@ fn run() -> Result<()> {
             Err(error) => bail!("no usable CUDA device: {error}"),
         };
     }
+    if let Some(file) = after("--exchange") {
+        let (device, tokens) = match asked("--emulated") {
+            true => (emulated(), 389),
+            false => (device?, 2049),
+        };
+        return exchange::write(&device, tokens, &PathBuf::from(file));
+    }
     // As criterion does: `cargo bench` says --bench, and nothing else times.
     if asked("--test") || !asked("--bench") {
-        let emulated = Device::emulated(EmulatorOptions { host_threads: 2, ..Default::default() });
-        for device in [emulated].into_iter().chain(device.ok()) {
+        for device in [emulated()].into_iter().chain(device.ok()) {
             check::all(&device)?;
             check_model::all(&device)?;
             println!("the device bench's tables hold on {}", device.info().name);
@@ -76,12 +85,22 @@ fn run() -> Result<()> {
         return Ok(());
     }
     match device {
+        Ok(device) if asked("--step") => Ok(model::step(&device)?),
         Ok(device) => bench(&device),
         Err(error) => {
             println!("no usable CUDA device, nothing is measured: {error}");
             Ok(())
         }
     }
+}
+
+fn emulated() -> Device {
+    Device::emulated(EmulatorOptions { host_threads: 2, ..Default::default() })
+}
+
+/// The word of the command line after `flag`.
+fn after(flag: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != flag).nth(1)
 }
 
 fn bench(device: &Device) -> Result<()> {

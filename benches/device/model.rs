@@ -195,6 +195,20 @@ fn try_measure<T: Element>(
     decode(subject, &base, prefill, STEPS)
 }
 
+/// Steps of the default model for one sequence of 1k tokens, captured: for a profiler.
+pub fn step(device: &Device) -> Result<()> {
+    const STEPS: usize = 256;
+    let mut subject = Subject::<f16>::new(&DEFAULT, device)?;
+    let format = KvFormat::uniform(Codec::Kivi2);
+    let context = 1 << 10;
+    let budget = subject.kv_bytes(format, 1, context + WARM_UP + STEPS)?;
+    subject.configure(format, budget)?;
+    let base = subject.prompt(context, 1)?;
+    let seconds = subject.decode(&base, STEPS)?.seconds;
+    println!("{STEPS} captured steps, {:.1} us each", 1e6 * seconds);
+    Ok(())
+}
+
 /// Several captured runs and one uncaptured.
 pub fn decode<T: Element>(
     subject: &mut Subject<T>,
