@@ -13,9 +13,27 @@ use tempfile::TempDir;
 const DEVICE: &str = r#"#!/bin/sh
 case $1 in
 --info) [ -e gpu ] && echo 'a GPU' && exit 0; echo 'no usable CUDA device: no driver'; exit 1 ;;
---bench) echo "$KVFOLD_BENCH_CELLS $KVFOLD_COMMIT"; echo 'roofs and goals' >"$KVFOLD_BENCH_OUT/summary.txt" ;;
+--bench)
+    if [ "$2" = --step ]; then echo steps; exit; fi
+    echo "$KVFOLD_BENCH_CELLS $KVFOLD_COMMIT"
+    echo 'roofs and goals' >"$KVFOLD_BENCH_OUT/summary.txt"
+    echo '{}' >"$KVFOLD_BENCH_OUT/device.json" ;;
 --test) echo 'tables hold' ;;
+--exchange) echo "$*" | sed "s|$OUT/||"; echo numbers >"$2" ;;
 esac
+"#;
+/// It has PyTorch if the file `torch` is there. Paths are said without the results' folder.
+const PYTHON: &str = r#"#!/bin/sh
+if [ "$1" = -c ]; then [ -e torch ]; exit; fi
+echo "$*" | sed "s|$OUT/||g; s|$OUT|OUT|g"
+case "$*" in
+*--cells*) echo '{}' >"$OUT/peers.json" ;;
+*gpu-report*) echo 'ratios and goals' >"$OUT/ratios.txt" ;;
+esac
+"#;
+const PROFILER: &str = r#"#!/bin/sh
+echo "$*" | sed "s|$OUT/||g"
+[ "$1" = --version ] || : >"$OUT/step.sqlite"
 "#;
 const CONFORMANCE: &str = r#"#!/bin/sh
 echo "$KVFOLD_CONFORMANCE_KINDS $KVFOLD_CONFORMANCE"
@@ -32,6 +50,8 @@ impl Bundle {
         let bundle = Self(folder);
         bundle.script("device", DEVICE);
         bundle.script("attention_conformance", CONFORMANCE);
+        bundle.script("python3", PYTHON);
+        bundle.script("nsys", "#!/bin/sh\nexit 1\n");
         bundle.script("gemm", "#!/bin/sh\necho \"$*, ${KVFOLD_CUBLASLT:+named}\"\n");
         fs::write(bundle.path().join("COMMIT"), "abc123\n").unwrap();
         marks.iter().for_each(|mark| fs::write(bundle.path().join(mark), "").unwrap());
@@ -84,9 +104,36 @@ fn all_stages_pass_and_the_summary_comes_last() {
     assert_eq!(bundle.log("conformance-attention_conformance"), "cuda full\n");
     assert_eq!(bundle.log("conformance-gemm"), "--skip cublaslt:: --nocapture, named\n");
     assert_eq!(bundle.log("bench"), "full abc123\n");
+    assert!(said.contains("python3 has no PyTorch"), "{said}");
+    assert!(said.contains("nsys does not run"), "{said}");
+    assert_eq!(bundle.log("report"), "./gpu-report device.json --out OUT\n");
     bundle.run(&["--quick"]);
     assert_eq!(bundle.log("conformance-attention_conformance"), "cuda fast\n");
     assert_eq!(bundle.log("bench"), "quick abc123\n");
+}
+
+#[test]
+fn peers_are_compared_where_there_are_any() {
+    let bundle = Bundle::new(&["gpu", "torch"]);
+    bundle.script("nsys", PROFILER);
+    let (code, said) = bundle.run(&["--quick", "--only", "peers"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("the bench has measured nothing"), "{said}");
+    let (code, said) = bundle.run(&["--only", "bench,peers"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(bundle.log("peers-exchange"), "--exchange exchange.safetensors\n");
+    assert_eq!(bundle.log("peers-check"), "./gpu-peers --check exchange.safetensors\n");
+    let timed = "./gpu-peers --cells device.json --out peers.json --seconds 480\n";
+    assert_eq!(bundle.log("peers"), timed);
+    assert!(bundle.log("profile").ends_with("--output step ./device --bench --step\n"));
+    let report = "./gpu-report device.json --peers peers.json --profile step.sqlite --out OUT\n";
+    assert_eq!(bundle.log("report"), report);
+    let (summary, ratios) = (said.find("roofs and goals"), said.find("ratios and goals"));
+    assert!(summary.is_some() && summary < ratios, "{said}");
+    // The bench's results are kept for another comparison.
+    let (code, said) = bundle.run(&["--quick", "--only", "peers"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(bundle.log("peers").ends_with("--seconds 120\n"), "{said}");
 }
 
 #[test]
@@ -116,6 +163,11 @@ fn the_bundle_can_be_checked_without_a_gpu() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(bundle.log("conformance-attention_conformance"), "emulated full\n");
     assert_eq!(bundle.log("bench-check"), "tables hold\n");
+    assert!(said.contains("python3 has no PyTorch"), "{said}");
+    let bundle = Bundle::new(&["torch"]);
+    assert_eq!(bundle.run(&["--emulated", "--only", "peers"]).0, 0);
+    assert_eq!(bundle.log("peers-exchange"), "--exchange exchange.safetensors --emulated\n");
+    assert_eq!(bundle.log("peers-check"), "./gpu-peers --check exchange.safetensors\n");
 }
 
 #[test]

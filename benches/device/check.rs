@@ -127,7 +127,8 @@ fn verdicts(device: &Device, stream: &Stream) -> Result<()> {
             }
         }
         let goals = goals::goals(&rows, &roofs);
-        let report = Report { device: device.info(), roofs: &roofs, rows: &rows, goals: &goals };
+        let report =
+            Report { device: device.info(), roofs: &roofs, rows: &rows, goals: &goals, models: "" };
         let (table, summary) = (report.table(), report.summary());
         let names = rows.iter().filter(|row| table.contains(&row.name)).count();
         let all = names == rows.len()

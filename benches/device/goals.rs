@@ -22,7 +22,7 @@ pub struct Goal {
 }
 
 #[derive(Clone, Copy)]
-enum Bound {
+pub enum Bound {
     /// Every value is at least this.
     AtLeast(f64),
     /// The best value is at least this.
@@ -32,7 +32,8 @@ enum Bound {
 }
 
 impl Goal {
-    fn new(
+    /// A goal, and the values that it is about.
+    pub fn new(
         what: &'static str,
         bound: Bound,
         unit: &'static str,

@@ -1,8 +1,8 @@
-//! Microbenchmarks of the kernels on a GPU: decode and prefill attention, sealing and
-//! merging, as bytes and operations a second and as fractions of what the same run
+//! Kernels on a GPU, decode and prefill attention, sealing and merging, and whole models
+//! (`model.rs`), as bytes and operations a second and as fractions of what the same run
 //! measures as the device's best (`roofs.rs`).
 //!
-//! Times are those of device events around many launches, taken through criterion, at
+//! Times of kernels are those of device events around many launches, taken through criterion, at
 //! most a second a cell. KV memory is larger than the device's cache, or copies of it
 //! take turns. Cells that do not fit the card are skipped by name. Without a usable
 //! device this prints one line.
@@ -14,19 +14,26 @@
 //! | `KVFOLD_COMMIT` | what `device.json` names as the commit |
 //!
 //! `-- --test` checks the bench itself on the emulated device (`check.rs`); `-- --info`
-//! says what the device is, and fails if there is none.
+//! says what the device is, and fails if there is none; `-- --exchange FILE` writes what
+//! scripts/gpu-peers checks (`exchange.rs`), with `--emulated` without a GPU; `-- --step`
+//! repeats one captured step of the default model, for a profiler to look at.
 
 mod attention;
 mod check;
+mod check_model;
+mod exchange;
+mod geometry;
 mod goals;
 mod kv;
 mod merge;
+mod model;
 mod pattern;
 #[path = "../../tests/common/random.rs"]
 mod random;
 mod report;
 mod roofs;
 mod seal;
+mod subject;
 mod work;
 mod workloads;
 
@@ -61,22 +68,39 @@ fn run() -> Result<()> {
             Err(error) => bail!("no usable CUDA device: {error}"),
         };
     }
+    if let Some(file) = after("--exchange") {
+        let (device, tokens) = match asked("--emulated") {
+            true => (emulated(), 389),
+            false => (device?, 2049),
+        };
+        return exchange::write(&device, tokens, &PathBuf::from(file));
+    }
     // As criterion does: `cargo bench` says --bench, and nothing else times.
     if asked("--test") || !asked("--bench") {
-        let emulated = Device::emulated(EmulatorOptions { host_threads: 2, ..Default::default() });
-        for device in [emulated].into_iter().chain(device.ok()) {
+        for device in [emulated()].into_iter().chain(device.ok()) {
             check::all(&device)?;
+            check_model::all(&device)?;
             println!("the device bench's tables hold on {}", device.info().name);
         }
         return Ok(());
     }
     match device {
+        Ok(device) if asked("--step") => Ok(model::step(&device)?),
         Ok(device) => bench(&device),
         Err(error) => {
             println!("no usable CUDA device, nothing is measured: {error}");
             Ok(())
         }
     }
+}
+
+fn emulated() -> Device {
+    Device::emulated(EmulatorOptions { host_threads: 2, ..Default::default() })
+}
+
+/// The word of the command line after `flag`.
+fn after(flag: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != flag).nth(1)
 }
 
 fn bench(device: &Device) -> Result<()> {
@@ -99,13 +123,28 @@ fn bench(device: &Device) -> Result<()> {
         }
         group.finish();
     }
-    let goals = goals::goals(&rows, &roofs);
-    let report = Report { device: device.info(), roofs: &roofs, rows: &rows, goals: &goals };
+    let mut goals = goals::goals(&rows, &roofs);
+    let models = model::all(device, quick, filter().as_deref())?;
+    rows.extend(models.iter().flat_map(model::Measured::rows));
+    goals.extend(model::goals(&models, roofs.read));
+    let report = Report {
+        device: device.info(),
+        roofs: &roofs,
+        rows: &rows,
+        goals: &goals,
+        models: &model::table(&models),
+    };
     println!("\n{}\n{}", report.table(), report.summary());
     if let Some(folder) = std::env::var_os("KVFOLD_BENCH_OUT") {
         report.write(&PathBuf::from(folder), quick)?;
     }
     Ok(())
+}
+
+/// What names of cells must contain: the command line's word that is no flag, which is
+/// criterion's filter, too.
+fn filter() -> Option<String> {
+    std::env::args().skip(1).find(|argument| !argument.starts_with('-'))
 }
 
 /// Why a cell cannot be measured on this card.

@@ -45,6 +45,8 @@ pub struct Report<'a> {
     pub roofs: &'a Roofs,
     pub rows: &'a [Row],
     pub goals: &'a [Goal],
+    /// Whole models in words, a line each.
+    pub models: &'a str,
 }
 
 /// `x` in units of 10^`power`, with `digits` behind the point; a dash for nothing.
@@ -130,6 +132,9 @@ impl Report<'_> {
         };
         let _ = writeln!(text, "an attention call alone     {} us", scaled(Some(*call), -6, 1));
         let _ = writeln!(text, "\"of mat.\" is the fraction of {}\n", self.roofs.matrix().1);
+        if !self.models.is_empty() {
+            let _ = writeln!(text, "{}", self.models);
+        }
         for goal in self.goals {
             let _ = writeln!(text, "{goal}");
         }

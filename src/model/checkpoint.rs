@@ -2,19 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::config::MAX_LAYERS;
 use super::gguf_model::GgufModel;
 use super::hf::HfModel;
 use super::weights::Stored;
-use super::{ChatTemplate, ModelConfig, RawTensor, RopeScaling, Tokenizer, WeightType, complaint};
+use super::{ChatTemplate, ModelConfig, RawTensor, Tokenizer, WeightType, complaint};
 use crate::{Error, Result};
-
-/// Bounds far above any real model: a damaged number is refused by name
-/// before anything is computed from it.
-const MAX_LAYERS: usize = 4096;
-const MAX_HEADS: usize = 4096;
-const MAX_HEAD_DIM: usize = 4096;
-const MAX_WIDTH: usize = 1 << 28;
-const MAX_CONTEXT: usize = 1 << 31;
 
 /// How much of a checkpoint is stored in one type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +64,7 @@ impl Checkpoint {
         };
         let name = own_name.filter(|n| !n.trim().is_empty()).unwrap_or_else(|| file_name(path));
         let checkpoint = Self { path: path.to_owned(), name, source };
-        checkpoint.check_config()?;
+        checkpoint.config().validate().map_err(|what| checkpoint.bad(what))?;
         checkpoint.check_tensors()?;
         Ok(checkpoint)
     }
@@ -145,7 +138,7 @@ impl Checkpoint {
     /// Storage types of the tensors that the model uses, most bytes first.
     pub fn dtypes(&self) -> Vec<DtypeCount> {
         let mut counts: Vec<DtypeCount> = Vec::new();
-        for (name, _) in needed_tensors(self.config()) {
+        for (name, _) in self.config().tensors() {
             let Ok(Some((dtype, _, bytes))) = self.find(&name) else { continue };
             let bytes = bytes.len() as u64;
             match counts.iter_mut().find(|c| c.dtype == dtype) {
@@ -176,81 +169,8 @@ impl Checkpoint {
         complaint::bad_file(file, what)
     }
 
-    fn check_config(&self) -> Result<()> {
-        let c = self.config();
-        let bounds = [
-            ("hidden size", c.hidden, MAX_WIDTH),
-            ("intermediate size", c.intermediate, MAX_WIDTH),
-            ("vocabulary", c.vocab, MAX_WIDTH),
-            ("number of layers", c.layers, MAX_LAYERS),
-            ("number of heads", c.heads, MAX_HEADS),
-            ("number of KV heads", c.kv_heads, MAX_HEADS),
-            ("head dimension", c.head_dim, MAX_HEAD_DIM),
-            ("context length", c.context, MAX_CONTEXT),
-        ];
-        for (what, value, max) in bounds {
-            if value == 0 || value > max {
-                return Err(self.bad(format!("the {what} is {value}, not 1 to {max}")));
-            }
-        }
-        if !c.heads.is_multiple_of(c.kv_heads) {
-            return Err(self
-                .bad(format!("{} heads cannot be shared among {} KV heads", c.heads, c.kv_heads)));
-        }
-        if !c.head_dim.is_multiple_of(2) {
-            return Err(self.bad(format!("the head dimension {} is odd", c.head_dim)));
-        }
-        if !(c.norm_eps.is_finite() && c.norm_eps > 0.0) {
-            return Err(self.bad(format!("the norm epsilon is {}", c.norm_eps)));
-        }
-        self.check_rope()?;
-        for id in c.bos.iter().chain(&c.eos) {
-            if *id as usize >= c.vocab {
-                return Err(self.bad(format!(
-                    "the special token id {id} is outside of the vocabulary of {}",
-                    c.vocab
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_rope(&self) -> Result<()> {
-        let rope = &self.config().rope;
-        let positive = |x: f32| x.is_finite() && x > 0.0;
-        let good = positive(rope.theta)
-            && match &rope.scaling {
-                RopeScaling::None => true,
-                RopeScaling::Linear { factor } => positive(*factor),
-                RopeScaling::Factors(factors) => factors.iter().all(|&f| positive(f)),
-                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => {
-                    positive(*factor)
-                        && positive(*low_freq_factor)
-                        && positive(*high_freq_factor)
-                        && high_freq_factor > low_freq_factor
-                }
-                RopeScaling::Yarn(yarn) => {
-                    // The ramp's ends are logarithms to this base.
-                    rope.theta > 1.0
-                        && positive(yarn.factor)
-                        && positive(yarn.beta_slow)
-                        && yarn.beta_fast.is_finite()
-                        && yarn.beta_fast > yarn.beta_slow
-                        && positive(yarn.attention_factor)
-                        && yarn.original_context > 0
-                }
-            };
-        match good {
-            true => Ok(()),
-            false => Err(self.bad(format!(
-                "the RoPE parameters are out of range (theta {}, {:?})",
-                rope.theta, rope.scaling
-            ))),
-        }
-    }
-
     fn check_tensors(&self) -> Result<()> {
-        for (name, shape) in needed_tensors(self.config()) {
+        for (name, shape) in self.config().tensors() {
             let Some((dtype, found, _)) = self.find(&name)? else {
                 return Err(self.bad(format!("tensor \"{name}\" is missing")));
             };
@@ -282,42 +202,6 @@ pub(crate) fn check_layers(path: &Path, layers: usize) -> Result<usize> {
             format!("the number of layers is {n}, not 1 to {MAX_LAYERS}"),
         )),
     }
-}
-
-/// Names and shapes of all tensors that a model of this configuration uses.
-fn needed_tensors(c: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let (q, kv) = (c.q_width(), c.kv_width());
-    let mut needed = vec![
-        ("model.embed_tokens.weight".to_owned(), vec![c.vocab, c.hidden]),
-        ("model.norm.weight".to_owned(), vec![c.hidden]),
-    ];
-    if !c.tied {
-        needed.push(("lm_head.weight".to_owned(), vec![c.vocab, c.hidden]));
-    }
-    for layer in 0..c.layers {
-        let mut add = |name: &str, shape: &[usize]| {
-            needed.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-        };
-        add("input_layernorm.weight", &[c.hidden]);
-        add("post_attention_layernorm.weight", &[c.hidden]);
-        add("self_attn.q_proj.weight", &[q, c.hidden]);
-        add("self_attn.k_proj.weight", &[kv, c.hidden]);
-        add("self_attn.v_proj.weight", &[kv, c.hidden]);
-        add("self_attn.o_proj.weight", &[c.hidden, q]);
-        add("mlp.gate_proj.weight", &[c.intermediate, c.hidden]);
-        add("mlp.up_proj.weight", &[c.intermediate, c.hidden]);
-        add("mlp.down_proj.weight", &[c.hidden, c.intermediate]);
-        if c.qkv_bias {
-            add("self_attn.q_proj.bias", &[q]);
-            add("self_attn.k_proj.bias", &[kv]);
-            add("self_attn.v_proj.bias", &[kv]);
-        }
-        if c.qk_norm {
-            add("self_attn.q_norm.weight", &[c.head_dim]);
-            add("self_attn.k_norm.weight", &[c.head_dim]);
-        }
-    }
-    needed
 }
 
 fn only_gguf(folder: &Path) -> Result<PathBuf> {

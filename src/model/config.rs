@@ -1,5 +1,17 @@
 //! The numbers of a Llama-family model, in one form for every file format.
 
+use super::{complaint, hf_config};
+use crate::error::Result;
+use std::path::Path;
+
+/// Bounds far above any real model: a damaged number is refused by name
+/// before anything is computed from it.
+pub(super) const MAX_LAYERS: usize = 4096;
+const MAX_HEADS: usize = 4096;
+const MAX_HEAD_DIM: usize = 4096;
+const MAX_WIDTH: usize = 1 << 28;
+const MAX_CONTEXT: usize = 1 << 31;
+
 /// Architectures, all pre-norm decoders with RoPE, RMSNorm and SwiGLU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -70,6 +82,99 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// The numbers in the text of a `config.json` of transformers, checked.
+    ///
+    /// # Errors
+    /// As for such a file: `Error::BadFile`, `Error::UnknownArchitecture` or
+    /// `Error::Unsupported`.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let path = Path::new("config.json");
+        let bad = |what: String| complaint::bad_file(path, what);
+        let json = serde_json::from_str(text).map_err(|e| bad(format!("it is not JSON: {e}")))?;
+        let config = hf_config::read(path, &json, None)?;
+        config.validate().map_err(bad)?;
+        Ok(config)
+    }
+
+    /// Checks every number; says what is wrong.
+    pub(super) fn validate(&self) -> std::result::Result<(), String> {
+        let bounds = [
+            ("hidden size", self.hidden, MAX_WIDTH),
+            ("intermediate size", self.intermediate, MAX_WIDTH),
+            ("vocabulary", self.vocab, MAX_WIDTH),
+            ("number of layers", self.layers, MAX_LAYERS),
+            ("number of heads", self.heads, MAX_HEADS),
+            ("number of KV heads", self.kv_heads, MAX_HEADS),
+            ("head dimension", self.head_dim, MAX_HEAD_DIM),
+            ("context length", self.context, MAX_CONTEXT),
+        ];
+        for (what, value, max) in bounds {
+            if value == 0 || value > max {
+                return Err(format!("the {what} is {value}, not 1 to {max}"));
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let (heads, kv_heads) = (self.heads, self.kv_heads);
+            return Err(format!("{heads} heads cannot be shared among {kv_heads} KV heads"));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(format!("the head dimension {} is odd", self.head_dim));
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
+            return Err(format!("the norm epsilon is {}", self.norm_eps));
+        }
+        if !self.rope.is_sane() {
+            let RopeConfig { theta, scaling, .. } = &self.rope;
+            return Err(format!(
+                "the RoPE parameters are out of range (theta {theta}, {scaling:?})"
+            ));
+        }
+        match self.bos.iter().chain(&self.eos).find(|&&id| id as usize >= self.vocab) {
+            Some(id) => Err(format!(
+                "the special token id {id} is outside of the vocabulary of {}",
+                self.vocab
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Hugging Face's names and row-major shapes of all tensors that such a model uses.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let (q, kv) = (self.q_width(), self.kv_width());
+        let (hidden, mlp) = (self.hidden, self.intermediate);
+        let mut all = vec![
+            ("model.embed_tokens.weight".to_owned(), vec![self.vocab, hidden]),
+            ("model.norm.weight".to_owned(), vec![hidden]),
+        ];
+        if !self.tied {
+            all.push(("lm_head.weight".to_owned(), vec![self.vocab, hidden]));
+        }
+        for layer in 0..self.layers {
+            let mut add = |name: &str, shape: &[usize]| {
+                all.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+            };
+            add("input_layernorm.weight", &[hidden]);
+            add("post_attention_layernorm.weight", &[hidden]);
+            add("self_attn.q_proj.weight", &[q, hidden]);
+            add("self_attn.k_proj.weight", &[kv, hidden]);
+            add("self_attn.v_proj.weight", &[kv, hidden]);
+            add("self_attn.o_proj.weight", &[hidden, q]);
+            add("mlp.gate_proj.weight", &[mlp, hidden]);
+            add("mlp.up_proj.weight", &[mlp, hidden]);
+            add("mlp.down_proj.weight", &[hidden, mlp]);
+            if self.qkv_bias {
+                add("self_attn.q_proj.bias", &[q]);
+                add("self_attn.k_proj.bias", &[kv]);
+                add("self_attn.v_proj.bias", &[kv]);
+            }
+            if self.qk_norm {
+                add("self_attn.q_norm.weight", &[self.head_dim]);
+                add("self_attn.k_norm.weight", &[self.head_dim]);
+            }
+        }
+        all
+    }
+
     /// Width of all query heads together: rows of `q_proj`, columns of `o_proj`.
     pub const fn q_width(&self) -> usize {
         self.heads * self.head_dim
@@ -206,6 +311,33 @@ impl RopeConfig {
                 self.scale(i, freq)
             })
             .collect()
+    }
+
+    /// Whether frequencies can be computed from the numbers.
+    fn is_sane(&self) -> bool {
+        let positive = |x: f32| x.is_finite() && x > 0.0;
+        positive(self.theta)
+            && match &self.scaling {
+                RopeScaling::None => true,
+                RopeScaling::Linear { factor } => positive(*factor),
+                RopeScaling::Factors(factors) => factors.iter().all(|&f| positive(f)),
+                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => {
+                    positive(*factor)
+                        && positive(*low_freq_factor)
+                        && positive(*high_freq_factor)
+                        && high_freq_factor > low_freq_factor
+                }
+                RopeScaling::Yarn(yarn) => {
+                    // The ramp's ends are logarithms to this base.
+                    self.theta > 1.0
+                        && positive(yarn.factor)
+                        && positive(yarn.beta_slow)
+                        && yarn.beta_fast.is_finite()
+                        && yarn.beta_fast > yarn.beta_slow
+                        && positive(yarn.attention_factor)
+                        && yarn.original_context > 0
+                }
+            }
     }
 
     fn scale(&self, i: usize, freq: f64) -> f64 {

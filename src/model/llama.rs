@@ -3,10 +3,11 @@
 //! biases and Qwen3's query and key norms.
 
 use super::kv::{group_sizes, kv_layers};
-use super::{Checkpoint, ModelConfig, RawTensor};
+use super::source::{FromCheckpoint, Weights};
+use super::{Checkpoint, ModelConfig};
 use crate::backend::draw::Choice;
 use crate::backend::{
-    Attend, AttendSeq, Backend, Ids, LayerIndex, MatrixBytes, Rope, StepInput, WeightPolicy,
+    Attend, AttendSeq, Backend, Ids, LayerIndex, Rope, StepInput, WeightPolicy,
 };
 use crate::cache::{SeqStep, Step};
 use crate::error::{Error, Result};
@@ -70,88 +71,75 @@ impl<B: Backend> Workspace<B> {
     }
 }
 
-/// Reads one tensor as f32.
-fn floats(checkpoint: &Checkpoint, name: &str) -> Result<Vec<f32>> {
-    let RawTensor { dtype, bytes, .. } = checkpoint.tensor(name)?;
-    let elements = bytes.len() / dtype.block_bytes() * dtype.block_size();
-    // candle reads aligned blocks; the bytes of a mapped file need not be.
-    let mut aligned = vec![0u64; bytes.len().div_ceil(8)];
-    let aligned = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..bytes.len()];
-    aligned.copy_from_slice(&bytes);
-    let tensor = dtype.to_ggml().from_data(aligned[..].into());
-    match tensor.dequantize(elements)? {
-        candle_core::CpuStorage::F32(floats) => Ok(floats),
-        _ => Err(Error::bad_file(
-            checkpoint.path(),
-            format!("{name} is not numeric"),
-            "convert it again",
-        )),
-    }
-}
-
 impl<B: Backend> Llama<B> {
     /// Loads the weights of a checkpoint.
+    ///
+    /// # Errors
+    /// What the file or the backend refuses.
     pub fn load(checkpoint: &Checkpoint, backend: &B, policy: WeightPolicy) -> Result<Self> {
         let config = checkpoint.config().clone();
-        let matrix = |names: &[String]| -> Result<B::Matrix> {
-            let tensors = names.iter().map(|n| checkpoint.tensor(n)).collect::<Result<Vec<_>>>()?;
-            let parts: Vec<_> = (tensors.iter())
-                .map(|t| MatrixBytes {
-                    dtype: t.dtype.to_ggml(),
-                    rows: t.shape[0],
-                    cols: t.shape[1],
-                    bytes: &t.bytes,
-                })
-                .collect();
-            backend.matrix(&parts, policy)
-        };
-        let vector = |name: &str| backend.vector(&floats(checkpoint, name)?);
+        Self::with_weights(config, backend, &mut FromCheckpoint { checkpoint, policy })
+    }
 
+    /// A model of `config` with weights from anywhere: of the names and shapes that
+    /// [`ModelConfig::tensors`] lists.
+    ///
+    /// # Errors
+    /// What `weights` or the backend refuses.
+    pub fn with_weights(
+        config: ModelConfig,
+        backend: &B,
+        weights: &mut impl Weights<B>,
+    ) -> Result<Self> {
         let mut layers = Vec::with_capacity(config.layers);
         for (i, kv) in kv_layers(&config).into_iter().enumerate() {
-            let name = |part: &str| format!("model.layers.{i}.{part}");
-            let names = |parts: &[&str]| -> Vec<String> { parts.iter().map(|p| name(p)).collect() };
-            let qkv_bias = match config.qkv_bias {
-                false => None,
-                true => {
-                    let mut all = Vec::new();
-                    for part in ["q_proj", "k_proj", "v_proj"] {
-                        all.extend(floats(checkpoint, &name(&format!("self_attn.{part}.bias")))?);
-                    }
-                    Some(backend.vector(&all)?)
-                }
+            let names = |parts: &[&str]| -> Vec<String> {
+                parts.iter().map(|part| format!("model.layers.{i}.{part}")).collect()
             };
-            let head_norm = |part: &str| match config.qk_norm {
-                true => vector(&name(&format!("self_attn.{part}.weight"))).map(Some),
-                false => Ok(None),
-            };
-            let slides = config.sliding_layers[i];
-            layers.push(Layer {
-                input_norm: vector(&name("input_layernorm.weight"))?,
-                qkv: matrix(&names(&[
+            let mut matrix = |parts: &[&str]| weights.matrix(backend, &names(parts));
+            let (qkv, output, gate_up, down) = (
+                matrix(&[
                     "self_attn.q_proj.weight",
                     "self_attn.k_proj.weight",
                     "self_attn.v_proj.weight",
-                ]))?,
+                ])?,
+                matrix(&["self_attn.o_proj.weight"])?,
+                matrix(&["mlp.gate_proj.weight", "mlp.up_proj.weight"])?,
+                matrix(&["mlp.down_proj.weight"])?,
+            );
+            let mut vector = |parts: &[&str]| weights.vector(backend, &names(parts));
+            let mut vector_if = |there: bool, parts: &[&str]| match there {
+                true => vector(parts).map(Some),
+                false => Ok(None),
+            };
+            let biases =
+                ["self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"];
+            let qkv_bias = vector_if(config.qkv_bias, &biases)?;
+            let q_norm = vector_if(config.qk_norm, &["self_attn.q_norm.weight"])?;
+            let k_norm = vector_if(config.qk_norm, &["self_attn.k_norm.weight"])?;
+            let slides = config.sliding_layers[i];
+            layers.push(Layer {
+                input_norm: vector(&["input_layernorm.weight"])?,
+                qkv,
                 qkv_bias,
-                q_norm: head_norm("q_norm")?,
-                k_norm: head_norm("k_norm")?,
-                output: matrix(&names(&["self_attn.o_proj.weight"]))?,
-                post_norm: vector(&name("post_attention_layernorm.weight"))?,
-                gate_up: matrix(&names(&["mlp.gate_proj.weight", "mlp.up_proj.weight"]))?,
-                down: matrix(&names(&["mlp.down_proj.weight"]))?,
+                q_norm,
+                k_norm,
+                output,
+                post_norm: vector(&["post_attention_layernorm.weight"])?,
+                gate_up,
+                down,
                 kv,
                 window: config.sliding_window.filter(|_| slides),
             });
         }
         let head = match config.tied {
             true => None,
-            false => Some(matrix(&["lm_head.weight".into()])?),
+            false => Some(weights.matrix(backend, &["lm_head.weight".into()])?),
         };
         Ok(Self {
-            embedding: matrix(&["model.embed_tokens.weight".into()])?,
+            embedding: weights.matrix(backend, &["model.embed_tokens.weight".into()])?,
             layers,
-            norm: vector("model.norm.weight")?,
+            norm: weights.vector(backend, &["model.norm.weight".into()])?,
             head,
             rope: Rope { inv_freq: config.rope.inv_freq() },
             config,

@@ -18,6 +18,7 @@
 //! | `chat.rs` | chat templates |
 //! | `kv.rs` | the KV groups of a model |
 //! | `llama.rs` | the forward pass, on any backend |
+//! | `source.rs` | where its weights come from |
 //! | `complaint.rs` | errors that quote a file |
 
 mod chat;
@@ -30,6 +31,7 @@ mod hf;
 mod hf_config;
 mod kv;
 mod llama;
+mod source;
 mod tokenizer;
 mod tokenizer_gguf;
 mod tokenizer_json;
@@ -40,5 +42,6 @@ pub use checkpoint::{Checkpoint, DtypeCount};
 pub use config::{Family, ModelConfig, RopeConfig, RopeScaling, Yarn};
 pub use kv::{KvOptions, cache_config, kv_groups};
 pub use llama::{Llama, Workspace};
+pub use source::Weights;
 pub use tokenizer::Tokenizer;
 pub use weights::{RawTensor, WeightType};

@@ -23,6 +23,19 @@ pub struct Matrix<T> {
 }
 
 impl<T: Element> Matrix<T> {
+    /// A matrix that is on the device already: `T [rows][cols]`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there are not as many elements, or the columns are no
+    /// multiple of 8.
+    pub fn new(rows: usize, cols: usize, data: DeviceBuffer<T>) -> Result<Self> {
+        if rows.checked_mul(cols) != Some(data.len()) || !cols.is_multiple_of(PAD) {
+            let what = format!("{} elements are not [{rows}, {cols}]", data.len());
+            return Err(Error::config("matrix", what));
+        }
+        Ok(Self { rows, cols, data })
+    }
+
     /// Rows: output features.
     pub fn rows(&self) -> usize {
         self.rows

@@ -79,6 +79,17 @@ impl<T: Element> CudaBackend<T> {
         self.repeats.repeated
     }
 
+    /// Whether steps of single tokens are captured and repeated, as they are unless this
+    /// says otherwise; without, the host launches each kernel of each step. Results are
+    /// the same: this is for measuring what capturing saves, and for debuggers.
+    ///
+    /// # Errors
+    /// Of a device that was lost.
+    pub fn set_capturing(&mut self, capturing: bool) -> Result<()> {
+        self.repeats.captures = capturing;
+        self.repeats.forget(&self.stream)
+    }
+
     /// The device.
     pub fn device(&self) -> &Device {
         self.stream.device()
@@ -221,7 +232,8 @@ impl<T: Element> Backend for CudaBackend<T> {
     }
 
     fn repeat(&mut self, key: u32, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        let Some(bucket) = self.begun.bucket else { return work(self) };
+        let bucket = self.begun.bucket.filter(|_| self.repeats.captures);
+        let Some(bucket) = bucket else { return work(self) };
         let (key, stream) = ((key, bucket), self.stream.clone());
         match self.repeats.stage(key, &stream)? {
             Stage::New => {

@@ -9,8 +9,9 @@ type Key = (u32, usize);
 
 /// Works seen so far. A graph holds addresses, so all are forgotten as soon as anything
 /// was allocated on the device: a buffer may have moved.
-#[derive(Default)]
 pub(super) struct Repeats {
+    /// Whether works are captured at all.
+    pub captures: bool,
     works: HashMap<Key, Work>,
     allocations: u64,
     /// Steps that were done by launching a graph.
@@ -21,6 +22,12 @@ enum Work {
     /// It has run, so its kernels are loaded and its buffers are large enough.
     Ran,
     Captured(Graph),
+}
+
+impl Default for Repeats {
+    fn default() -> Self {
+        Self { captures: true, works: HashMap::new(), allocations: 0, repeated: 0 }
+    }
 }
 
 impl Repeats {

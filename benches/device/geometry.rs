@@ -1,0 +1,133 @@
+//! Models without files: the geometry of known ones, with random weights made on the
+//! device.
+
+use crate::random::Random;
+use kvfold::backend::Backend;
+use kvfold::backend::cuda::append::Element;
+use kvfold::backend::cuda::backend::CudaBackend;
+use kvfold::backend::cuda::weights::Matrix;
+use kvfold::backend::driver::DeviceBuffer;
+use kvfold::model::{ModelConfig, Weights};
+use kvfold::{Error, Result};
+use std::collections::HashMap;
+
+/// A model that is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    pub name: &'static str,
+    /// Its `config.json`.
+    json: &'static str,
+}
+
+/// The default model, SmolLM2-135M.
+pub const DEFAULT: Geometry = Geometry {
+    name: "default",
+    json: r#"{"model_type": "llama", "vocab_size": 49152, "hidden_size": 576,
+        "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "rms_norm_eps": 1e-5, "rope_theta": 100000.0,
+        "max_position_embeddings": 8192, "tie_word_embeddings": true}"#,
+};
+
+/// Llama-3.1-8B.
+pub const LLAMA_8B: Geometry = Geometry {
+    name: "llama-8b",
+    json: r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096,
+        "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
+        "max_position_embeddings": 131072, "tie_word_embeddings": false}"#,
+};
+
+/// One that the emulated device can run.
+pub const TINY: Geometry = Geometry {
+    name: "tiny",
+    json: r#"{"model_type": "llama", "vocab_size": 97, "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 64, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "tie_word_embeddings": true}"#,
+};
+
+impl Geometry {
+    pub fn config(&self) -> Result<ModelConfig> {
+        ModelConfig::from_json(self.json)
+    }
+}
+
+/// Elements of all matrices that a token is multiplied by.
+pub fn multiplied(config: &ModelConfig) -> u64 {
+    let elements = |(name, shape): (String, Vec<usize>)| match shape[..] {
+        [rows, cols] if name != "model.embed_tokens.weight" || config.tied => rows * cols,
+        _ => 0,
+    };
+    config.tensors().into_iter().map(elements).sum::<usize>() as u64
+}
+
+/// Elements of all tensors.
+pub fn elements(config: &ModelConfig) -> u64 {
+    config.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+}
+
+/// A prime number of random numbers is repeated over each matrix, so that its rows
+/// differ. They are normal of variance 1 / columns, so that activations stay in range.
+const PERIOD: usize = 1_048_573;
+
+/// Gives matrices of random numbers and norms of ones.
+pub struct RandomWeights<T> {
+    shapes: HashMap<String, Vec<usize>>,
+    /// By columns.
+    periods: HashMap<usize, DeviceBuffer<T>>,
+    given: usize,
+}
+
+impl<T: Element> RandomWeights<T> {
+    pub fn new(config: &ModelConfig) -> Self {
+        let shapes = config.tensors().into_iter().collect();
+        Self { shapes, periods: HashMap::new(), given: 0 }
+    }
+
+    fn shape(&self, name: &str) -> Result<&[usize]> {
+        let shape = self.shapes.get(name).map(Vec::as_slice);
+        shape.ok_or_else(|| Error::NotFound { what: format!("tensor {name}") })
+    }
+}
+
+impl<T: Element> Weights<CudaBackend<T>> for RandomWeights<T> {
+    fn matrix(&mut self, backend: &CudaBackend<T>, names: &[String]) -> Result<Matrix<T>> {
+        let (mut rows, mut cols) = (0, 0);
+        for name in names {
+            let shape = self.shape(name)?;
+            rows += shape[0];
+            cols = shape[1];
+        }
+        let stream = backend.device().stream()?;
+        if !self.periods.contains_key(&cols) {
+            let mut random = Random::new(cols as u64);
+            let scale = (cols as f32).powf(-0.5);
+            let wide: Vec<f32> = (0..PERIOD).map(|_| scale * random.float()).collect();
+            let mut narrow = vec![T::zeroed(); PERIOD];
+            T::narrow(&wide, &mut narrow);
+            self.periods.insert(cols, backend.device().upload(&narrow, &stream)?);
+        }
+        let period = &self.periods[&cols];
+        let mut data = backend.device().alloc::<T>(rows * cols)?;
+        // Matrices begin at different places of the period.
+        self.given += 1;
+        let (mut at, mut from) = (0, self.given * 7919 % PERIOD);
+        while at < data.len() {
+            let n = (PERIOD - from).min(data.len() - at);
+            data.copy_from(at, period, from, n, &stream)?;
+            (at, from) = (at + n, 0);
+        }
+        stream.synchronize()?;
+        Matrix::new(rows, cols, data)
+    }
+
+    fn vector(&mut self, backend: &CudaBackend<T>, names: &[String]) -> Result<DeviceBuffer<f32>> {
+        let mut n = 0;
+        for name in names {
+            n += self.shape(name)?.iter().product::<usize>();
+        }
+        backend.vector(&vec![1.0; n])
+    }
+}
