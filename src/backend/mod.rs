@@ -37,10 +37,11 @@ pub struct MatrixBytes<'a> {
 /// What to do with a weight's storage type at load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightPolicy {
-    /// Types for which the backend has no fast path become Q8_0.
+    /// Types for which the backend has no fast path become one that it has: Q8_0 on the
+    /// CPU, f16 or bf16 on a GPU.
     #[default]
     Auto,
-    /// Keep the file's types.
+    /// Keep the file's types; an error where the backend has no product of one.
     Keep,
     /// Everything as f32: slow, for comparisons.
     F32,
@@ -198,7 +199,7 @@ pub trait Backend {
     fn write(&self, rows: &[f32], cols: usize, to: &mut Self::Buffer) -> Result<()>;
     /// Downloads row `row` to `out`.
     fn read_row(&self, from: &Self::Buffer, row: usize, out: &mut [f32]) -> Result<()>;
-    /// Copies adjacent rows.
+    /// Copies adjacent rows; the caller knows that they were written.
     fn rows(&self, from: &Self::Buffer, rows: Range<usize>, to: &mut Self::Buffer) -> Result<()>;
 
     /// Loads a matrix; several parts with equal columns are stacked by rows.
@@ -212,8 +213,9 @@ pub trait Backend {
     fn begin(&mut self, step: &StepInput<'_>) -> Result<()>;
     /// Does `work`, which enqueues operations of the step and does nothing else, or
     /// has the device repeat what it enqueued for an earlier step of the same shape.
-    /// Works that differ have different keys.
-    fn repeat(&mut self, key: u32, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()>
+    /// Then the buffers do not learn how many rows they have. Works that differ, in their
+    /// operations or in the buffers that they use, have different keys.
+    fn repeat(&mut self, key: u64, work: impl FnMut(&mut Self) -> Result<()>) -> Result<()>
     where
         Self: Sized;
 

@@ -19,7 +19,7 @@ pub struct EngineConfig {
     /// Tokens of a prompt that are computed at once.
     pub prefill_chunk: usize,
     /// Bytes that the KV cache may hold; `None`: as many as the model's whole
-    /// context needs in this format.
+    /// context needs in this format, but on a GPU at most nine tenths of what is free.
     pub kv_budget: Option<u64>,
 }
 

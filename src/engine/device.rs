@@ -8,8 +8,9 @@ use std::str::FromStr;
 /// A choice of device: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first CUDA device if it can be used, else the CPU; which one it was is
-    /// logged, and [`LoadedModel::device`](super::LoadedModel::device) says it.
+    /// The first CUDA device if it has a driver, kernels in this build and cuBLASLt, else
+    /// the CPU; why is logged, and [`LoadedModel::device`](super::LoadedModel::device) says
+    /// which. A model that the device cannot take is an error all the same.
     Auto,
     /// The CPU.
     #[default]
@@ -27,15 +28,23 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(None),
             Self::Cuda(ordinal) => Device::cuda(ordinal).map(Some),
-            Self::Auto => match Device::cuda(0) {
+            Self::Auto => match usable() {
                 Ok(device) => Ok(Some(device)),
                 Err(error) => {
-                    tracing::info!(%error, "no CUDA device; the CPU is used");
+                    tracing::info!(%error, "no CUDA device can be used; the CPU is");
                     Ok(None)
                 }
             },
         }
     }
+}
+
+/// The first CUDA device, if a model can run on it.
+fn usable() -> Result<Device> {
+    let device = Device::cuda(0)?;
+    #[cfg(feature = "cuda")]
+    crate::backend::cuda::gemm::describe_cublaslt()?;
+    Ok(device)
 }
 
 impl fmt::Display for DeviceChoice {

@@ -16,6 +16,10 @@ pub(super) trait Executor: Send {
     fn device(&self) -> String;
     /// As [`Backend::element`].
     fn element(&self) -> Option<Codec>;
+    /// Whether tokens are better chosen by the backend.
+    fn chooses_tokens(&self) -> bool {
+        self.element().is_some()
+    }
     /// As [`Backend::free_memory`].
     fn free_memory(&self) -> Result<Option<u64>>;
     /// Bytes that the weights keep resident.

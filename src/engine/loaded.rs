@@ -82,33 +82,34 @@ impl LoadedModel {
     /// # Errors
     /// As [`open`](Self::open), and why the device cannot be used, or not for this model.
     pub fn open_with(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
-        match options.device.open()? {
-            Some(device) => Self::open_on(path, &device, options),
-            None => {
-                let checkpoint = Checkpoint::open(path)?;
-                let backend = CpuBackend::new();
-                let model = Llama::load(&checkpoint, &backend, options.weights)?;
-                Self::new(&checkpoint, Box::new(On::new(backend, model)?))
-            }
-        }
+        let device = options.device.open()?;
+        Self::load(&Checkpoint::open(path)?, device.as_ref(), options)
     }
 
-    /// As [`open_with`](Self::open_with), on a device that is open already.
+    /// Loads a checkpoint to a device that is open already, or to the CPU.
     ///
     /// # Errors
     /// As [`open_with`](Self::open_with); [`Error::DeviceOutOfMemory`] before anything is
     /// loaded if the weights exceed the device.
-    pub fn open_on(path: impl AsRef<Path>, device: &Device, options: &LoadOptions) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
-        let executor = match options.element_of(&checkpoint) {
-            Codec::F16 => on_device::<f16>(&checkpoint, device, options.weights)?,
-            Codec::Bf16 => on_device::<bf16>(&checkpoint, device, options.weights)?,
+    pub fn load(
+        checkpoint: &Checkpoint,
+        device: Option<&Device>,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        let Some(device) = device else {
+            let backend = CpuBackend::new();
+            let model = Llama::load(checkpoint, &backend, options.weights)?;
+            return Self::new(checkpoint, Box::new(On::new(backend, model)?));
+        };
+        let executor = match options.element_of(checkpoint) {
+            Codec::F16 => on_device::<f16>(checkpoint, device, options.weights)?,
+            Codec::Bf16 => on_device::<bf16>(checkpoint, device, options.weights)?,
             other => {
                 let what = format!("{other}; it must be f16 or bf16");
                 return Err(Error::config("element", what));
             }
         };
-        Self::new(&checkpoint, executor)
+        Self::new(checkpoint, executor)
     }
 
     fn new(checkpoint: &Checkpoint, executor: Box<dyn Executor>) -> Result<Self> {

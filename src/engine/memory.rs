@@ -32,13 +32,15 @@ impl KvPlan {
         let groups = kv_groups(model, &options);
         let unlimited = KvCache::new(cache_config(&groups, u64::MAX))?;
         let whole = unlimited.bytes_for(model.context, config.prefill_chunk);
-        let budget = match (config.kv_budget, free) {
-            (Some(needed), Some(free)) if needed > free => {
+        // Activations need a share, too.
+        let room = free.map(|free| free - free.div_ceil(10));
+        let budget = match (config.kv_budget, room.zip(free)) {
+            (Some(bytes), Some((room, free))) if bytes > room => {
+                let needed = bytes.saturating_add(free - room);
                 return Err(Error::DeviceOutOfMemory { needed, free });
             }
             (Some(bytes), _) => bytes,
-            // Activations need a share, too.
-            (None, Some(free)) => whole.min(free / 10 * 9),
+            (None, Some((room, _))) => whole.min(room),
             (None, None) => whole,
         };
         Ok(Self { options, groups, budget, whole })
@@ -95,7 +97,8 @@ impl MemoryPlan {
         let left = left.ok_or(Error::DeviceOutOfMemory { needed: weights, free })?;
         let plan = match KvPlan::new(checkpoint.config(), config, Some(element), Some(left)) {
             Err(Error::DeviceOutOfMemory { needed, .. }) => {
-                return Err(Error::DeviceOutOfMemory { needed: needed + weights, free });
+                let needed = needed.saturating_add(weights);
+                return Err(Error::DeviceOutOfMemory { needed, free });
             }
             other => other?,
         };

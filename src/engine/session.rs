@@ -34,7 +34,8 @@ impl Session {
     }
 
     /// Ends all sequences and starts anew with another configuration; the weights
-    /// stay. Sequence ids from before are void. On an error nothing changes.
+    /// stay. Sequence ids from before are void. On an error of the configuration nothing
+    /// changes; after one of the device's memory there is no cache until this succeeds.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -89,10 +90,10 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the weights are on a device of its own, from which logits are better not
-    /// copied.
-    pub fn samples_on_device(&self) -> bool {
-        self.model.executor.element().is_some()
+    /// Whether tokens are better chosen by the backend
+    /// ([`step_and_choose`](Self::step_and_choose)): where logits are far from here.
+    pub fn chooses_tokens(&self) -> bool {
+        self.model.executor.chooses_tokens()
     }
 
     /// A new, empty sequence.
@@ -158,7 +159,10 @@ impl Session {
     pub fn receive(&mut self) -> Result<u32> {
         let tokens = self.model.executor.receive_tokens()?;
         tokens.first().copied().flatten().ok_or_else(|| {
-            Error::Sampling("no token is allowed: there are no logits above -inf".into())
+            Error::Sampling(
+                "no logit is above -inf; if they overflowed, choose another 16-bit type (--dtype bf16)"
+                    .into(),
+            )
         })
     }
 

@@ -81,12 +81,13 @@ fn decode(session: &mut Session, seq: SeqId, job: &Job) -> Result<Event> {
         next = tokens.next(&history)?;
     };
 
-    drop(tokens);
-
     let end = Instant::now();
+    drop(tokens);
     let first = first_token.unwrap_or(end);
-    // A step that ran ahead of the end does not count.
-    let tokens = session.cache().len(seq)?.min(history.len());
+    // The last token was not taken in, unless it was the end, which is not in the history;
+    // a step that ran ahead in vain does not count.
+    let taken_in = history.len() - usize::from(reason != FinishReason::EndOfSequence);
+    let tokens = session.cache().len(seq)?.min(taken_in);
     let stats = Stats {
         prompt_tokens: request.prompt.len(),
         generated_tokens: history.len() - request.prompt.len(),

@@ -6,12 +6,11 @@ use super::kv::{group_sizes, kv_layers};
 use super::source::{FromCheckpoint, Weights};
 use super::{Checkpoint, ModelConfig};
 use crate::backend::draw::Choice;
-use crate::backend::{
-    Attend, AttendSeq, Backend, Ids, LayerIndex, Rope, StepInput, WeightPolicy,
-};
+use crate::backend::{Attend, AttendSeq, Backend, Ids, LayerIndex, Rope, StepInput, WeightPolicy};
 use crate::cache::{SeqStep, Step};
 use crate::error::{Error, Result};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Layer<B: Backend> {
     input_norm: B::Vector,
@@ -51,13 +50,20 @@ pub struct Workspace<B: Backend> {
     activated: B::Buffer,
     hidden: B::Buffer,
     logits: B::Buffer,
+    /// Rows of `hidden` that the last step was asked for.
+    wanted: usize,
+    /// Tells workspaces apart.
+    id: u64,
 }
 
 impl<B: Backend> Workspace<B> {
     /// Empty buffers; they grow with the first pass.
     pub fn new(backend: &B) -> Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         let empty = || backend.buffer(0, 0);
         Ok(Self {
+            wanted: 0,
+            id: COUNT.fetch_add(1, Ordering::Relaxed),
             x: empty()?,
             normed: empty()?,
             qkv: empty()?,
@@ -170,8 +176,8 @@ impl<B: Backend> Llama<B> {
         ids: &[u32],
         rows: &[usize],
     ) -> Result<()> {
-        self.begin(backend, step, Ids::Given(ids), rows, &[])?;
-        backend.repeat(0, |backend| self.hidden(backend, ws, &step.seqs))
+        self.begin(backend, ws, step, Ids::Given(ids), rows, &[])?;
+        backend.repeat(2 * ws.id, |backend| self.hidden(backend, ws, &step.seqs))
     }
 
     /// As [`forward`](Self::forward), then chooses the next token after each of `rows`
@@ -185,8 +191,8 @@ impl<B: Backend> Llama<B> {
         rows: &[usize],
         choices: &[Choice],
     ) -> Result<()> {
-        self.begin(backend, step, ids, rows, choices)?;
-        backend.repeat(1, |backend| {
+        self.begin(backend, ws, step, ids, rows, choices)?;
+        backend.repeat(2 * ws.id + 1, |backend| {
             self.hidden(backend, ws, &step.seqs)?;
             backend.logits(self.head(), &mut ws.hidden, &mut ws.logits)?;
             backend.sample(&mut ws.logits)
@@ -197,6 +203,7 @@ impl<B: Backend> Llama<B> {
     fn begin(
         &self,
         backend: &mut B,
+        ws: &mut Workspace<B>,
         step: &Step,
         ids: Ids<'_>,
         rows: &[usize],
@@ -213,8 +220,11 @@ impl<B: Backend> Llama<B> {
             let what = format!("token {id} is not below {}", self.config.vocab);
             return Err(Error::config("ids", what));
         }
+        ws.wanted = 0;
         backend.copy_blocks(&step.copies)?;
-        backend.begin(&StepInput { seqs: &step.seqs, ids, rows, choices, rope: &self.rope })
+        backend.begin(&StepInput { seqs: &step.seqs, ids, rows, choices, rope: &self.rope })?;
+        ws.wanted = rows.len();
+        Ok(())
     }
 
     /// The layers, the last norm, and the wanted rows of it to `ws.hidden`.
@@ -296,6 +306,10 @@ impl<B: Backend> Llama<B> {
         range: Range<usize>,
         mut f: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
+        if range.end > ws.wanted {
+            let what = format!("{range:?} of {} hidden states", ws.wanted);
+            return Err(Error::config("rows", what));
+        }
         backend.rows(&ws.hidden, range.clone(), &mut ws.delta)?;
         backend.logits(self.head(), &mut ws.delta, &mut ws.logits)?;
         let mut row_logits = vec![0f32; self.config.vocab];

@@ -42,7 +42,8 @@ impl Sampler {
     }
 
     /// What a backend needs to choose the next token itself, as [`sample`](Self::sample)
-    /// would but for rounding and the random number. `history`: the tokens before the one
+    /// would but for rounding and the random number; backends pass NaN over, where
+    /// `sample` refuses it. `history`: the tokens before the one
     /// that the step takes in, which need not be known yet. The random state advances.
     pub fn choice(&mut self, history: &[u32]) -> Choice {
         Choice { penalty: self.penalty(history), draw: self.draw() }

@@ -157,8 +157,9 @@ impl Backend for CpuBackend {
     fn begin(&mut self, step: &StepInput<'_>) -> Result<()> {
         let ids = match step.ids {
             Ids::Given(ids) => Some(ids.to_vec()),
-            Ids::Drawn(n) => self.drawn.iter().take(n).copied().collect(),
+            Ids::Drawn(_) => self.drawn.iter().copied().collect(),
         };
+        self.drawn.clear();
         let ids = ids.filter(|ids| ids.len() == step.ids.len()).ok_or_else(|| {
             Error::config("ids", "the step before has not drawn a token for each row")
         })?;
@@ -167,7 +168,7 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn repeat(&mut self, _key: u32, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn repeat(&mut self, _key: u64, mut work: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
         work(self)
     }
 
@@ -256,6 +257,8 @@ impl Backend for CpuBackend {
     ) -> Result<()> {
         groups.iter().try_for_each(|g| attention::check_head_dim(g.head_dim))?;
         self.arenas = Arenas::new(groups, classes)?;
+        self.drawn.clear();
+        self.sent.clear();
         self.groups = groups.to_vec();
         Ok(())
     }

@@ -68,6 +68,13 @@ pub struct Workspace {
     part_lse: DeviceBuffer<f32>,
 }
 
+impl Workspace {
+    /// What it was made for.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+}
+
 /// One call, by device addresses. All arrays are the caller's; the kernels only
 /// read them, except `out` and `lse`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,12 +131,7 @@ impl Attention {
     /// is no kernel; [`Error::Config`] for a field out of range.
     pub fn new(device: &Device, shape: AttentionShape) -> Result<Self> {
         let AttentionShape { head_dim, heads, kv_heads, ref format, .. } = shape;
-        if ![64, 128, 256].contains(&head_dim) {
-            return Err(Error::Unsupported {
-                what: format!("head_dim {head_dim} on this device"),
-                remedy: "it must be 64, 128 or 256; the CPU takes others".into(),
-            });
-        }
+        check_head_dim(head_dim)?;
         if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(Error::config("heads", format!("{heads} do not fit {kv_heads} KV heads")));
         }
@@ -427,4 +429,15 @@ fn max_splits(tokens: usize) -> usize {
         .map(splits)
         .max()
         .unwrap_or(1)
+}
+
+/// An error unless there are kernels for the head dim.
+pub(super) fn check_head_dim(head_dim: usize) -> Result<()> {
+    if [64, 128, 256].contains(&head_dim) {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!("head_dim {head_dim} on this device"),
+        remedy: "it must be 64, 128 or 256; the CPU takes others".into(),
+    })
 }

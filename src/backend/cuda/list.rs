@@ -7,6 +7,8 @@ use std::ops::Range;
 
 /// Steps that can be in flight before a list waits for the oldest one's copy.
 const DEPTH: usize = 3;
+/// Elements that there is room for at the least: growing costs captured steps.
+const LEAST: usize = 64;
 
 /// A list in device memory that grows and is never given back. Use it on one
 /// stream: the order of its work is what keeps a list until it has been read.
@@ -41,10 +43,10 @@ impl<T: Pod> DeviceList<T> {
 
     /// Replaces the content.
     pub fn set(&mut self, items: &[T], stream: &Stream) -> Result<()> {
-        self.len = items.len();
         if items.len() > self.buffer.len() {
             self.grow(items.len(), stream)?;
         }
+        self.len = items.len();
         let has = self.content.get(..items.len()).unwrap_or_default();
         if bytemuck::cast_slice::<T, u8>(has) == bytemuck::cast_slice::<T, u8>(items) {
             return Ok(());
@@ -85,16 +87,16 @@ impl<T: Pod> DeviceList<T> {
         self.buffer.copy_from(0, from, 0, len, stream)
     }
 
-    /// Makes room, once nothing uses the old memory any more.
+    /// Makes room, once nothing uses the old memory any more. If that fails, the old list
+    /// stays.
     fn grow(&mut self, len: usize, stream: &Stream) -> Result<()> {
         stream.synchronize()?;
-        let (device, room) = (stream.device(), len.next_power_of_two());
+        let (device, room) = (stream.device(), len.next_power_of_two().max(LEAST));
+        let buffer = device.alloc(room)?;
+        let staged = || Ok(Staged { host: device.host_buffer(room)?, copied: device.event()? });
+        let staged: Result<Vec<_>> = std::iter::repeat_with(staged).take(DEPTH).collect();
+        (self.staged, self.buffer) = (staged?, buffer);
         self.content.clear();
-        self.staged.clear();
-        self.buffer = device.alloc(room)?;
-        for _ in 0..DEPTH {
-            self.staged.push(Staged { host: device.host_buffer(room)?, copied: device.event()? });
-        }
         Ok(())
     }
 }

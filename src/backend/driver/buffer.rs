@@ -186,7 +186,7 @@ impl<T> Drop for DeviceBuffer<T> {
         if self.owned {
             // SAFETY: `new` allocated it; copies in flight are waited for by `free`,
             // and kernels by the promise to `Stream::launch`.
-            unsafe { self.device.driver().free(self.address) }
+            unsafe { self.device.release(self.address) }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Device(Arc<Shared<dyn Driver>>);
 
 struct Shared<D: ?Sized> {
-    allocations: AtomicU64,
+    changes: AtomicU64,
     driver: D,
 }
 
@@ -72,7 +72,7 @@ impl Device {
 
     /// A device of any driver.
     pub fn new(driver: impl Driver + 'static) -> Self {
-        Self(Arc::new(Shared { allocations: AtomicU64::new(0), driver }))
+        Self(Arc::new(Shared { changes: AtomicU64::new(0), driver }))
     }
 
     /// What the device is.
@@ -85,16 +85,24 @@ impl Device {
         self.0.driver.memory()
     }
 
-    /// Buffers with memory that were allocated through this handle and its clones so far:
-    /// as long as it stays the same, none was replaced by another.
-    pub fn allocations(&self) -> u64 {
-        self.0.allocations.load(Ordering::Relaxed)
+    /// How many times a buffer was allocated or freed through this handle and its clones:
+    /// as long as it stays the same, addresses mean what they meant.
+    pub fn changes(&self) -> u64 {
+        self.0.changes.load(Ordering::Relaxed)
     }
 
     pub(super) fn allocate(&self, bytes: u64) -> Result<u64> {
         let address = self.driver().alloc(bytes)?;
-        self.0.allocations.fetch_add(1, Ordering::Relaxed);
+        self.0.changes.fetch_add(1, Ordering::Relaxed);
         Ok(address)
+    }
+
+    /// # Safety
+    /// That of [`Driver::free`].
+    pub(super) unsafe fn release(&self, address: u64) {
+        self.0.changes.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { self.driver().free(address) }
     }
 
     /// A buffer of `len` elements of unspecified content.

@@ -207,7 +207,7 @@ fn prefill(session: &mut Session, seq: SeqId, ids: &[u32], cancel: &AtomicBool) 
 /// Appends tokens one by one, with the logits of each; on a device of its own, as when it
 /// generates: it chooses tokens, and one step is always under way.
 fn decode(session: &mut Session, seq: SeqId, ids: &[u32], cancel: &AtomicBool) -> Result<()> {
-    let on_device = session.samples_on_device();
+    let on_device = session.chooses_tokens();
     for (i, &id) in ids.iter().enumerate() {
         if cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled.into());

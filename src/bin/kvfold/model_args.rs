@@ -21,7 +21,7 @@ pub struct ModelArgs {
     #[arg(short, long, default_value = DEFAULT_MODEL)]
     pub model: String,
 
-    /// Where to compute: auto, cpu, cuda or cuda:N; auto takes the first GPU that can be used
+    /// Where to compute: auto, cpu, cuda or cuda:N; auto takes the first GPU with driver, kernels and cuBLASLt
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
 
@@ -41,9 +41,9 @@ pub struct ModelArgs {
 /// The names of [`WeightPolicy`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Weights {
-    /// Types without a fast product become Q8_0
+    /// On the CPU types without a fast product become Q8_0, on a GPU all become 16-bit
     Auto,
-    /// The file's own types
+    /// The file's own types, which a GPU must have
     Keep,
     /// f32: slow, for comparisons
     F32,
@@ -106,17 +106,13 @@ impl ModelArgs {
             .with_element(self.dtype.map(Codec::from));
         // What is wrong with the device is said before anything is fetched.
         let device = self.device.open()?;
-        let path = self.path(cancel)?;
-        Ok(match &device {
-            Some(device) => {
-                let checkpoint = Checkpoint::open(&path)?;
-                let element = options.element_of(&checkpoint);
-                let plan = MemoryPlan::new(&checkpoint, device, element, config)?;
-                eprintln!("{}", describe(&plan, device));
-                LoadedModel::open_on(path, device, &options)?
-            }
-            None => LoadedModel::open_with(path, &options)?,
-        })
+        let checkpoint = Checkpoint::open(self.path(cancel)?)?;
+        if let Some(device) = &device {
+            let element = options.element_of(&checkpoint);
+            let plan = MemoryPlan::new(&checkpoint, device, element, config)?;
+            eprintln!("{}", describe(&plan, device));
+        }
+        Ok(LoadedModel::load(&checkpoint, device.as_ref(), &options)?)
     }
 }
 

@@ -16,7 +16,6 @@ pub(super) struct Layers {
 pub(super) struct Layer {
     pub attention: Attention,
     pub workspace: Workspace,
-    limits: Limits,
     /// The KV group of the step in hand for whose tables the workspace holds a plan.
     pub planned: Option<usize>,
 }
@@ -36,9 +35,8 @@ impl Layers {
             Some(at) => at,
             None => {
                 let attention = Attention::new(stream.device(), shape)?;
-                let limits = rounded(needed);
-                let workspace = attention.workspace(limits)?;
-                self.layers.push(Layer { attention, workspace, limits, planned: None });
+                let workspace = attention.workspace(rounded(needed))?;
+                self.layers.push(Layer { attention, workspace, planned: None });
                 self.layers.len() - 1
             }
         };
@@ -58,7 +56,7 @@ impl Layers {
 
 impl Layer {
     fn reserve(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
-        let has = self.limits;
+        let has = self.workspace.limits();
         let enough = needed.seqs <= has.seqs
             && needed.decode_rows <= has.decode_rows
             && needed.tokens <= has.tokens;
@@ -70,9 +68,9 @@ impl Layer {
                 decode_rows: needed.decode_rows.max(has.decode_rows),
                 tokens: needed.tokens.max(has.tokens),
             };
-            self.limits = rounded(most);
+            // If that fails, the old one stays, with its limits.
+            self.workspace = self.attention.workspace(rounded(most))?;
             self.planned = None;
-            self.workspace = self.attention.workspace(self.limits)?;
         }
         Ok(())
     }

@@ -42,11 +42,11 @@ impl Begun {
     }
 
     /// Uploads ids, rows and choices; returns the sequences that pad the step.
-    /// `sampled` has the tokens that the step before drew.
+    /// `drawn` are the tokens that the step before drew, and their number.
     pub fn set(
         &mut self,
         step: &StepInput<'_>,
-        sampled: &DeviceBuffer<u32>,
+        drawn: (&DeviceBuffer<u32>, usize),
         stream: &Stream,
     ) -> Result<usize> {
         check(step)?;
@@ -62,7 +62,11 @@ impl Begun {
                 self.ids.set(&ids, stream)?;
             }
             // Those of padding are whatever was drawn for it.
-            Ids::Drawn(_) => self.ids.copy_from(sampled, rows_in, stream)?,
+            Ids::Drawn(n) if n == drawn.1 => self.ids.copy_from(drawn.0, rows_in, stream)?,
+            Ids::Drawn(n) => {
+                let what = format!("{n} were asked for, the step before has drawn {}", drawn.1);
+                return Err(Error::config("ids", what));
+            }
         }
         let mut rows: Vec<u32> = step.rows.iter().map(|&row| row as u32).collect();
         rows.resize(rows.len() + padding, 0);

@@ -15,7 +15,7 @@ mod tokens;
 pub use buffer::Buffer;
 
 use super::append::{AppendCall, Element, append, inv_turns};
-use super::attend::{AttentionCall, DECODE_ROWS, Limits};
+use super::attend::{AttentionCall, DECODE_ROWS, Limits, check_head_dim};
 use super::dense::{self, HeadNorm, Logits, RmsNorm};
 use super::gemm::{Gemm, GemmShape};
 use super::params::{NONE, ScoreTop};
@@ -191,7 +191,8 @@ impl<T: Element> Backend for CudaBackend<T> {
     }
 
     fn rows(&self, from: &Buffer<T>, rows: Range<usize>, to: &mut Buffer<T>) -> Result<()> {
-        // A repeated step does not tell the buffer how many rows it has written.
+        // A repeated step does not tell the buffer how many rows it has written; the
+        // caller knows.
         if rows.end > from.room() {
             return Err(Error::config("rows", format!("{rows:?} of {}", from.room())));
         }
@@ -217,7 +218,7 @@ impl<T: Element> Backend for CudaBackend<T> {
 
     fn begin(&mut self, step: &StepInput<'_>) -> Result<()> {
         let padding = self.begun.set(step, self.tokens.drawn(), &self.stream)?;
-        self.tokens.reserve(step.rows.len() + padding, &self.stream)?;
+        self.tokens.begin(step.rows.len() + padding, &self.stream)?;
         if !self.turns.iter().any(|(rope, _)| rope.inv_freq == step.rope.inv_freq) {
             self.turns.push((step.rope.clone(), inv_turns(step.rope, &self.stream)?));
         }
@@ -231,7 +232,7 @@ impl<T: Element> Backend for CudaBackend<T> {
         Ok(())
     }
 
-    fn repeat(&mut self, key: u32, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn repeat(&mut self, key: u64, mut work: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
         let bucket = self.begun.bucket.filter(|_| self.repeats.captures);
         let Some(bucket) = bucket else { return work(self) };
         let (key, stream) = ((key, bucket), self.stream.clone());
@@ -240,15 +241,20 @@ impl<T: Element> Backend for CudaBackend<T> {
                 work(self)?;
                 return self.repeats.ran(key, &stream);
             }
-            Stage::Ran => {
-                let graph = stream.capture(|_| work(self))?;
-                self.repeats.captured(key, graph);
-            }
+            Stage::Ran => match stream.capture(|_| work(self)) {
+                Ok(graph) => self.repeats.captured(key, Some(graph)),
+                Err(error) => {
+                    tracing::warn!(%error, "a step cannot be captured; it is launched piece by piece");
+                    self.repeats.captured(key, None);
+                    return work(self);
+                }
+            },
+            Stage::Plain => return work(self),
             Stage::Captured => {}
         }
-        // SAFETY: all that a work uses is this backend's, its model's and its
-        // workspace's, which outlive its steps; nothing was allocated since, so nothing
-        // was replaced; `begin` has filled the same lists for a step of the same shape.
+        // SAFETY: all that a work uses is this backend's, its model's and the workspace's
+        // that the key names; no buffer was freed or allocated since, so all of them live
+        // where they were; `begin` has filled the same lists for a step of the same shape.
         unsafe { self.repeats.launch(key, &stream) }
     }
 
@@ -346,12 +352,14 @@ impl<T: Element> Backend for CudaBackend<T> {
         classes: &[ClassDesc],
         budget: u64,
     ) -> Result<()> {
+        groups.iter().try_for_each(|group| check_head_dim(group.head_dim))?;
         if let Some(group) = groups.iter().find(|g| g.format.hot() != T::CODEC) {
             let what = format!("{} on a device that computes in {}", group.format, T::CODEC);
             return Err(Error::config("kv", what));
         }
         self.repeats.forget(&self.stream)?;
         self.stream.synchronize()?;
+        self.tokens.clear();
         // Weights are loaded by now; and two sets of arenas need not fit.
         *lock(&self.uploader) = Uploader::default();
         self.kv = None;

@@ -5,15 +5,15 @@ use crate::error::Result;
 use std::collections::HashMap;
 
 /// What a captured work is known by: its key, and the sequences of its step.
-type Key = (u32, usize);
+type Key = (u64, usize);
 
-/// Works seen so far. A graph holds addresses, so all are forgotten as soon as anything
-/// was allocated on the device: a buffer may have moved.
+/// Works seen so far. A graph holds addresses, so all are forgotten as soon as a buffer was
+/// allocated or freed on the device.
 pub(super) struct Repeats {
     /// Whether works are captured at all.
     pub captures: bool,
     works: HashMap<Key, Work>,
-    allocations: u64,
+    changes: u64,
     /// Steps that were done by launching a graph.
     pub repeated: u64,
 }
@@ -22,26 +22,29 @@ enum Work {
     /// It has run, so its kernels are loaded and its buffers are large enough.
     Ran,
     Captured(Graph),
+    /// It could not be captured, so each step of it is launched kernel by kernel.
+    Plain,
 }
 
 impl Default for Repeats {
     fn default() -> Self {
-        Self { captures: true, works: HashMap::new(), allocations: 0, repeated: 0 }
+        Self { captures: true, works: HashMap::new(), changes: 0, repeated: 0 }
     }
 }
 
 impl Repeats {
     /// What is known of a work.
     pub fn stage(&mut self, key: Key, stream: &Stream) -> Result<Stage> {
-        let now = stream.device().allocations();
-        if self.allocations != now {
+        let now = stream.device().changes();
+        if self.changes != now {
             self.forget(stream)?;
-            self.allocations = now;
+            self.changes = now;
         }
         Ok(match self.works.get(&key) {
             None => Stage::New,
             Some(Work::Ran) => Stage::Ran,
             Some(Work::Captured(_)) => Stage::Captured,
+            Some(Work::Plain) => Stage::Plain,
         })
     }
 
@@ -52,9 +55,9 @@ impl Repeats {
         Ok(())
     }
 
-    /// A work was captured.
-    pub fn captured(&mut self, key: Key, graph: Graph) {
-        self.works.insert(key, Work::Captured(graph));
+    /// A work was captured, or could not be.
+    pub fn captured(&mut self, key: Key, graph: Option<Graph>) {
+        self.works.insert(key, graph.map_or(Work::Plain, Work::Captured));
     }
 
     /// Launches a captured work.
@@ -86,4 +89,5 @@ pub(super) enum Stage {
     New,
     Ran,
     Captured,
+    Plain,
 }

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 /// The tokens drawn last, and those of earlier steps that have been sent.
 pub(super) struct Tokens {
     drawn: DeviceBuffer<u32>,
+    /// How many were drawn by the step before.
+    n_drawn: usize,
     sent: VecDeque<Sent>,
     /// Memory of those received, to be used again.
     spare: Vec<Sent>,
@@ -21,11 +23,12 @@ struct Sent {
 
 impl Tokens {
     pub fn new(device: &Device) -> Result<Self> {
-        Ok(Self { drawn: device.alloc(0)?, sent: VecDeque::new(), spare: Vec::new() })
+        Ok(Self { drawn: device.alloc(0)?, n_drawn: 0, sent: VecDeque::new(), spare: Vec::new() })
     }
 
-    /// Makes room for the tokens of a step.
-    pub fn reserve(&mut self, rows: usize, stream: &Stream) -> Result<()> {
+    /// Makes room for the tokens of a step that begins.
+    pub fn begin(&mut self, rows: usize, stream: &Stream) -> Result<()> {
+        self.n_drawn = 0;
         if rows > self.drawn.len() {
             // Kernels may still use the old memory.
             stream.synchronize()?;
@@ -34,12 +37,12 @@ impl Tokens {
         Ok(())
     }
 
-    /// The tokens drawn last.
-    pub fn drawn(&self) -> &DeviceBuffer<u32> {
-        &self.drawn
+    /// The tokens that the step before drew, and their number.
+    pub fn drawn(&self) -> (&DeviceBuffer<u32>, usize) {
+        (&self.drawn, self.n_drawn)
     }
 
-    /// As [`drawn`](Self::drawn), to write.
+    /// Where the step in hand draws to.
     pub fn drawn_mut(&mut self) -> &mut DeviceBuffer<u32> {
         &mut self.drawn
     }
@@ -60,7 +63,14 @@ impl Tokens {
         unsafe { self.drawn.read_pinned(0, &mut sent.host, 0..n, stream)? };
         stream.record(&sent.arrived)?;
         self.sent.push_back(sent);
+        self.n_drawn = n;
         Ok(())
+    }
+
+    /// Forgets all tokens.
+    pub fn clear(&mut self) {
+        self.n_drawn = 0;
+        self.sent.clear();
     }
 
     /// The tokens that were sent first; waits for them.
