@@ -6,10 +6,11 @@ use kvfold::backend::Backend;
 use kvfold::backend::cuda::append::Element;
 use kvfold::backend::cuda::backend::CudaBackend;
 use kvfold::backend::cuda::weights::Matrix;
-use kvfold::backend::driver::DeviceBuffer;
+use kvfold::backend::driver::{DeviceBuffer, Stream};
 use kvfold::model::{ModelConfig, Weights};
 use kvfold::{Error, Result};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// A model that is measured.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +73,15 @@ pub fn elements(config: &ModelConfig) -> u64 {
 /// differ. They are normal of variance 1 / columns, so that activations stay in range.
 const PERIOD: usize = 1_048_573;
 
+fn period<T: Element>(cols: usize, stream: &Stream) -> Result<DeviceBuffer<T>> {
+    let mut random = Random::new(cols as u64);
+    let scale = (cols as f32).powf(-0.5);
+    let wide: Vec<f32> = (0..PERIOD).map(|_| scale * random.float()).collect();
+    let mut narrow = vec![T::zeroed(); PERIOD];
+    T::narrow(&wide, &mut narrow);
+    stream.device().upload(&narrow, stream)
+}
+
 /// Gives matrices of random numbers and norms of ones.
 pub struct RandomWeights<T> {
     shapes: HashMap<String, Vec<usize>>,
@@ -101,15 +111,10 @@ impl<T: Element> Weights<CudaBackend<T>> for RandomWeights<T> {
             cols = shape[1];
         }
         let stream = backend.device().stream()?;
-        if !self.periods.contains_key(&cols) {
-            let mut random = Random::new(cols as u64);
-            let scale = (cols as f32).powf(-0.5);
-            let wide: Vec<f32> = (0..PERIOD).map(|_| scale * random.float()).collect();
-            let mut narrow = vec![T::zeroed(); PERIOD];
-            T::narrow(&wide, &mut narrow);
-            self.periods.insert(cols, backend.device().upload(&narrow, &stream)?);
-        }
-        let period = &self.periods[&cols];
+        let period = match self.periods.entry(cols) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(period(cols, &stream)?),
+        };
         let mut data = backend.device().alloc::<T>(rows * cols)?;
         // Matrices begin at different places of the period.
         self.given += 1;

@@ -404,4 +404,29 @@ mod tests {
         assert!(ratios.windows(2).all(|w| w[0] <= w[1]), "the ramp rises: {ratios:?}");
         assert!(ratios.iter().any(|&r| r > 1.001 && r < 31.9), "and has a middle: {ratios:?}");
     }
+
+    #[test]
+    fn a_config_is_read_from_text_and_checked() {
+        let text = |heads: usize, vocab: &str| {
+            format!(
+                r#"{{"model_type": "llama", "vocab_size": {vocab}, "hidden_size": 64,
+                "intermediate_size": 96, "num_hidden_layers": 2,
+                "num_attention_heads": {heads}, "num_key_value_heads": 2}}"#
+            )
+        };
+        let config = ModelConfig::from_json(&text(4, "97")).unwrap();
+        assert_eq!((config.head_dim, config.kv_width()), (16, 32));
+        let tensors = config.tensors();
+        assert_eq!(tensors.len(), 3 + 2 * 9);
+        assert!(tensors.contains(&("lm_head.weight".into(), vec![97, 64])));
+        assert!(tensors.contains(&("model.layers.1.self_attn.k_proj.weight".into(), vec![32, 64])));
+        for (bad, why) in [
+            (text(3, "97"), "cannot be shared"),
+            (text(4, "0"), "vocabulary is 0"),
+            ("{".to_owned(), "not JSON"),
+        ] {
+            let error = ModelConfig::from_json(&bad).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
 }
