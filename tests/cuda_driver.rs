@@ -6,7 +6,7 @@ mod fake_cuda;
 
 use fake_cuda::FakeDriver;
 use kvfold::Error;
-use kvfold::backend::driver::{Device, Launch, embedded};
+use kvfold::backend::driver::{Device, DeviceBuffer, Launch, Reservation, Stream, embedded};
 use std::ffi::{CStr, c_void};
 use std::time::Duration;
 
@@ -125,6 +125,100 @@ fn memory_streams_events_and_launches() {
         // In whatever order they go, the context goes last: the fake driver aborts
         // if anything is left in it.
         drop((device, a, end, stream, start, b));
+    });
+}
+
+/// Launches the driver's one kernel: adds 1 to the first `n` bytes.
+fn add_one(stream: &Stream, to: &DeviceBuffer<u8>, n: u64) -> kvfold::Result<()> {
+    // SAFETY: every caller has so many bytes, which live until the graph has run.
+    unsafe { stream.launch("add_one", Launch::new(1, 32), &[to.address(), n]) }
+}
+
+#[test]
+fn graphs_run_what_was_captured() {
+    with_fake_driver("graphs_run_what_was_captured", "13000 1 90 0", || {
+        let device = Device::cuda(0).unwrap();
+        let stream = device.stream().unwrap();
+        let mut a = device.upload(&[1u8, 2, 3, 4], &stream).unwrap();
+        let mut host = device.host_buffer::<u8>(4).unwrap();
+        assert_eq!(host.as_slice(), [0; 4]);
+        let captured = |stream: &Stream| {
+            // SAFETY: whoever launches the graph keeps `host` as it is until it has run.
+            unsafe { a.write_pinned(0, &host, 0..4, stream)? };
+            add_one(stream, &a, 3)
+        };
+        let graph = stream.capture(captured).unwrap();
+        assert_eq!(a.to_vec(&stream).unwrap(), [1, 2, 3, 4], "nothing ran yet");
+        for first in [5, 50] {
+            host.as_mut_slice()[0] = first;
+            // SAFETY: `a` and `host` live, and nobody else uses them.
+            unsafe { graph.launch(&stream).unwrap() };
+            assert_eq!(a.to_vec(&stream).unwrap(), [first + 1, 1, 1, 0]);
+        }
+        // Ordinary memory may be gone when the graph runs.
+        let told = |r: kvfold::Result<_>| match r {
+            Ok(_) => panic!("captured"),
+            Err(error) => error.to_string(),
+        };
+        let error = told(stream.capture(|stream| a.to_vec(stream).map(drop)));
+        assert!(error.contains("not permitted during a capture"), "{error}");
+        let error = told(stream.capture(|stream| a.write(0, &[1], stream)));
+        assert!(error.contains("not permitted during a capture"), "{error}");
+        // Spoiled captures end, too.
+        let error = told(stream.capture(|stream| stream.synchronize().or(Ok(()))));
+        assert!(error.contains("end a capture"), "{error}");
+        let error = told(stream.capture(|stream| stream.capture(|_| Ok(())).map(drop)));
+        assert!(error.contains("begin a capture"), "{error}");
+        add_one(&stream, &a, 1).unwrap();
+        assert_eq!(a.to_vec(&stream).unwrap(), [52, 1, 1, 0]);
+        drop((device, stream, host, a, graph));
+    });
+}
+
+#[test]
+fn a_graph_that_does_not_fit_is_an_error() {
+    with_fake_driver("a_graph_that_does_not_fit_is_an_error", "13000 1 90 0 999 2", || {
+        let device = Device::cuda(0).unwrap();
+        let stream = device.stream().unwrap();
+        let a = device.zeroed::<u8>(9, &stream).unwrap();
+        let error = stream.capture(|stream| add_one(stream, &a, 1)).map(drop).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("990 bytes are free") && error.contains("--kv-budget"), "{error}");
+    });
+}
+
+#[test]
+fn reserved_addresses_get_memory_in_parts() {
+    with_fake_driver("reserved_addresses_get_memory_in_parts", "13000 1 90 0 1000000", || {
+        let device = Device::cuda(0).unwrap();
+        let stream = device.stream().unwrap();
+        let free = || device.memory().unwrap().free;
+        // In units of 64 KiB.
+        let mut range = Reservation::new(&device, 1_500_000, 100_000).unwrap();
+        assert_eq!((range.chunks(), range.chunk_bytes(), free()), (12, 131_072, 1_000_000));
+        range.commit(1..3).unwrap();
+        range.commit(2..4).unwrap();
+        assert_eq!((range.committed(), free()), (393_216, 606_784));
+        // SAFETY: the three chunks have memory, and nobody else uses them.
+        let mut part =
+            unsafe { DeviceBuffer::<u8>::borrow(&device, range.address() + 131_072, 393_216) };
+        part.fill(7, &stream).unwrap();
+        part.write(131_070, &[1, 2, 3, 4], &stream).unwrap();
+        let mut seen = [0; 6];
+        part.read(131_069, &mut seen, &stream).unwrap();
+        assert_eq!(seen, [7, 1, 2, 3, 4, 7]);
+        drop(part);
+        // All or nothing: nine chunks are missing, four would fit.
+        match range.commit(0..12) {
+            Err(Error::DeviceOutOfMemory { needed: 1_179_648, free: 606_784 }) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!((range.committed(), free()), (393_216, 606_784));
+        // SAFETY: nothing runs.
+        unsafe { range.decommit(2) };
+        assert_eq!((range.is_committed(2), free()), (false, 737_856));
+        assert!(matches!(range.commit(11..13), Err(Error::NotFound { .. })));
+        drop((device, stream, range));
     });
 }
 

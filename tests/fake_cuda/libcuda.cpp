@@ -1,11 +1,12 @@
 // A CUDA driver without a device, for tests/cuda_driver.rs: the entry points that
 // kvfold uses, over host memory. FAKE_CUDA says what it pretends to be:
-//   FAKE_CUDA="version devices arch load memory"
+//   FAKE_CUDA="version devices arch load memory instantiate"
 //   version  what cuDriverGetVersion gives, as in 13000
 //   devices  how many there are
 //   arch     compute capability times ten
 //   load     what cuModuleLoadData gives
 //   memory   bytes
+//   instantiate  what cuGraphInstantiateWithFlags gives
 // Its one kernel, "add_one", adds 1 to the `n` bytes at `at` of {u64 at; u64 n}.
 #include <stdint.h>
 #include <stdio.h>
@@ -21,8 +22,10 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_F
 static struct Pretend {
     int version = 13000, devices = 1, arch = 90, load = SUCCESS;
     size_t memory = 1000000;
+    int instantiate = SUCCESS;
     Pretend() {
-        if (const char* text = getenv("FAKE_CUDA")) sscanf(text, "%d %d %d %d %zu", &version, &devices, &arch, &load, &memory);
+        if (const char* text = getenv("FAKE_CUDA"))
+            sscanf(text, "%d %d %d %d %zu %d", &version, &devices, &arch, &load, &memory, &instantiate);
     }
 } pretend;
 
@@ -34,6 +37,9 @@ static thread_local std::vector<Handle> current;
 // Everything but the first calls needs a current context.
 #define IN_CONTEXT                                                                                 \
     if (current.empty()) return 201
+
+#include "graphs.h"
+#include "memory.h"
 
 extern "C" {
 
@@ -50,6 +56,8 @@ Result cuDeviceGetAttribute(int* value, int attribute, int) {
     case 16: *value = 3; break;         // multiprocessors
     case 97: *value = 227 << 10; break; // shared memory a block may opt in to
     case 38: *value = 50 << 20; break;  // L2
+    case 100: *value = 0; break;        // reads the host's page tables
+    case 102: *value = 1; break;        // virtual memory management
     default: return INVALID_VALUE;
     }
     return SUCCESS;
@@ -62,7 +70,8 @@ Result cuGetErrorString(Result, const char** text) { return *text = "as the test
 Result cuDevicePrimaryCtxRetain(Handle* c, int) { return *c = &context, SUCCESS; }
 Result cuDevicePrimaryCtxRelease_v2(int) {
     // Whatever lived in the context must be gone.
-    if (modules || stream_handles || used) abort();
+    if (modules || stream_handles || used || graphs || capture.stream) abort();
+    if (!reserved.empty() || !page_locked.empty()) abort();
     return SUCCESS;
 }
 Result cuCtxPushCurrent_v2(Handle c) { return current.push_back(c), SUCCESS; }
@@ -98,14 +107,15 @@ Result cuFuncSetAttribute(Handle, int attribute, int value) {
     if (attribute != 8) return INVALID_VALUE;
     return shared_limit = value, SUCCESS;
 }
-Result cuLaunchKernel(Handle, unsigned x, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned shared, Handle,
-                      void** params, void** extra) {
+Result cuLaunchKernel(Handle, unsigned x, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned shared,
+                      Handle stream, void** params, void** extra) {
     IN_CONTEXT;
     if (params || shared > shared_limit || extra[0] != (void*)1 || extra[2] != (void*)2 || extra[4]) return INVALID_VALUE;
     if (*static_cast<size_t*>(extra[3]) != 16) return 701; // another struct
     const uint64_t* p = static_cast<const uint64_t*>(extra[1]);
-    for (uint64_t i = 0; i < p[1]; ++i) reinterpret_cast<uint8_t*>(p[0])[i] += x;
-    return SUCCESS;
+    return enqueue(stream, [x, at = reinterpret_cast<uint8_t*>(p[0]), n = p[1]] {
+        for (uint64_t i = 0; i < n; ++i) at[i] += x;
+    });
 }
 
 Result cuMemGetInfo_v2(size_t* free, size_t* total) {
@@ -127,34 +137,42 @@ Result cuMemFree_v2(uint64_t address) {
     used -= *reinterpret_cast<size_t*>(memory);
     return free(memory), SUCCESS;
 }
-Result cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, Handle) {
+// A capture keeps the addresses, so those of the host must stay: page-locked memory only.
+static Result copy(void* to, const void* from, size_t bytes, Handle stream, const void* host) {
     IN_CONTEXT;
-    return memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS;
+    if (host && !is_page_locked(host))
+        if (Result refused = outside_capture(stream)) return refused;
+    return enqueue(stream, [=] { memcpy(to, from, bytes); });
 }
-Result cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Handle) {
+Result cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, Handle stream) {
+    return copy(reinterpret_cast<void*>(to), from, bytes, stream, from);
+}
+Result cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Handle stream) {
+    return copy(to, reinterpret_cast<void*>(from), bytes, stream, to);
+}
+Result cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Handle stream) {
+    return copy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes, stream, nullptr);
+}
+Result cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, Handle stream) {
     IN_CONTEXT;
-    return memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS;
+    return enqueue(stream, [=] { memset(reinterpret_cast<void*>(at), value, bytes); });
 }
-Result cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Handle) {
-    IN_CONTEXT;
-    return memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes), SUCCESS;
-}
-Result cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, Handle) {
-    IN_CONTEXT;
-    return memset(reinterpret_cast<void*>(at), value, bytes), SUCCESS;
-}
-Result cuPointerGetAttribute(void*, int, uint64_t) { return INVALID_VALUE; }
 
 Result cuStreamCreate(Handle* stream, unsigned) {
     IN_CONTEXT;
     ++stream_handles;
-    return *stream = &stream_handles, SUCCESS;
+    return *stream = new int, SUCCESS;
 }
-Result cuStreamDestroy_v2(Handle) {
+Result cuStreamDestroy_v2(Handle stream) {
     IN_CONTEXT;
-    return --stream_handles, SUCCESS;
+    --stream_handles;
+    return delete static_cast<int*>(stream), SUCCESS;
 }
-Result cuStreamSynchronize(Handle) {
+Result cuStreamSynchronize(Handle stream) {
+    IN_CONTEXT;
+    return outside_capture(stream);
+}
+Result cuCtxSynchronize() {
     IN_CONTEXT;
     return SUCCESS;
 }
