@@ -41,11 +41,19 @@ constexpr uint32_t decode_warp_bytes(uint32_t half, uint32_t sealed) {
     return three <= 24576 ? three : two;
 }
 
+// Shared memory of a multiprocessor that registers are shared out for: 100 KB on the
+// smaller devices, whose registers would do for more blocks, else that of the largest.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+constexpr int DECODE_SHARED = 100 * 1024;
+#else
+constexpr int DECODE_SHARED = 228 * 1024;
+#endif
+
 // Blocks that a multiprocessor is to hold, for which registers are limited: no more
-// than fit the 228 KB of shared memory of the largest devices.
+// than fit its shared memory.
 constexpr int decode_blocks(int d, int nt, uint32_t sealed) {
     int wanted = (d == 64 ? 4 : 3) - (nt - 1);
-    int fit = 233472 / (decode_warps(d) * decode_warp_bytes(64 * d, sealed) + 640 + 1024);
+    int fit = DECODE_SHARED / (decode_warps(d) * decode_warp_bytes(64 * d, sealed) + 640 + 1024);
     return wanted < fit ? wanted : fit;
 }
 

@@ -14,12 +14,13 @@
 //   rows                              128     128     64
 //   shared memory (prefill_shared)    40.25   80.25   96.25 KB
 //   registers, sm_80 and sm_90        204–234 254–255 242–255, no spills
+//              sm_100 and sm_120      all 255 at D ≥ 128, at most 72 bytes spilled
 //   blocks a multiprocessor: sm_80    2       2       1
 //                            sm_90    2       2       2
 //                            sm_86    2       1       1    (99 KB a block at most)
 //
 // On a page that all rows see, sm_90, D = 128: 256 HMMA a warp and, for each, 2.5
-// other instructions (16-bit), 3.3 to 3.4 (sealed); counted in the SASS, not timed.
+// other instructions (16-bit), 3.5 (sealed); counted in the SASS, not timed.
 //
 // Floor: 4·D flops of tensor cores for each row and token in sight.
 #pragma once
@@ -270,6 +271,11 @@ template <class T, int D, class Pages> struct Prefill {
 };
 
 // What scripts/sass-check holds the machine code to.
+// sass: prefill_* keys=min(D, 128); values=min(D, 128); copies=D/8
+// sass: prefill_kivi2_* sealed=d64:2 d128:4 d256:6
+// sass: prefill_kivi4_* sealed=d64:4 d128:6 d256:10
+// sass: prefill_kivi42_* sealed=d64:3 d128:5 d256:8
+// sass: prefill_fp8_* sealed=D/16
 // sass: prefill_* shared=d64:41216 d128:82176 d256:98560; blocks_80=d64:2 d128:2 d256:1; blocks_90=d64:2 d128:2 d256:2
 //
 // The kernels of one form of sealed pages.

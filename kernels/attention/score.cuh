@@ -429,8 +429,8 @@ template <class T, int D, class Pages> struct Score {
 };
 
 // What scripts/sass-check holds the machine code to; shared memory is that of groups of 4.
-// sass: score_* shared=d64:20736 d128:37120 d256:69888; values=0; blocks_80=d64:4 d128:3 d256:2; blocks_90=d64:4 d128:3 d256:2
-// sass: top_* shared=d64:20736 d128:37120 d256:69888; values=0; blocks_80=d64:3 d128:3 d256:2; blocks_90=d64:3 d128:3 d256:2
+// sass: score_* shared=d64:20736 d128:37120 d256:69888; keys=D/2; values=0; blocks_80=d64:4 d128:3 d256:2; blocks_90=d64:4 d128:3 d256:2
+// sass: top_* shared=d64:20736 d128:37120 d256:69888; keys=D/2; values=0; blocks_80=d64:3 d128:3 d256:2; blocks_90=d64:3 d128:3 d256:2
 //
 // The kernels of one form of sealed keys.
 #define SCORE_KERNEL(form, Pages, type, T, d)                                                      \

@@ -9,6 +9,8 @@
 // Shared memory: f32 cos[d/2], sin[d/2].
 // Must move, with RoPE: 2·d·(2·heads + 5·kv_heads) bytes a row (q and k are read
 // and rewritten in place, v is read, k and v go to the page); without: 8·d·kv_heads.
+//
+// sass: append_* wide=4
 
 #include "cache/page.cuh"
 #include "common/rope.cuh"

@@ -4,6 +4,8 @@
 // Grid (n_copies, blocks a copy), 256 threads: the blocks of a copy stride over it
 // in vectors of 16 bytes, four in flight a thread.
 // Must move 2 · block_bytes a copy.
+//
+// sass: copy wide=4
 
 #include "cache/page.cuh"
 

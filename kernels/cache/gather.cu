@@ -3,6 +3,8 @@
 //
 // Grid (⌈n_rows / 4⌉), 128 threads: a warp copies one row.
 // Must move 8·head_dim bytes a row, half of them reads.
+//
+// sass: gather wide=2
 
 #include "cache/page.cuh"
 

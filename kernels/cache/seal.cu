@@ -8,6 +8,8 @@
 // and 16d bytes for scales and zeros (g = 32): 37 KiB at d = 256.
 // Must move, a half page: 128·d bytes in, and out 64·d (fp8), 128·d (16 bits),
 // 40·d (kivi4) or 24·d (kivi2).
+//
+// sass: seal_* wide=1
 
 #include "cache/seal_affine.cuh"
 #include "cache/seal_float.cuh"

@@ -4,6 +4,9 @@
 //
 // Grid (⌈rows · cols / 2048⌉), 256 threads, eight elements each. No shared memory.
 // Must move, an element of y: 6 bytes.
+//
+// sass: silu_mul_* wide=2; narrow=0
+// sass: gelu_mul_* wide=2; narrow=0
 
 #include "dense/eight.cuh"
 

@@ -2,6 +2,8 @@
 //
 // Grid (⌈rows · cols / 2048⌉), 256 threads, eight elements each. No shared memory.
 // Must move, an element: 4 bytes.
+//
+// sass: add_bias_* wide=3; narrow=0
 
 #include "dense/eight.cuh"
 

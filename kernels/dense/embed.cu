@@ -3,6 +3,8 @@
 // NaN.
 //
 // Grid (rows), 128 threads. No shared memory. Must move, a channel: 6 bytes.
+//
+// sass: embed_* wide=1; narrow=1
 
 #include "dense/eight.cuh"
 

@@ -11,6 +11,9 @@
 //
 // Grid (⌈rows · heads / 8⌉), 256 threads: a warp normalises one head. No shared memory.
 // Must move, a channel: 4 bytes.
+//
+// sass: rms_norm_* wide=8*(2 + 1 + 2); narrow=0
+// sass: head_norm_* wide=2*(1 + 2); narrow=0
 
 #include "dense/eight.cuh"
 

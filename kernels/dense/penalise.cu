@@ -3,6 +3,8 @@
 // host need not know yet.
 //
 // Grid (rows), 128 threads. No shared memory. Must move 12 bytes a token.
+//
+// sass: penalise wide=0
 
 #include "common/half.cuh"
 #include "common/params.h"

@@ -2,6 +2,8 @@
 //
 // Grid (rows), 128 threads. Shared memory: f32 cos[d/2], sin[d/2].
 // Must move, a channel: 4 bytes.
+//
+// sass: rope_* wide=2; narrow=4
 
 #include "common/params.h"
 #include "common/rope.cuh"

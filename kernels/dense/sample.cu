@@ -9,6 +9,9 @@
 // Grid (rows), 1024 threads. Shared memory: argmax 256 bytes, sample SampleShared.
 // Must move, a logit: 4 bytes. sample reads a row three times from the second-level cache, and
 // three times more for each of top-k and top-p.
+//
+// sass: argmax wide=1
+// sass: sample wide=9
 
 #include "dense/cut.cuh"
 

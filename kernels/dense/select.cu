@@ -3,6 +3,8 @@
 //
 // Grid (rows of the result), 128 threads. No shared memory. Must move twice the bytes of the
 // copies.
+//
+// sass: select_rows wide=1; narrow=1
 
 #include "common/half.cuh"
 #include "common/params.h"

@@ -123,6 +123,7 @@ Result cuDeviceGetAttribute(int* value, int attribute, int) {
     case 16: *value = 3; break;         // multiprocessors
     case 97: *value = 227 << 10; break; // shared memory a block may opt in to
     case 38: *value = 50 << 20; break;  // L2
+    case 100: *value = 0; break;        // reads the host's page tables
     case 102: *value = pretend.virtual_memory; break;
     default: return INVALID_VALUE;
     }

@@ -26,6 +26,8 @@ pub struct CudaDriver {
     context: Arc<Context>,
     functions: Functions,
     info: DeviceInfo,
+    /// Whether copies may read ordinary host memory after they were asked for.
+    reads_host_pages: bool,
 }
 
 impl CudaDriver {
@@ -63,9 +65,10 @@ impl CudaDriver {
     fn new(context: Context) -> Result<Self> {
         let info = probe::describe(context.device())?;
         probe::serves(&info)?;
+        let reads_host_pages = probe::reads_host_pages(context.device())?;
         let context = Arc::new(context);
         let functions = Functions::load(context.clone(), &info)?;
-        Ok(Self { context, functions, info })
+        Ok(Self { context, functions, info, reads_host_pages })
     }
 }
 
@@ -110,14 +113,15 @@ impl Driver for CudaDriver {
 
     unsafe fn write(&self, to: u64, from: &[u8], stream: RawStream) -> Result<()> {
         let _current = self.context.enter()?;
-        // SAFETY: the caller's promise. Ordinary memory has been read on return;
-        // page-locked memory may still be read, so that is waited for.
+        // SAFETY: the caller's promise. Ordinary memory has been staged on return, unless
+        // the device reads it by itself; page-locked memory may still be read. Both are
+        // waited for.
         unsafe {
             graphs::not_captured(stream, "copy to the device")?;
             let host = from.as_ptr().cast();
             let status = sys::cuMemcpyHtoDAsync_v2(to, host, from.len(), handle(stream));
             check("copy to the device", status)?;
-            match is_page_locked(host) {
+            match self.reads_host_pages || is_page_locked(host) {
                 true => check("copy to the device", sys::cuStreamSynchronize(handle(stream))),
                 false => Ok(()),
             }

@@ -100,15 +100,9 @@ pub(super) fn device(ordinal: usize) -> Result<sys::CUdevice> {
 /// What a device is; the driver is initialised.
 pub(super) fn describe(device: sys::CUdevice) -> Result<DeviceInfo> {
     use sys::CUdevice_attribute::*;
-    let attribute = |attribute| -> Result<u32> {
-        let mut value = 0;
-        // SAFETY: the driver is initialised and gave the device.
-        let status = unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) };
-        check("read an attribute of the device", status)?;
-        Ok(u32::try_from(value).unwrap_or(0))
-    };
+    let attribute = |attribute| attribute_of(device, attribute);
     let mut memory = 0;
-    // SAFETY: as above.
+    // SAFETY: the driver is initialised and gave the device.
     check("read the size of the memory", unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) })?;
     Ok(DeviceInfo {
         name: result::device::get_name(device)
@@ -120,6 +114,21 @@ pub(super) fn describe(device: sys::CUdevice) -> Result<DeviceInfo> {
         shared_bytes: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         l2_bytes: attribute(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
     })
+}
+
+/// Whether a device reads any host memory through the host's page tables (Grace Hopper and
+/// its like): then nothing is staged for copies.
+pub(super) fn reads_host_pages(device: sys::CUdevice) -> Result<bool> {
+    use sys::CUdevice_attribute::*;
+    Ok(attribute_of(device, CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES)? != 0)
+}
+
+fn attribute_of(device: sys::CUdevice, attribute: sys::CUdevice_attribute) -> Result<u32> {
+    let mut value = 0;
+    // SAFETY: the driver is initialised and gave the device.
+    let status = unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) };
+    check("read an attribute of the device", status)?;
+    Ok(u32::try_from(value).unwrap_or(0))
 }
 
 /// Whether the binary has code for a device.
