@@ -40,8 +40,9 @@ const PLACE: u64 = 64 << 10;
 
 /// Where the next range of this process goes that a trace will name. Parameters and
 /// tables hold addresses, so a replay needs the same ones: none is used twice, and they
-/// start where neither programs nor sanitizers keep anything.
+/// lie where neither programs nor sanitizers keep anything.
 static NEXT: AtomicU64 = AtomicU64::new(0x3000_0000_0000);
+const END: u64 = 0x5000_0000_0000;
 
 /// Memory and kernels. Addresses are the host's.
 ///
@@ -65,16 +66,23 @@ impl Emulator {
     }
 
     /// Where a range goes; 0: anywhere.
-    fn place(&self, bytes: u64) -> u64 {
-        let place = bytes.checked_next_multiple_of(PLACE).unwrap_or(0).saturating_add(PLACE);
-        self.trace.as_ref().map_or(0, |_| NEXT.fetch_add(place, Ordering::Relaxed))
+    fn place(&self, bytes: u64) -> Result<u64> {
+        if self.trace.is_none() {
+            return Ok(0);
+        }
+        let after = |at: u64| {
+            let end = at.checked_add(bytes)?.checked_next_multiple_of(PLACE)?;
+            Some(end + PLACE).filter(|next| *next <= END)
+        };
+        let place = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
+        place.map_err(|_| Error::device("record", format!("no addresses left for {bytes} bytes")))
     }
 
     /// Memory of this size, filled with 0xff.
     pub fn alloc(&self, bytes: u64) -> Result<u64> {
         // SAFETY: they take any address and size.
         let memory = unsafe {
-            match self.place(bytes) {
+            match self.place(bytes)? {
                 0 => kvfold_emulator_alloc(bytes),
                 place => kvfold_emulator_alloc_at(place, bytes),
             }
@@ -165,7 +173,7 @@ impl Emulator {
     /// Addresses without memory.
     pub fn reserve(&self, bytes: u64) -> Result<u64> {
         // SAFETY: it takes any address and size.
-        let address = unsafe { kvfold_emulator_reserve(self.place(bytes), bytes) } as u64;
+        let address = unsafe { kvfold_emulator_reserve(self.place(bytes)?, bytes) } as u64;
         if address == 0 {
             let what = format!("{bytes} bytes of them are not to be had");
             return Err(Error::device("reserve addresses", what));

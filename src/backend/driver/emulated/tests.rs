@@ -180,6 +180,7 @@ fn virtual_memory_is_recorded() {
         // More than there is.
         let many = Reservation::new(device, 1 << 21, 1 << 21);
         assert!(many.unwrap().commit(0..1).is_err());
+        assert!(device.driver().reserve(1 << 60).is_err());
     });
     let want = "reserve #0 12288
          commit #0+4096 4096
