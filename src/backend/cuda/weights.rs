@@ -1,11 +1,13 @@
 //! Weight matrices in device memory: what a model file holds, as a 16-bit type.
 
 use super::append::Element;
-use crate::backend::MatrixBytes;
 use crate::backend::cpu::pool::{Shared, parallel_for};
 use crate::backend::dequantize::{dequantize, row_bytes};
 use crate::backend::driver::{DeviceBuffer, Stream};
+use crate::backend::{MatrixBytes, WeightPolicy};
+use crate::codec::Codec;
 use crate::error::{Error, Result};
+use candle_core::quantized::GgmlDType;
 use std::sync::Mutex;
 
 /// Columns are padded to a multiple of this: vectors of 16 bytes.
@@ -146,6 +148,30 @@ fn convert<T: Element>(
         let (numbers, padding) = to.split_at_mut(part.cols);
         T::narrow(from, numbers);
         padding.fill(T::zeroed());
+    }
+    Ok(())
+}
+
+/// An error unless a part of a matrix can be on the device as the policy says.
+pub(super) fn check<T: Element>(part: &MatrixBytes<'_>, policy: WeightPolicy) -> Result<()> {
+    let own = if T::CODEC == Codec::Bf16 { GgmlDType::BF16 } else { GgmlDType::F16 };
+    let keeps = match policy {
+        WeightPolicy::Auto => true,
+        WeightPolicy::Keep => part.dtype == own,
+        WeightPolicy::F32 => false,
+    };
+    if !keeps {
+        let kept = if policy == WeightPolicy::F32 { GgmlDType::F32 } else { part.dtype };
+        return Err(Error::Unsupported {
+            what: format!("{kept:?} weights on this device"),
+            remedy: format!("use --weights auto, which makes them {}", T::CODEC),
+        });
+    }
+    if !part.cols.is_multiple_of(8) {
+        return Err(Error::Unsupported {
+            what: format!("a matrix of {} columns on this device", part.cols),
+            remedy: "multiples of 8 are; the CPU takes others".into(),
+        });
     }
     Ok(())
 }

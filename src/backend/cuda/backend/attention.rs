@@ -3,7 +3,6 @@
 use crate::backend::Attend;
 use crate::backend::KvGroup;
 use crate::backend::cuda::attend::{Attention, AttentionShape, Limits, Workspace};
-use crate::backend::cuda::score::Scorer;
 use crate::backend::driver::Stream;
 use crate::error::Result;
 
@@ -85,7 +84,8 @@ fn rounded(limits: Limits) -> Limits {
     }
 }
 
-fn shape(call: &Attend<'_>, group: &KvGroup) -> AttentionShape {
+/// The shape of a call.
+pub(super) fn shape(call: &Attend<'_>, group: &KvGroup) -> AttentionShape {
     AttentionShape {
         head_dim: group.head_dim,
         heads: call.heads,
@@ -97,9 +97,4 @@ fn shape(call: &Attend<'_>, group: &KvGroup) -> AttentionShape {
         window: call.window,
         scale: call.scale,
     }
-}
-
-/// Score passes over what a call attended to.
-pub(super) fn scorer(call: &Attend<'_>, group: &KvGroup, stream: &Stream) -> Result<Scorer> {
-    Scorer::new(stream.device(), shape(call, group))
 }

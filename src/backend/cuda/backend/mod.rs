@@ -10,20 +10,20 @@ mod begun;
 mod buffer;
 mod kv;
 mod repeat;
+mod score;
 mod tokens;
 
 pub use buffer::Buffer;
 
 use super::append::{AppendCall, Element, append, inv_turns};
-use super::attend::{AttentionCall, DECODE_ROWS, Limits, check_head_dim};
+use super::attend::{AttentionCall, Limits, check_head_dim};
 use super::dense::{self, HeadNorm, Logits, RmsNorm};
 use super::gemm::{Gemm, GemmShape};
-use super::params::{NONE, ScoreTop};
-use super::score::{ScoreCall, ScoreStarts};
+use super::params::NONE;
 use super::seal::seal;
-use super::weights::{Matrix, Uploader};
+use super::weights::{self, Matrix, Uploader};
 use crate::backend::driver::{Device, DeviceBuffer, Stream};
-use crate::backend::score::{Score, Scores, Spans, Top, TopHeads};
+use crate::backend::score::{Score, Scores, Top, TopHeads};
 use crate::backend::{
     Attend, Backend, KvGroup, LayerIndex, MatrixBytes, Rope, StepInput, WeightPolicy,
 };
@@ -32,7 +32,6 @@ use crate::codec::Codec;
 use crate::error::{Error, Result};
 use attention::Layers;
 use begun::Begun;
-use candle_core::quantized::GgmlDType;
 use kv::Kv;
 use repeat::{Repeats, Stage};
 use std::ops::Range;
@@ -112,31 +111,6 @@ impl<T: Element> CudaBackend<T> {
     fn kv(&mut self) -> Result<(&mut Kv, &Stream)> {
         Ok((self.kv.as_mut().ok_or_else(no_kv)?, &self.stream))
     }
-
-    /// What the score passes of a call read.
-    fn score_call(
-        &self,
-        call: &Attend<'_>,
-        q: &Buffer<T>,
-        lse: &Buffer<T>,
-    ) -> Result<(ScoreCall, &KvGroup)> {
-        let kv = self.kv.as_ref().ok_or_else(no_kv)?;
-        let group = kv.arenas.group(call.at.group)?;
-        let tables = &kv.plans(call.at)?.tables;
-        let sizes = tables.sizes();
-        check_rows("q", q, sizes.rows, call.heads * group.head_dim)?;
-        if lse.rows() < sizes.rows || lse.cols() != call.heads {
-            let what = format!("[{}, {}], not [rows, {}]", lse.rows(), lse.cols(), call.heads);
-            return Err(Error::config("lse", what));
-        }
-        let attention = AttentionCall {
-            q: q.narrow()?.address(),
-            q_stride: q.cols(),
-            lse: lse.wide()?.address(),
-            ..tables.call(&kv.arenas, call.at.layer)?
-        };
-        Ok((ScoreCall { attention, sizes }, group))
-    }
 }
 
 impl<T: Element> Backend for CudaBackend<T> {
@@ -203,7 +177,7 @@ impl<T: Element> Backend for CudaBackend<T> {
 
     fn matrix(&self, parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<Matrix<T>> {
         for part in parts {
-            check_matrix::<T>(part, policy)?;
+            weights::check::<T>(part, policy)?;
         }
         lock(&self.uploader).matrix(parts, &self.stream)
     }
@@ -243,6 +217,7 @@ impl<T: Element> Backend for CudaBackend<T> {
             }
             Stage::Ran => match stream.capture(|_| work(self)) {
                 Ok(graph) => self.repeats.captured(key, Some(graph)),
+                Err(error @ Error::DeviceOutOfMemory { .. }) => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "a step cannot be captured; it is launched piece by piece");
                     self.repeats.captured(key, None);
@@ -463,17 +438,7 @@ impl<T: Element> Backend for CudaBackend<T> {
         lse: &Buffer<T>,
         out: &mut Scores,
     ) -> Result<()> {
-        let (score, group) = self.score_call(call, q, lse)?;
-        let spans = Spans::new(call.seqs, group.kv_heads, call.at.layer)?;
-        let scorer = attention::scorer(call, group, &self.stream)?;
-        let mut starts = ScoreStarts::new(self.device())?;
-        starts.set(&spans, &self.stream)?;
-        let scores = self.device().alloc::<f32>(spans.total())?;
-        // SAFETY: as in `attend`; the scores have room for all spans, and are read, and
-        // so complete, before anything is dropped.
-        unsafe { scorer.score(&score, pass, starts.address(), scores.address(), &self.stream)? };
-        *out = Scores { spans, values: scores.to_vec(&self.stream)? };
-        Ok(())
+        self.run_score(call, pass, q, lse, out)
     }
 
     fn score_top(
@@ -484,20 +449,7 @@ impl<T: Element> Backend for CudaBackend<T> {
         lse: &Buffer<T>,
         out: &mut Vec<Top>,
     ) -> Result<()> {
-        let (score, group) = self.score_call(call, q, lse)?;
-        let scorer = attention::scorer(call, group, &self.stream)?;
-        let columns = if of == TopHeads::Each { call.heads } else { group.kv_heads };
-        let rows = score.sizes.rows;
-        // Few rows leave most of the device idle, unless several blocks share a stream.
-        let chunks = if rows <= DECODE_ROWS { 8 } else { 1 };
-        let mut workspace = scorer.top_workspace(rows, of, chunks)?;
-        let none = ScoreTop { value: Top::NONE.value, index: Top::NONE.index };
-        let tops = self.device().upload(&vec![none; rows * columns], &self.stream)?;
-        // SAFETY: as in `score`.
-        unsafe { scorer.top(&score, of, tops.address(), &mut workspace, &self.stream)? };
-        let tops = tops.to_vec(&self.stream)?;
-        *out = tops.iter().map(|t| Top { value: t.value, index: t.index }).collect();
-        Ok(())
+        self.run_top(call, of, q, lse, out)
     }
 }
 
@@ -524,30 +476,6 @@ fn check_rows<T: Element>(
     }
     let has = format!("[{}, {}]", x.rows(), x.cols());
     Err(Error::config(name, format!("{has} does not hold the step's [{rows}, {cols}]")))
-}
-
-/// Whether a part of a matrix can be kept as the policy says.
-fn check_matrix<T: Element>(part: &MatrixBytes<'_>, policy: WeightPolicy) -> Result<()> {
-    let own = if T::CODEC == Codec::Bf16 { GgmlDType::BF16 } else { GgmlDType::F16 };
-    let keeps = match policy {
-        WeightPolicy::Auto => true,
-        WeightPolicy::Keep => part.dtype == own,
-        WeightPolicy::F32 => false,
-    };
-    if !keeps {
-        let kept = if policy == WeightPolicy::F32 { GgmlDType::F32 } else { part.dtype };
-        return Err(Error::Unsupported {
-            what: format!("{kept:?} weights on this device"),
-            remedy: format!("use --weights auto, which makes them {}", T::CODEC),
-        });
-    }
-    if !part.cols.is_multiple_of(8) {
-        return Err(Error::Unsupported {
-            what: format!("a matrix of {} columns on this device", part.cols),
-            remedy: "multiples of 8 are; the CPU takes others".into(),
-        });
-    }
-    Ok(())
 }
 
 fn no_kv() -> Error {
