@@ -69,7 +69,7 @@ mirror! {
 mirror! {
     /// One row of one page.
     AppendSlot, 24 bytes {
-        /// Row of `qkv`; [`NONE`]: there is nothing to do.
+        /// Row of `qkv`; [`NONE`](super::NONE): there is nothing to do.
         0 row: u32,
         /// Index in `arenas`.
         4 arena: u32,
@@ -112,7 +112,7 @@ mirror! {
     SealJob, 24 bytes {
         /// Index in `arenas`.
         0 from_arena: u32,
-        /// Block number; [`NONE`]: there is nothing to do.
+        /// Block number; [`NONE`](super::NONE): there is nothing to do.
         4 from_block: u32,
         /// Index in `arenas`.
         8 to_arena: u32,
