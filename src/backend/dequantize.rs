@@ -25,7 +25,7 @@ pub(super) fn row_bytes(part: &MatrixBytes<'_>) -> Result<usize> {
 }
 
 /// Blocks to f32. The bytes of a mapped file need not be aligned for candle.
-pub(super) fn dequantize(dtype: GgmlDType, bytes: &[u8], elements: usize) -> Result<Vec<f32>> {
+pub(crate) fn dequantize(dtype: GgmlDType, bytes: &[u8], elements: usize) -> Result<Vec<f32>> {
     let mut aligned = vec![0u64; bytes.len().div_ceil(8)];
     let aligned = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..bytes.len()];
     aligned.copy_from_slice(bytes);

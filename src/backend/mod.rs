@@ -6,7 +6,7 @@
 
 pub mod cpu;
 pub mod cuda;
-mod dequantize;
+pub(crate) mod dequantize;
 pub mod draw;
 pub mod driver;
 mod layout;

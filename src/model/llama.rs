@@ -37,6 +37,8 @@ pub struct Llama<B: Backend> {
     /// `None`: the embedding serves as the output layer.
     head: Option<B::Matrix>,
     rope: Rope,
+    /// Layers of each KV group.
+    group_sizes: Vec<usize>,
 }
 
 /// Activations of a forward pass, allocated once and reused.
@@ -147,6 +149,7 @@ impl<B: Backend> Llama<B> {
             layers,
             norm: weights.vector(backend, &["model.norm.weight".into()])?,
             head,
+            group_sizes: group_sizes(&config),
             rope: Rope { inv_freq: config.rope.inv_freq() },
             config,
         })
@@ -234,7 +237,7 @@ impl<B: Backend> Llama<B> {
         // Single tokens seal only pages that earlier steps have filled.
         let decodes = seqs.iter().all(|seq| seq.new_tokens == 1);
         if decodes {
-            for (group, layers) in group_sizes(&self.config).into_iter().enumerate() {
+            for (group, &layers) in self.group_sizes.iter().enumerate() {
                 backend.seal(group, 0..layers, seqs)?;
             }
         }

@@ -1,8 +1,9 @@
 //! Where the weights of a model come from.
 
 use super::{Checkpoint, RawTensor};
+use crate::backend::dequantize::dequantize;
 use crate::backend::{Backend, MatrixBytes, WeightPolicy};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A giver of weights, asked by Hugging Face's names: a file, or a generator for tests
 /// and benches.
@@ -10,7 +11,8 @@ pub trait Weights<B: Backend> {
     /// The matrices of these names on the backend, stacked by rows.
     ///
     /// # Errors
-    /// [`Error::NotFound`] or [`Error::BadFile`] for what it lacks; what the backend
+    /// [`Error::NotFound`](crate::Error::NotFound) or
+    /// [`Error::BadFile`](crate::Error::BadFile) for what it lacks; what the backend
     /// refuses.
     fn matrix(&mut self, backend: &B, names: &[String]) -> Result<B::Matrix>;
 
@@ -55,17 +57,5 @@ impl<B: Backend> Weights<B> for FromCheckpoint<'_> {
 fn floats(checkpoint: &Checkpoint, name: &str) -> Result<Vec<f32>> {
     let RawTensor { dtype, bytes, .. } = checkpoint.tensor(name)?;
     let elements = bytes.len() / dtype.block_bytes() * dtype.block_size();
-    // candle reads aligned blocks; the bytes of a mapped file need not be.
-    let mut aligned = vec![0u64; bytes.len().div_ceil(8)];
-    let aligned = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..bytes.len()];
-    aligned.copy_from_slice(&bytes);
-    let tensor = dtype.to_ggml().from_data(aligned[..].into());
-    match tensor.dequantize(elements)? {
-        candle_core::CpuStorage::F32(floats) => Ok(floats),
-        _ => Err(Error::bad_file(
-            checkpoint.path(),
-            format!("{name} is not numeric"),
-            "convert it again",
-        )),
-    }
+    dequantize(dtype.to_ggml(), &bytes, elements)
 }

@@ -45,11 +45,20 @@ pub struct EmulatorOptions {
     /// After so many launches the device is lost: later ones do nothing, and whatever
     /// waits for it fails.
     pub lost_after: Option<u64>,
+    /// Whether captures succeed.
+    pub captures: bool,
 }
 
 impl Default for EmulatorOptions {
     fn default() -> Self {
-        Self { seed: 0, host_threads: 1, memory: 1 << 30, multiprocessors: 4, lost_after: None }
+        Self {
+            seed: 0,
+            host_threads: 1,
+            memory: 1 << 30,
+            multiprocessors: 4,
+            lost_after: None,
+            captures: true,
+        }
     }
 }
 
@@ -327,6 +336,9 @@ impl Driver for EmulatedDriver {
         let graph = self.handle();
         let mut state = self.state();
         let work = state.end_capture(stream)?;
+        if !self.options.captures {
+            return Err(Error::device("end a capture", "captures fail, as was asked for"));
+        }
         state.graphs.insert(graph, work);
         Ok(RawGraph(graph))
     }

@@ -45,11 +45,13 @@ impl Layers {
 
     /// Makes room in all layers for a step that begins, so that no call of it has to.
     pub fn begin(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
-        for layer in &mut self.layers {
-            layer.planned = None;
-            layer.reserve(needed, stream)?;
-        }
-        Ok(())
+        self.forget_plans();
+        self.layers.iter_mut().try_for_each(|layer| layer.reserve(needed, stream))
+    }
+
+    /// Lets every layer plan anew.
+    pub fn forget_plans(&mut self) {
+        self.layers.iter_mut().for_each(|layer| layer.planned = None);
     }
 }
 

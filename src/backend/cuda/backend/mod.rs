@@ -221,6 +221,8 @@ impl<T: Element> Backend for CudaBackend<T> {
                 Err(error) => {
                     tracing::warn!(%error, "a step cannot be captured; it is launched piece by piece");
                     self.repeats.captured(key, None);
+                    // The plans of that try were recorded, not made.
+                    self.layers.forget_plans();
                     return work(self);
                 }
             },
