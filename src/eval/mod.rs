@@ -9,15 +9,17 @@ pub mod niah;
 pub mod perplexity;
 pub mod prose;
 mod table;
+pub mod task;
 
 pub use niah::{Answer, Needles, NiahOptions, Prompt};
 pub use perplexity::{Perplexity, Windows};
 pub use table::table;
+pub use task::{Metric, Outcome, Speed, Task, Trial};
 
 use crate::codec::KvFormat;
 use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// One way to store the cache that is to be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,7 +71,7 @@ fn by_name<S: Serializer>(kv: &KvFormat, serializer: S) -> Result<S::Ok, S::Erro
 }
 
 /// Memory that the cache held when a sequence was complete.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Bytes held, 16-bit window and sinks included.
     pub kv_bytes: u64,

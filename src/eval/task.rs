@@ -1,0 +1,98 @@
+//! What every evaluation has in common: a task is prepared once, for a model's
+//! tokenizer, and then run in one setting after another on the same prompts, so that
+//! its trials can be compared in pairs.
+
+use super::Memory;
+use crate::engine::Session;
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::AtomicBool;
+
+/// A task with its prompts made; nothing of it depends on how the cache is stored.
+pub trait Task: Send + Sync {
+    /// The name on the command line and in tables.
+    fn name(&self) -> &str;
+    /// What the values of its outcome are.
+    fn metric(&self) -> Metric;
+    /// Units that [`run`](Self::run) reports as progress, the last one when it is done.
+    fn steps(&self) -> usize;
+    /// Tokens of its longest sequence, the answer included.
+    fn longest(&self) -> usize;
+    /// Runs every trial in the session's configuration. `progress` is told how many
+    /// steps are done.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled) when `cancel` is set; anything that
+    /// [`Session::step`] reports.
+    fn run(
+        &self,
+        session: &mut Session,
+        cancel: &AtomicBool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Outcome>;
+}
+
+/// What a value means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// Lower is better; trials are mean negative log-likelihoods a token, in nats.
+    Perplexity,
+    /// Mean of trials between 0 and 1; higher is better.
+    Score,
+}
+
+/// What came out of a task in one setting.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The perplexity or the mean score.
+    pub value: f64,
+    /// Every trial, in an order that does not depend on the setting.
+    pub trials: Vec<Trial>,
+    /// The cache when it held most.
+    pub memory: Memory,
+    /// How fast it went.
+    pub speed: Speed,
+}
+
+/// One prompt or one window of text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The same in every setting, and unique within the task.
+    pub id: String,
+    /// Tokens of the prompt.
+    pub length: usize,
+    /// Where in the text what is asked for lies, in percent, if that is one place.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub depth: Option<usize>,
+    /// See [`Metric`].
+    pub score: f64,
+    /// What the model said, if it was asked something.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub answer: Option<String>,
+}
+
+/// Tokens and the time that they took, prefill and decode apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Tokens computed in chunks.
+    pub prefill_tokens: usize,
+    /// Seconds that they took.
+    pub prefill_seconds: f64,
+    /// Tokens computed one at a time.
+    pub decode_tokens: usize,
+    /// Seconds that they took.
+    pub decode_seconds: f64,
+}
+
+impl Speed {
+    /// Prefill, tokens a second; `None` if there was none.
+    pub fn prefill(&self) -> Option<f64> {
+        (self.prefill_tokens > 0).then(|| self.prefill_tokens as f64 / self.prefill_seconds)
+    }
+
+    /// Decode, tokens a second; `None` if there was none.
+    pub fn decode(&self) -> Option<f64> {
+        (self.decode_tokens > 0).then(|| self.decode_tokens as f64 / self.decode_seconds)
+    }
+}
