@@ -6,7 +6,16 @@
 #include <stdint.h>
 
 // Storage of a half of a page (Codec in Rust).
-enum KvCodec : uint32_t { CODEC_F16 = 0, CODEC_BF16 = 1, CODEC_FP8 = 2, CODEC_KIVI4 = 3, CODEC_KIVI2 = 4 };
+enum KvCodec : uint32_t {
+    CODEC_F16 = 0,
+    CODEC_BF16 = 1,
+    CODEC_FP8 = 2,
+    CODEC_KIVI4 = 3,
+    CODEC_KIVI2 = 4,
+    CODEC_KF4 = 5,
+    CODEC_KF3 = 6,
+    CODEC_KF2 = 7
+};
 
 // The form of a run's pages (RunKind in Rust).
 enum KvRunKind : uint32_t { RUN_SINK = 0, RUN_SEALED = 1, RUN_HOT = 2 };

@@ -129,6 +129,7 @@ const Row rows[] = {
     FIELD(BenchMmaParams, reserved),
     VALUE(KvCodec, CODEC_F16), VALUE(KvCodec, CODEC_BF16), VALUE(KvCodec, CODEC_FP8),
     VALUE(KvCodec, CODEC_KIVI4), VALUE(KvCodec, CODEC_KIVI2),
+    VALUE(KvCodec, CODEC_KF4), VALUE(KvCodec, CODEC_KF3), VALUE(KvCodec, CODEC_KF2),
     VALUE(KvRunKind, RUN_SINK), VALUE(KvRunKind, RUN_SEALED), VALUE(KvRunKind, RUN_HOT),
     VALUE(ScoreReduce, SCORE_SUM_MEAN), VALUE(ScoreReduce, SCORE_SUM_MAX),
     VALUE(ScoreReduce, SCORE_MAX),

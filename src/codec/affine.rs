@@ -1,17 +1,23 @@
-//! KIVI: groups of codes that share a scale and a zero (Liu et al. 2024,
-//! "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache", §3).
+//! Groups of codes that share a scale and a zero.
 //!
 //! Keys, after RoPE, are grouped per channel over consecutive tokens; values
 //! per token over consecutive channels. With `b` bits and `g` elements a group:
 //!
 //! ```text
-//! scale = f16((max − min) / (2^b − 1))     zero = f16(min)
 //! code  = clamp(rint((x − zero) / scale), 0, 2^b − 1)      x̂ = code·scale + zero
 //! ```
 //!
-//! All of it in f32 with the *rounded* scale and zero, without contraction, so
-//! codes agree bit for bit on every device; a scale that rounds to 0 gives
-//! code 0 (KIVI itself divides by zero there).
+//! with scale and zero in f16. All of it in f32 with the *rounded* scale and zero,
+//! without contraction, so codes agree bit for bit on every device; a scale that rounds
+//! to 0 gives code 0 (KIVI itself divides by zero there).
+//!
+//! **KIVI** (Liu et al. 2024, "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV
+//! Cache", §3), `g` = 32: `scale = f16((max − min) / (2^b − 1))`, `zero = f16(min)`.
+//!
+//! **kf**, kvfold's own, `g` = 64: rows are rotated first ([`hadamard`]), so that no
+//! channel stands out, and scale and zero are those that err least among narrower ranges
+//! ([`clip`]). A key group is then one channel of the rotated tile. Decoded rows are
+//! rotated back.
 //!
 //! Bytes of a tile of `d` channels, all little-endian:
 //!
@@ -20,31 +26,34 @@
 //! values  | codes: tile_words(b, d) × u32 | scale f16 [d/g][64]  | zero f16 [d/g][64]  |
 //! ```
 //!
-//! The order of the codes is in [`fragment`](super::fragment). At `g` = 32 this
-//! is `b + 1` bits an element.
+//! The order of the codes is in [`fragment`](super::fragment). This is `b + 1` bits an
+//! element at `g` = 32, `b + ½` at `g` = 64.
 
+use super::clip::{self, rint};
 use super::fragment::{place, tile_words};
-use super::{Side, TILE_TOKENS, TileCodec};
+use super::{Side, TILE_TOKENS, TileCodec, hadamard};
 use half::f16;
 
 /// Asymmetric uniform codes of `bits` bits in groups of `group` elements.
 pub struct Affine {
-    /// Bits of a code: 2 or 4.
+    /// Bits of a code: 2, 3 or 4.
     pub bits: usize,
     /// Elements that share a scale and a zero: 32 or 64.
     pub group: usize,
+    /// Whether rows are rotated and ranges searched (`kf`).
+    pub rotated: bool,
 }
 
 /// KIVI's 4-bit codec at its own group of 32.
-pub static KIVI4: Affine = Affine { bits: 4, group: 32 };
+pub static KIVI4: Affine = Affine { bits: 4, group: 32, rotated: false };
 /// KIVI's 2-bit codec at its own group of 32.
-pub static KIVI2: Affine = Affine { bits: 2, group: 32 };
-
-/// Rounds to the nearest integer, ties to even, for `0 ≤ x < 2^22`.
-fn rint(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0; // 1.5 · 2^23
-    (x + MAGIC) - MAGIC
-}
+pub static KIVI2: Affine = Affine { bits: 2, group: 32, rotated: false };
+/// kvfold's 4-bit codec.
+pub static KF4: Affine = Affine { bits: 4, group: 64, rotated: true };
+/// kvfold's 3-bit codec.
+pub static KF3: Affine = Affine { bits: 3, group: 64, rotated: true };
+/// kvfold's 2-bit codec.
+pub static KF2: Affine = Affine { bits: 2, group: 64, rotated: true };
 
 impl Affine {
     /// Byte offsets of the scales and of the zeros in a tile.
@@ -73,8 +82,33 @@ impl Affine {
         }
     }
 
+    /// Whether it has an encoding of heads of `head_dim` channels.
+    pub fn fits(&self, head_dim: usize) -> bool {
+        let whole = head_dim > 0 && head_dim.is_multiple_of(self.group);
+        whole && (!self.rotated || hadamard::fits(head_dim))
+    }
+
+    /// Scales and zeros of all groups of a tile.
+    fn fit_groups(&self, side: Side, rows: &[f32], head_dim: usize) -> Vec<(f16, f16)> {
+        let d = head_dim;
+        let fit = |index: usize| {
+            let at = move |i: usize| match side {
+                Side::Key => (index / d * self.group + i) * d + index % d,
+                Side::Value => index % TILE_TOKENS * d + index / TILE_TOKENS * self.group + i,
+            };
+            let group = (0..self.group).map(move |i| rows[at(i)]);
+            if self.rotated {
+                return clip::clip(group, self.levels());
+            }
+            let extremes = (f32::INFINITY, f32::NEG_INFINITY);
+            let (min, max) = group.fold(extremes, |(min, max), x| (min.min(x), max.max(x)));
+            self.fit(min, max)
+        };
+        (0..TILE_TOKENS * d / self.group).map(fit).collect()
+    }
+
     fn check(&self, rows: usize, bytes: usize, head_dim: usize) {
-        assert!(head_dim.is_multiple_of(self.group.max(32)), "head_dim {head_dim}");
+        assert!(self.fits(head_dim), "head_dim {head_dim}");
         assert_eq!(rows, TILE_TOKENS * head_dim, "rows of a tile");
         assert_eq!(bytes, self.tile_bytes(head_dim), "bytes of a tile");
     }
@@ -89,39 +123,40 @@ impl TileCodec for Affine {
     fn encode(&self, side: Side, rows: &[f32], head_dim: usize, out: &mut [u8]) {
         self.check(rows.len(), out.len(), head_dim);
         let d = head_dim;
-        let groups = TILE_TOKENS * d / self.group;
-        let (mut min, mut max) = (vec![f32::INFINITY; groups], vec![f32::NEG_INFINITY; groups]);
-        for (token, row) in rows.chunks_exact(d).enumerate() {
-            for (channel, &x) in row.iter().enumerate() {
-                let g = self.group_of(side, d, token, channel);
-                min[g] = min[g].min(x);
-                max[g] = max[g].max(x);
-            }
-        }
+        let mut rotated = Vec::new();
+        let rows = if self.rotated {
+            rotated.extend_from_slice(rows);
+            rotated.chunks_exact_mut(d).for_each(hadamard::rotate);
+            rotated.iter_mut().for_each(|x| *x = clip::limit(*x));
+            &rotated
+        } else {
+            rows
+        };
 
         let (scale_at, zero_at) = self.offsets(d);
-        let (mut scale, mut zero) = (vec![0f32; groups], vec![0f32; groups]);
-        for g in 0..groups {
-            let (s, z) = self.fit(min[g], max[g]);
-            out[scale_at + 2 * g..][..2].copy_from_slice(&s.to_le_bytes());
-            out[zero_at + 2 * g..][..2].copy_from_slice(&z.to_le_bytes());
-            (scale[g], zero[g]) = (s.to_f32(), z.to_f32());
+        let fits = self.fit_groups(side, rows, d);
+        for (g, (scale, zero)) in fits.iter().enumerate() {
+            out[scale_at + 2 * g..][..2].copy_from_slice(&scale.to_le_bytes());
+            out[zero_at + 2 * g..][..2].copy_from_slice(&zero.to_le_bytes());
         }
 
         let codes = &mut out[..scale_at];
         codes.fill(0);
         for (token, row) in rows.chunks_exact(d).enumerate() {
             for (channel, &x) in row.iter().enumerate() {
-                let g = self.group_of(side, d, token, channel);
-                let code = if scale[g] == 0.0 {
+                let (scale, zero) = fits[self.group_of(side, d, token, channel)];
+                let (scale, zero) = (scale.to_f32(), zero.to_f32());
+                let code = if scale == 0.0 {
                     0
                 } else {
                     // Clamping first is the same: the bounds are integers.
-                    rint(((x - zero[g]) / scale[g]).clamp(0.0, self.levels())) as u32
+                    rint(((x - zero) / scale).clamp(0.0, self.levels())) as u32
                 };
-                let (word, bit) = place(side, self.bits, d, token, channel);
-                // A code never straddles a byte.
-                codes[4 * word + bit / 8] |= (code << (bit % 8)) as u8;
+                let place = place(side, self.bits, d, token, channel);
+                for i in 0..self.bits {
+                    let (word, bit) = place.of_bit(i);
+                    codes[4 * word + bit / 8] |= ((code >> i & 1) << (bit % 8)) as u8;
+                }
             }
         }
     }
@@ -131,13 +166,18 @@ impl TileCodec for Affine {
         let d = head_dim;
         let (scale_at, zero_at) = self.offsets(d);
         let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
-        let mask = (1u8 << self.bits) - 1;
         for (token, row) in rows.chunks_exact_mut(d).enumerate() {
             for (channel, x) in row.iter_mut().enumerate() {
                 let g = self.group_of(side, d, token, channel);
-                let (word, bit) = place(side, self.bits, d, token, channel);
-                let code = (bytes[4 * word + bit / 8] >> (bit % 8)) & mask;
+                let place = place(side, self.bits, d, token, channel);
+                let code = (0..self.bits).fold(0, |code, i| {
+                    let (word, bit) = place.of_bit(i);
+                    code | (bytes[4 * word + bit / 8] >> (bit % 8) & 1) << i
+                });
                 *x = f32::from(code) * half(scale_at + 2 * g) + half(zero_at + 2 * g);
+            }
+            if self.rotated {
+                hadamard::rotate(row);
             }
         }
     }
@@ -175,7 +215,7 @@ mod tests {
 
     #[test]
     fn decoded_values_follow_the_paper() {
-        for codec in [&KIVI2, &KIVI4, &Affine { bits: 2, group: 64 }] {
+        for codec in [&KIVI2, &KIVI4, &Affine { bits: 2, group: 64, rotated: false }] {
             for d in [64, 128, 256] {
                 let x = rows(d, d as u32);
                 for side in [Side::Key, Side::Value] {
@@ -236,5 +276,64 @@ mod tests {
             let kept = f16::from_f32(0.7).to_f32();
             assert!(back.iter().all(|&b| b == kept));
         }
+    }
+
+    /// Every number of a rotated tile becomes `code·scale + zero` of the nearest code.
+    #[test]
+    fn rotated_rows_are_stored_as_the_nearest_of_few_levels() {
+        for codec in [&KF2, &KF3, &KF4] {
+            for d in [64, 128, 256] {
+                let x = rows(d, 7 + d as u32);
+                let mut turned = x.clone();
+                turned.chunks_exact_mut(d).for_each(hadamard::rotate);
+                for side in [Side::Key, Side::Value] {
+                    let mut bytes = vec![0xaa; codec.tile_bytes(d)];
+                    let mut back = vec![0f32; x.len()];
+                    codec.encode(side, &x, d, &mut bytes);
+                    codec.decode(side, &bytes, d, &mut back);
+                    back.chunks_exact_mut(d).for_each(hadamard::rotate);
+                    let (scales, zeros) = codec.offsets(d);
+                    let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
+                    for (i, (&got, &want)) in back.iter().zip(&turned).enumerate() {
+                        let (token, channel) = (i / d, i % d);
+                        let g = match side {
+                            Side::Key => token / 64 * d + channel,
+                            Side::Value => channel / 64 * 64 + token,
+                        };
+                        let (scale, zero) = (half(scales + 2 * g), half(zeros + 2 * g));
+                        let nearest = (0..=codec.levels() as u32)
+                            .map(|code| (code as f32 * scale + zero - want).abs())
+                            .fold(f32::INFINITY, f32::min);
+                        let error = (got - want).abs();
+                        assert!((error - nearest).abs() < 1e-3, "{side:?} {d} {error} {nearest}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rotation and search serve what they are for: on channels of very different sizes
+    /// values lose less at fewer bytes.
+    #[test]
+    fn values_with_outlying_channels_lose_less_than_with_kivi() {
+        let d = 64;
+        let mut x = rows(d, 5);
+        x.iter_mut().enumerate().for_each(|(i, x)| *x *= if i % d == 9 { 10.0 } else { 1.0 });
+        let error = |codec: &Affine| {
+            let mut bytes = vec![0; codec.tile_bytes(d)];
+            let mut back = vec![0f32; x.len()];
+            codec.encode(Side::Value, &x, d, &mut bytes);
+            codec.decode(Side::Value, &bytes, d, &mut back);
+            let square = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
+            (x.iter().zip(&back).map(square).sum::<f64>(), bytes.len())
+        };
+        let (kivi, kf) = (error(&KIVI2), error(&KF2));
+        assert!(kf.0 < 0.8 * kivi.0 && kf.1 < kivi.1, "{kf:?} {kivi:?}");
+    }
+
+    #[test]
+    fn only_heads_of_whole_groups_are_encoded() {
+        assert!(KIVI2.fits(32) && KIVI2.fits(96) && !KIVI2.fits(48) && !KIVI2.fits(0));
+        assert!(KF2.fits(64) && KF2.fits(256) && !KF2.fits(32) && !KF2.fits(192));
     }
 }

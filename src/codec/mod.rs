@@ -13,12 +13,17 @@
 //! | `fp8` | 8 | e4m3, row-major, saturating at ±448 |
 //! | `kivi4` | 5.0 | KIVI, 4 bits, groups of 32 |
 //! | `kivi2` | 3.0 | KIVI, 2 bits, groups of 32 |
+//! | `kf4`, `kf3`, `kf2` | 4.5, 3.5, 2.5 | kvfold's own: rotated, ranges searched, groups of 64 |
+//! | `kf3.2` | 3.0 | keys as `kf3`, values as `kf2` |
 
 pub mod affine;
+pub mod clip;
 pub mod float;
 pub mod fragment;
+pub mod hadamard;
 
 use crate::error::{Error, Result};
+use affine::Affine;
 use std::fmt;
 use std::str::FromStr;
 
@@ -67,11 +72,26 @@ pub enum Codec {
     Kivi4,
     /// KIVI with 2 bits, groups of 32.
     Kivi2,
+    /// kvfold's own with 4 bits, groups of 64.
+    Kf4,
+    /// kvfold's own with 3 bits, groups of 64.
+    Kf3,
+    /// kvfold's own with 2 bits, groups of 64.
+    Kf2,
 }
 
 impl Codec {
     /// Every codec, for tests, benches and help texts.
-    pub const ALL: [Codec; 5] = [Codec::F16, Codec::Bf16, Codec::Fp8, Codec::Kivi4, Codec::Kivi2];
+    pub const ALL: [Codec; 8] = [
+        Codec::F16,
+        Codec::Bf16,
+        Codec::Fp8,
+        Codec::Kivi4,
+        Codec::Kivi2,
+        Codec::Kf4,
+        Codec::Kf3,
+        Codec::Kf2,
+    ];
 
     /// The implementation that defines this codec's bytes.
     pub fn tile(self) -> &'static dyn TileCodec {
@@ -81,7 +101,32 @@ impl Codec {
             Codec::Fp8 => &float::Fp8,
             Codec::Kivi4 => &affine::KIVI4,
             Codec::Kivi2 => &affine::KIVI2,
+            Codec::Kf4 => &affine::KF4,
+            Codec::Kf3 => &affine::KF3,
+            Codec::Kf2 => &affine::KF2,
         }
+    }
+
+    /// The parameters of the codecs that store codes with scales and zeros.
+    pub fn affine(self) -> Option<&'static Affine> {
+        match self {
+            Codec::F16 | Codec::Bf16 | Codec::Fp8 => None,
+            Codec::Kivi4 => Some(&affine::KIVI4),
+            Codec::Kivi2 => Some(&affine::KIVI2),
+            Codec::Kf4 => Some(&affine::KF4),
+            Codec::Kf3 => Some(&affine::KF3),
+            Codec::Kf2 => Some(&affine::KF2),
+        }
+    }
+
+    /// Whether heads of `head_dim` channels can be stored.
+    pub fn fits(self, head_dim: usize) -> bool {
+        self.affine().is_none_or(|affine| affine.fits(head_dim))
+    }
+
+    /// Whether rows are stored rotated ([`hadamard`]).
+    pub fn rotated(self) -> bool {
+        self.affine().is_some_and(|affine| affine.rotated)
     }
 
     /// The name used on the command line and in tables.
@@ -92,6 +137,9 @@ impl Codec {
             Codec::Fp8 => "fp8",
             Codec::Kivi4 => "kivi4",
             Codec::Kivi2 => "kivi2",
+            Codec::Kf4 => "kf4",
+            Codec::Kf3 => "kf3",
+            Codec::Kf2 => "kf2",
         }
     }
 
@@ -119,14 +167,19 @@ impl FromStr for Codec {
     fn from_str(s: &str) -> Result<Self> {
         Codec::ALL.into_iter().find(|c| c.name() == s).ok_or_else(|| {
             let known: Vec<_> = Codec::ALL.iter().map(|c| c.name()).collect();
-            Error::config("kv", format!("unknown format \"{s}\"; known: {}", known.join(", ")))
+            let known = known.join(", ");
+            let what = format!("unknown format \"{s}\"; known: {known}, {KF3_2}, KEYS/VALUES");
+            Error::config("kv", what)
         })
     }
 }
 
+/// The name of 3-bit keys with 2-bit values.
+const KF3_2: &str = "kf3.2";
+
 /// The codecs of one KV group: keys and values are chosen separately.
 ///
-/// Written `kivi2` (both sides) or `kivi4/kivi2` (keys/values), with the 16-bit
+/// Written `kivi2` (both sides) or `kivi4/kivi2` (keys/values; `kf3.2` for `kf3/kf2`), with the 16-bit
 /// type of pages that are not sealed yet before it if that is not the default:
 /// `bf16+kivi2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -195,6 +248,8 @@ impl fmt::Display for KvFormat {
         }
         if self.key == self.value {
             self.key.fmt(f)
+        } else if (self.key, self.value) == (Codec::Kf3, Codec::Kf2) {
+            f.write_str(KF3_2)
         } else {
             write!(f, "{}/{}", self.key, self.value)
         }
@@ -207,6 +262,9 @@ impl FromStr for KvFormat {
     fn from_str(s: &str) -> Result<Self> {
         if let Some((hot, sealed)) = s.split_once('+') {
             return sealed.parse::<KvFormat>()?.with_hot(hot.parse()?);
+        }
+        if s == KF3_2 {
+            return Ok(KvFormat::new(Codec::Kf3, Codec::Kf2));
         }
         match s.split_once('/') {
             Some((k, v)) => Ok(KvFormat::new(k.parse()?, v.parse()?)),
@@ -222,7 +280,7 @@ mod tests {
     #[test]
     fn stored_bits_are_exact() {
         let bits: Vec<f64> = Codec::ALL.iter().map(|c| c.bits()).collect();
-        assert_eq!(bits, [16.0, 16.0, 8.0, 5.0, 3.0]);
+        assert_eq!(bits, [16.0, 16.0, 8.0, 5.0, 3.0, 4.5, 3.5, 2.5]);
         for d in [64, 128, 256] {
             let page = KvFormat::uniform(Codec::Kivi2).page_bytes(d);
             assert_eq!(page * 8, 3 * 2 * TILE_TOKENS * d);
@@ -231,13 +289,32 @@ mod tests {
 
     #[test]
     fn formats_parse_and_print() {
-        for text in ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2", "f16/fp8", "bf16+kivi2"]
-        {
+        for text in [
+            "f16",
+            "bf16",
+            "fp8",
+            "kivi4",
+            "kivi2",
+            "kivi4/kivi2",
+            "f16/fp8",
+            "bf16+kivi2",
+            "kf4",
+            "kf3",
+            "kf3.2",
+            "kf2",
+            "bf16+kf3.2",
+            "kf4/kf2",
+        ] {
             let format: KvFormat = text.parse().unwrap();
             assert_eq!(format.to_string(), text);
         }
+        assert_eq!("kf3/kf2".parse::<KvFormat>().unwrap().to_string(), "kf3.2");
+        assert_eq!("kf3.2".parse::<KvFormat>().unwrap().bits(), 3.0);
         let error = "kivi3".parse::<KvFormat>().unwrap_err().to_string();
-        assert!(error.contains("kivi3") && error.contains("kivi2"), "{error}");
+        assert!(
+            error.contains("kivi3") && error.contains("kivi2, kf4, kf3, kf2, kf3.2"),
+            "{error}"
+        );
         assert_eq!("bf16+fp8".parse::<KvFormat>().unwrap().hot(), Codec::Bf16);
         assert_eq!("bf16+f16/bf16".parse::<KvFormat>().unwrap().to_string(), "f16/bf16");
         let error = "fp8+kivi2".parse::<KvFormat>().unwrap_err().to_string();

@@ -9,7 +9,10 @@
 mod tests;
 
 use super::class_memory::ClassMemory;
-use super::params::{CODEC_BF16, CODEC_F16, CODEC_FP8, CODEC_KIVI2, CODEC_KIVI4, KvArena};
+use super::params::{
+    CODEC_BF16, CODEC_F16, CODEC_FP8, CODEC_KF2, CODEC_KF3, CODEC_KF4, CODEC_KIVI2, CODEC_KIVI4,
+    KvArena,
+};
 use crate::backend::driver::{Device, DeviceBuffer, Stream};
 pub use crate::backend::layout::PageLayout;
 use crate::backend::{KvGroup, LayerIndex};
@@ -46,6 +49,9 @@ fn number(codec: Codec) -> u32 {
         Codec::Fp8 => CODEC_FP8,
         Codec::Kivi4 => CODEC_KIVI4,
         Codec::Kivi2 => CODEC_KIVI2,
+        Codec::Kf4 => CODEC_KF4,
+        Codec::Kf3 => CODEC_KF3,
+        Codec::Kf2 => CODEC_KF2,
     }
 }
 

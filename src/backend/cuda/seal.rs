@@ -5,7 +5,7 @@ use super::list::LayerList;
 use super::params::{NONE, SealJob, SealParams};
 use crate::backend::driver::{Device, Launch, Stream};
 use crate::cache::{Seal, SeqStep};
-use crate::codec::affine::{Affine, KIVI2, KIVI4};
+use crate::codec::affine::Affine;
 use crate::codec::{Codec, Side, TILE_TOKENS};
 use crate::error::{Error, Result};
 use std::ops::Range;
@@ -141,11 +141,7 @@ fn kernel(hot: Codec, codec: Codec, side: Side) -> Result<String> {
 fn shared_bytes(codec: Codec, d: usize) -> u32 {
     let staged =
         |c: &Affine| TILE_TOKENS * (2 * d + 16) + 2 * size_of::<f32>() * TILE_TOKENS * d / c.group;
-    match codec {
-        Codec::Kivi4 => staged(&KIVI4) as u32,
-        Codec::Kivi2 => staged(&KIVI2) as u32,
-        Codec::F16 | Codec::Bf16 | Codec::Fp8 => 0,
-    }
+    codec.affine().map_or(0, |affine| staged(affine) as u32)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::affine::{AffineTile, MAX_HEAD_DIM};
 use super::rows::RowTile;
 use crate::backend::cpu::arena::Arenas;
 use crate::cache::{BlockRef, PAGE_TOKENS, RunKind, StreamView};
-use crate::codec::affine::{Affine, KIVI2, KIVI4};
+use crate::codec::affine::Affine;
 use crate::codec::{Codec, Side};
 use crate::error::Result;
 use std::ops::Range;
@@ -51,11 +51,7 @@ impl<'a> Tile<'a> {
 /// The parameters of the affine codecs.
 #[inline(always)]
 pub(in crate::backend::cpu) fn affine(codec: Codec) -> Option<&'static Affine> {
-    match codec {
-        Codec::Kivi2 => Some(&KIVI2),
-        Codec::Kivi4 => Some(&KIVI4),
-        Codec::F16 | Codec::Bf16 | Codec::Fp8 => None,
-    }
+    codec.affine()
 }
 
 impl<'a> Page<'a> {

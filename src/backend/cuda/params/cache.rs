@@ -12,6 +12,12 @@ pub const CODEC_FP8: u32 = 2;
 pub const CODEC_KIVI4: u32 = 3;
 /// Storage of a half of a page: `KvCodec`.
 pub const CODEC_KIVI2: u32 = 4;
+/// kvfold's own, 4 bits.
+pub const CODEC_KF4: u32 = 5;
+/// kvfold's own, 3 bits.
+pub const CODEC_KF3: u32 = 6;
+/// kvfold's own, 2 bits.
+pub const CODEC_KF2: u32 = 7;
 
 mirror! {
     /// One arena: equal blocks of pages, of a single page in ragged arenas. A page is
