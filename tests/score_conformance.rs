@@ -188,7 +188,7 @@ fn shapes_agree_with_float64() {
     let shapes = [(32, 2, 1), (64, 16, 1), (96, 10, 2), (128, 8, 2), (128, 5, 1), (256, 4, 4)];
     for kind in kinds(3) {
         for (d, heads, kv_heads) in shapes {
-            for format in ["kivi2", "f16", "kivi4", "fp8"] {
+            for format in ["kivi2", "f16", "kivi4", "fp8", "kf2", "kf3"] {
                 let group = group(format, d, kv_heads);
                 if !kind.takes(&group) {
                     continue;
