@@ -1,14 +1,14 @@
 //! One subject, one cache and the oracle's copy of everything, led through steps.
 
 use super::oracle::{Query, Stream};
-use super::plan::{cache_of, group, relocate, rope, round, shares};
+use super::plan::{MIXED, cache_of, group, relocate, rope, round, shares};
 use super::random::Random;
 use super::subject::{Attended, Kind, LayerStep, Subject};
 use kvfold::backend::{Attend, KvGroup, LayerIndex, Rope};
 use kvfold::cache::{BlockRef, KvCache, SeqId};
 
 /// All formats; the last are for the CPU only.
-pub const FORMATS: [&str; 21] = [
+pub const FORMATS: [&str; 22] = [
     "f16",
     "bf16",
     "fp8",
@@ -24,6 +24,7 @@ pub const FORMATS: [&str; 21] = [
     "kf3.2",
     "kf2",
     "bf16+kf3.2",
+    MIXED,
     "kf4/kf2",
     "kivi4/kf2",
     "f16/kivi2",
@@ -213,10 +214,13 @@ impl Bench {
         let (d, kv_heads) = (self.group.head_dim, self.group.kv_heads);
         let kv_head = head / (self.heads / kv_heads);
         let sequence = &self.sequences[layer.asked[share]];
-        let stream = &sequence.streams[call.at.layer * kv_heads + kv_head];
+        let stream = call.at.layer * kv_heads + kv_head;
+        let format = self.group.format_of(stream);
+        let stream = &sequence.streams[stream];
         let share = &call.seqs[share];
         let query = Query {
             group: &self.group,
+            format,
             q: &qkv[(share.first_row + i) * cols + head * d..][..d],
             index: stream.keys.len() - share.q_len + i,
             scale: call.scale,
