@@ -71,7 +71,9 @@ pub struct Layer<'a> {
 
 impl Bench {
     /// Empty sequences, one a seed.
-    pub fn new(kind: Kind, group: KvGroup, heads: usize, seeds: &[u64]) -> Self {
+    pub fn new(kind: Kind, mut group: KvGroup, heads: usize, seeds: &[u64]) -> Self {
+        let n = group.layers * group.kv_heads;
+        group.streams = group.streams.map(|all| all.iter().copied().take(n).collect());
         let mut cache = cache_of(&group);
         let rope = rope(group.head_dim);
         let mut subject = kind.subject();
