@@ -1,11 +1,13 @@
 //! The `kvfold` command line: a file per subcommand.
 
+mod ablate;
 mod bench;
 mod eval;
 mod fetch;
 mod info;
 mod model_args;
 mod prompt;
+mod report;
 mod run;
 mod size;
 
@@ -29,6 +31,11 @@ enum Command {
     Fetch(fetch::FetchArgs),
     Info(info::InfoArgs),
     Eval(Box<eval::EvalArgs>),
+    Ablate(ablate::AblateArgs),
+    /// Measures the cells that `ablate` sends
+    #[command(hide = true)]
+    AblateWorker,
+    Report(report::ReportArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -39,7 +46,7 @@ fn main() -> ExitCode {
         Command::Info(args) => args.model.threads,
         Command::Eval(args) => args.threads(),
         Command::Bench(args) => args.model.threads,
-        Command::Fetch(_) => None,
+        Command::Fetch(_) | Command::Ablate(_) | Command::AblateWorker | Command::Report(_) => None,
     };
     if let Some(threads) = threads {
         // SAFETY: nothing has started a thread yet.
@@ -56,6 +63,9 @@ fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args, cancel.clone()),
         Command::Info(args) => info::run(&args, &cancel),
         Command::Eval(args) => eval::run(&args, &cancel),
+        Command::Ablate(args) => ablate::run(&args, &cancel),
+        Command::AblateWorker => ablate::work(),
+        Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args, &cancel),
     });
     match outcome {
@@ -72,10 +82,11 @@ fn main() -> ExitCode {
 }
 
 /// Ctrl-C ends the process at once, except that the first one during a fetch
-/// only asks it to stop: what was downloaded is then left fit to be resumed.
+/// only asks it to stop: what was downloaded is then left fit to be resumed. So does the
+/// first one during an ablation, which ends its workers and says how far it came.
 fn watch_interrupts(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
-        if cancel.swap(true, Ordering::Relaxed) || !fetch::in_progress() {
+        if cancel.swap(true, Ordering::Relaxed) || !(fetch::in_progress() || ablate::in_progress()) {
             interrupted();
             std::process::exit(130);
         }
