@@ -1,20 +1,51 @@
 //! Measuring what a KV format costs in quality (floor 7).
 //!
-//! [`perplexity`] follows llama.cpp's convention, so the two can be compared on
-//! the same text; [`niah`] hides a number in a long text and asks for it. Both
-//! drive a [`Session`](crate::engine::Session) through the path that `run` uses:
+//! A [`TaskSpec`] says what to measure; it becomes a [`Task`], whose prompts are made
+//! once, and runs in one [`Setting`] after another; [`paired`] compares two outcomes.
+//!
+//! | module | task |
+//! |---|---|
+//! | [`perplexity`] | by llama.cpp's convention, so the two can be compared on the same text |
+//! | [`niah`] | find numbers hidden in a long text: one, one of many, several |
+//! | [`stars`] | Counting-Stars: collect all the numbers that a text is strewn with |
+//! | [`vt`] | RULER's variable tracking |
+//! | [`words`] | RULER's common and frequent words |
+//! | [`qa`] | questions about long documents from a file, scored as LongBench does |
+//!
+//! All drive a [`Session`](crate::engine::Session) through the path that `run` uses:
 //! there is no second implementation of a lossy cache that could flatter it.
 
+mod ask;
+mod grade;
+mod haystack;
+pub mod longbench;
 pub mod niah;
+mod options;
+pub mod paired;
 pub mod perplexity;
 pub mod prose;
+pub mod prose_zh;
+pub mod qa;
+mod spec;
+pub mod stars;
 mod table;
 pub mod task;
+pub mod vt;
+pub mod words;
 
-pub use niah::{Answer, Needles, NiahOptions, Prompt};
-pub use perplexity::{Perplexity, Windows};
+pub use ask::{Question, Questions};
+pub use grade::{Grade, contained};
+pub use haystack::Language;
+pub use niah::{NeedleKind, NeedleSpec};
+pub use paired::{Paired, paired};
+pub use perplexity::{Perplexity, PerplexitySpec, Windows};
+pub use qa::QaSpec;
+pub use spec::{Loaded, TaskSpec};
+pub use stars::{StarsKind, StarsSpec};
 pub use table::table;
 pub use task::{Metric, Outcome, Speed, Task, Trial};
+pub use vt::VtSpec;
+pub use words::{CommonWordsSpec, FrequentWordsSpec};
 
 use crate::codec::KvFormat;
 use crate::engine::EngineConfig;
@@ -80,6 +111,12 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Bits a number of the cache, everything that is held counted: pages in use and
+    /// half used, sinks and the 16-bit window.
+    pub fn bits(&self) -> f64 {
+        16.0 * self.kv_bytes as f64 / self.kv_bytes_16_bit as f64
+    }
+
     /// How many times smaller than 16 bits.
     pub fn ratio(&self) -> f64 {
         self.kv_bytes_16_bit as f64 / self.kv_bytes as f64
