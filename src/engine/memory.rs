@@ -1,8 +1,8 @@
 //! How much memory a model and its cache take, known before anything is loaded.
 
 use super::config::EngineConfig;
-use crate::backend::{KvGroup, WeightPolicy};
 use crate::backend::driver::Device;
+use crate::backend::{KvGroup, WeightPolicy};
 use crate::cache::KvCache;
 use crate::codec::Codec;
 use crate::error::{Error, Result};

@@ -15,6 +15,7 @@
 //! All drive a [`Session`](crate::engine::Session) through the path that `run` uses:
 //! there is no second implementation of a lossy cache that could flatter it.
 
+pub mod ablate;
 mod ask;
 mod grade;
 mod haystack;
@@ -26,6 +27,7 @@ pub mod perplexity;
 pub mod prose;
 pub mod prose_zh;
 pub mod qa;
+pub mod report;
 mod spec;
 pub mod stars;
 mod table;

@@ -1,6 +1,7 @@
 //! Ablations: specs and their errors, runs that are interrupted and resumed, the page
 //! that results become.
 
+mod cli;
 mod report;
 mod runner;
 mod spec;

@@ -240,7 +240,9 @@ fn an_interrupted_run_goes_on_where_it_was() {
     assert!(results.text().starts_with(&text));
     // The interrupted cell was begun twice, every other one once.
     let mut calls: HashMap<String, usize> = HashMap::new();
-    for call in first.calls.into_inner().unwrap().into_iter().chain(second.calls.into_inner().unwrap()) {
+    for call in
+        first.calls.into_inner().unwrap().into_iter().chain(second.calls.into_inner().unwrap())
+    {
         *calls.entry(call).or_default() += 1;
     }
     assert_eq!((calls.len(), calls["small niah d seed 0"]), (10, 2));
@@ -262,7 +264,10 @@ fn a_cell_that_fails_does_not_stop_the_others() {
     let summary = results.run(&cells, &mended, false);
     assert_eq!(summary, Summary { cells: 4, found: 4, failed: 2, ..Summary::default() });
     let summary = results.run(&cells, &mended, true);
-    assert_eq!(summary, Summary { cells: 4, found: 2, measured: 1, failed: 1, ..Summary::default() });
+    assert_eq!(
+        summary,
+        Summary { cells: 4, found: 2, measured: 1, failed: 1, ..Summary::default() }
+    );
     assert_eq!(mended.calls.lock().unwrap().len(), 2);
     assert_eq!(results.run(&cells, &Fake::default(), false).failed, 1);
 }
@@ -283,7 +288,8 @@ fn workers_side_by_side_stay_within_the_memory() {
     let kv: Vec<&str> = kv.iter().map(String::as_str).collect();
     let cells = cells(&["small", "large"], &kv);
     // A small cell takes 40 and a large one 70.
-    for (memory, jobs) in [(None, 3), (Some(115), 3), (Some(110), 4), (Some(80), 2), (Some(70), 2)] {
+    for (memory, jobs) in [(None, 3), (Some(115), 3), (Some(110), 4), (Some(80), 2), (Some(70), 2)]
+    {
         let results = Results::new();
         let fake = Fake { slow: true, ..Fake::default() };
         let summary = results.run_with(&cells, &fake, false, jobs, memory);

@@ -19,8 +19,7 @@ fn load(place: &Place, text: &str) -> Result<Spec, String> {
 
 fn cells(place: &Place, text: &str) -> Vec<Planned> {
     let spec = load(place, text).unwrap();
-    let files: ModelFiles =
-        spec.models.iter().map(|model| (model.clone(), model.into())).collect();
+    let files: ModelFiles = spec.models.iter().map(|model| (model.clone(), model.into())).collect();
     grid(&spec, &files).unwrap()
 }
 
@@ -99,7 +98,7 @@ fn what_is_wrong_is_named_with_its_place() {
     let replaced = |from: &str, to: &str| good.replace(from, to);
     let niah = |option: &str| good.clone() + "\n[[task]]\ntask = \"niah\"\n" + option + "\n";
     for (text, parts) in [
-        (replaced("kv = [", "kv = [["), vec!["line 2, column "]),
+        (replaced("kv = [", "kv = [["), vec!["line 5, column 1: kv: missing comma"]),
         (replaced("kv = ", "kw = "), vec!["line 2, column 1: kw: unknown field `kw`"]),
         (replaced("\"kivi2\"", "\"q4_0\""), vec!["line 2, column 23: kv: unknown format \"q4_0\""]),
         (replaced("\"f16\", \"kivi4\", \"kivi2\"", ""), vec!["line 2, column 6: kv: ", "is empty"]),
@@ -116,9 +115,15 @@ fn what_is_wrong_is_named_with_its_place() {
         (text(&place, "device = \"tpu\""), vec!["line 3, column 10: device: ", "tpu"]),
         (text(&place, "weights = \"q2\""), vec!["line 3, column 11: weights: \"q2\" is not known"]),
         (replaced("model.gguf", "absent.gguf"), vec!["line 1, column 11: models: ", "absent.gguf"]),
-        (replaced("\"perplexity\"", "\"poetry\""), vec!["line 6, column 1: task[0].task: ", "poetry"]),
+        (
+            replaced("\"perplexity\"", "\"poetry\""),
+            vec!["line 6, column 1: task[0].task: ", "poetry"],
+        ),
         (replaced("text.txt", "absent.txt"), vec!["line 5, column 1", "absent.txt: "]),
-        (replaced("context = 64", "kontext = 64"), vec!["line 8, column 1", "unknown field `kontext`"]),
+        (
+            replaced("context = 64", "kontext = 64"),
+            vec!["line 8, column 1", "unknown field `kontext`"],
+        ),
         (replaced("context = 64", "context = \"64\""), vec!["line 8, column 1: task[0].context: "]),
         (niah("depths = [50, 101]"), vec!["line 12, column 1", "depths: 101 is more than 100"]),
         (niah("lengths = []"), vec!["line 12, column 1", "lengths: the list is empty"]),

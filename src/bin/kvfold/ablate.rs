@@ -64,9 +64,8 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     }
     let files = models.iter().map(|(name, facts)| (name.clone(), facts.path.clone())).collect();
     let cells = grid(&spec, &files)?;
-    let mut output = Output::open(
-        args.output.clone().unwrap_or_else(|| args.spec.with_extension("jsonl")),
-    )?;
+    let mut output =
+        Output::open(args.output.clone().unwrap_or_else(|| args.spec.with_extension("jsonl")))?;
     if let Some(bytes) = output.cut() {
         eprintln!(
             "{}: the last line had been cut off and was removed ({bytes} bytes); its cell is \

@@ -86,7 +86,8 @@ fn main() -> ExitCode {
 /// first one during an ablation, which ends its workers and says how far it came.
 fn watch_interrupts(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
-        if cancel.swap(true, Ordering::Relaxed) || !(fetch::in_progress() || ablate::in_progress()) {
+        if cancel.swap(true, Ordering::Relaxed) || !(fetch::in_progress() || ablate::in_progress())
+        {
             interrupted();
             std::process::exit(130);
         }

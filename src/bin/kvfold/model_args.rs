@@ -108,8 +108,8 @@ pub fn model_path(model: &str, cancel: &Arc<AtomicBool>) -> Result<PathBuf> {
     if path.exists() && !is_manifest {
         return Ok(path);
     }
-    let looks_like_path = model.contains(std::path::MAIN_SEPARATOR)
-        || path.extension().is_some_and(|e| e == "gguf");
+    let looks_like_path =
+        model.contains(std::path::MAIN_SEPARATOR) || path.extension().is_some_and(|e| e == "gguf");
     if looks_like_path && !path.exists() {
         bail!(
             "{}: no such file or folder; give a GGUF file, a Hugging Face folder or a name from `kvfold fetch --list`",

@@ -82,10 +82,12 @@ fn covers(value: &Spanned<DeValue<'_>>, offset: usize) -> bool {
         }
 }
 
-/// What stands before the first `=` of a byte's line, where the text cannot be parsed.
+/// Where the text cannot be parsed: what stands before the first `=` of a byte's line or
+/// of the next one above that has one.
 fn key_on_line(text: &str, offset: usize) -> String {
-    let line = text.lines().nth(place(text, offset).line - 1).unwrap_or_default();
-    line.split_once('=').map_or("", |(key, _)| key).trim().to_owned()
+    let lines: Vec<&str> = text.lines().take(place(text, offset).line).collect();
+    let key = lines.iter().rev().find_map(|line| line.split_once('='));
+    key.map_or("", |(key, _)| key).trim().to_owned()
 }
 
 #[cfg(test)]
@@ -118,6 +120,7 @@ mod tests {
             assert_eq!(key_at(TEXT, at(what)), key);
         }
         assert_eq!(key_at("kv = [\nsinks = = 4", 11), "sinks");
+        assert_eq!(key_at("kv = [\n4 5]", 9), "kv");
         assert_eq!(key_in(TEXT, "task", 1, "lengths"), Some(at("lengths")));
         assert_eq!(key_in(TEXT, "task", 1, "depths"), None);
     }

@@ -103,10 +103,10 @@ impl<F: Fn() -> Command + Sync> Executor for Processes<F> {
         // An interruption from the keyboard is for the run, which tells its workers.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut child =
-            command.spawn().map_err(|error| Error::io(command.get_program(), error))?;
+        let mut child = command.spawn().map_err(|error| Error::io(command.get_program(), error))?;
         let (told, hear) = channel();
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
         if let Some(stdout) = stdout {
             std::thread::spawn(move || {
                 for line in BufReader::new(stdout).lines().map_while(|line| line.ok()) {
@@ -164,8 +164,8 @@ impl Worker for Process<'_> {
         let model = self.models.get(&cell.model);
         let path = model.ok_or_else(|| Error::NotFound { what: cell.model.clone() })?.path.clone();
         let job = Job { path, cell: cell.clone() };
-        let mut line = serde_json::to_vec(&job)
-            .map_err(|error| Error::config("job", error.to_string()))?;
+        let mut line =
+            serde_json::to_vec(&job).map_err(|error| Error::config("job", error.to_string()))?;
         line.push(b'\n');
         let sent = self.stdin.as_mut().map(|stdin| stdin.write_all(&line));
         if !matches!(sent, Some(Ok(()))) {

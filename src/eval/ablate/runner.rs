@@ -262,8 +262,7 @@ impl<'a> State<'a> {
             .or_else(|| self.left.iter().position(|(_, need)| fits(*need)));
         let Some(first) = first else { return Next::Wait };
         let (planned, need) = self.left.remove(first);
-        self.held[worker] =
-            Holding { model: Some(planned.cell.model.clone()), bytes: need.sum() };
+        self.held[worker] = Holding { model: Some(planned.cell.model.clone()), bytes: need.sum() };
         Next::Cell(planned)
     }
 }
@@ -330,7 +329,9 @@ impl<'a> Run<'a> {
         drop(output);
         let mut state = self.lock();
         match written {
-            Ok(()) => *if row.error.is_none() { &mut state.measured } else { &mut state.failed } += 1,
+            Ok(()) => {
+                *if row.error.is_none() { &mut state.measured } else { &mut state.failed } += 1
+            }
             Err(error) => state.broken = Some(error),
         }
         drop(state);

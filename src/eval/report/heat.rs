@@ -63,8 +63,7 @@ pub fn heat(title: &str, trials: &[Trial]) -> Result<Option<String>> {
 
 /// From orange (0) by pale (a half) to blue (1), which nearly all eyes tell apart.
 fn color(score: f64) -> RGBColor {
-    const STOPS: [[f64; 3]; 3] =
-        [[190.0, 88.0, 10.0], [246.0, 238.0, 222.0], [33.0, 102.0, 172.0]];
+    const STOPS: [[f64; 3]; 3] = [[190.0, 88.0, 10.0], [246.0, 238.0, 222.0], [33.0, 102.0, 172.0]];
     let place = score.clamp(0.0, 1.0) * 2.0;
     let from = if place < 1.0 { 0 } else { 1 };
     let share = place - from as f64;

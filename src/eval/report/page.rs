@@ -184,7 +184,11 @@ fn facts(rows: &[Row]) -> Vec<(&'static str, String)> {
             "Machine",
             list(|row| {
                 let m = &row.machine;
-                let jobs = if m.jobs > 1 { format!(", {} cells at a time", m.jobs) } else { String::new() };
+                let jobs = if m.jobs > 1 {
+                    format!(", {} cells at a time", m.jobs)
+                } else {
+                    String::new()
+                };
                 format!("{}, {} threads of {}{jobs}", m.cpu, m.threads, m.cores)
             }),
         ),
@@ -328,9 +332,9 @@ fn point(entry: &Entry, metric: Metric) -> Point {
 fn section_row(entry: &Entry, metric: Metric) -> SectionRow {
     let Memory { kv_bytes, .. } = entry.memory;
     let held = kv_bytes > 0;
-    let interval = entry.percent(metric).map_or(String::new(), |(_, low, high)| {
-        format!("[{}, {}]", signed(low), signed(high))
-    });
+    let interval = entry
+        .percent(metric)
+        .map_or(String::new(), |(_, low, high)| format!("[{}, {}]", signed(low), signed(high)));
     let p = entry.change.and_then(|change| change.p);
     // The reference shows its own speed, which the multiples are of.
     let speed = |times: Option<f64>, tokens: Option<f64>| match (entry.is_reference, times, tokens)
@@ -389,9 +393,8 @@ fn signed(value: f64) -> String {
 /// The grid that the rows amount to, as TOML.
 fn grid(rows: &[Row]) -> String {
     let strings = |of: fn(&Row) -> String| -> Vec<String> { unique(rows, of) };
-    let numbers = |of: fn(&Row) -> Option<usize>| -> BTreeSet<usize> {
-        rows.iter().filter_map(of).collect()
-    };
+    let numbers =
+        |of: fn(&Row) -> Option<usize>| -> BTreeSet<usize> { rows.iter().filter_map(of).collect() };
     let mut tasks: Vec<Value> = Vec::new();
     for row in rows {
         let mut task = row.cell.task.clone();

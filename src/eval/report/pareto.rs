@@ -30,8 +30,7 @@ pub struct Axis<'a> {
 
 const SIZE: (u32, u32) = (760, 420);
 /// Where ticks may stand.
-const TICKS: [f64; 14] =
-    [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 32.0];
+const TICKS: [f64; 14] = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 32.0];
 
 /// The picture: bits to the right (logarithmic), quality upwards.
 ///
@@ -94,8 +93,7 @@ pub fn pareto(title: &str, points: &[Point], axis: Axis<'_>) -> Result<String> {
             chart.draw_series([Circle::new(at(point), 5, color.filled())]).map_err(failed)?;
         }
         let frame = chart.plotting_area().get_pixel_range();
-        let spots: Vec<(i32, i32)> =
-            points.iter().map(|p| chart.backend_coord(&at(p))).collect();
+        let spots: Vec<(i32, i32)> = points.iter().map(|p| chart.backend_coord(&at(p))).collect();
         for (point, place) in points.iter().zip(places(points, &spots, &frame)) {
             let style = text(INK, place.anchor, VPos::Center);
             area.draw(&Text::new(point.label.clone(), place.at, style)).map_err(failed)?;

@@ -40,7 +40,8 @@ pub fn draw(
     // Inline in a page: it scales with its column and needs a name.
     let (width, height) = size;
     let old = format!("<svg width=\"{width}\" height=\"{height}\"");
-    let new = format!("<svg role=\"img\" aria-label=\"{}\" style=\"max-width:{width}px\"", escape(title));
+    let new =
+        format!("<svg role=\"img\" aria-label=\"{}\" style=\"max-width:{width}px\"", escape(title));
     Ok(text.replacen(&old, &new, 1))
 }
 
@@ -64,5 +65,5 @@ pub fn width(text: &str) -> i32 {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
+    text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;")
 }
