@@ -48,7 +48,7 @@ fn rows(place: &Place) -> Vec<Row> {
 }
 
 const TASKS: &str = "[[task]]\ntask = \"perplexity\"\nfile = \"text.txt\"\ncontext = 128\n\n\
-                     [[task]]\ntask = \"niah\"\nlengths = [160, 200]\ndepths = [10, 90]\nseeds = 1";
+                     [[task]]\ntask = \"niah\"\nlengths = [250, 300]\ndepths = [10, 90]\nseeds = 1";
 
 #[test]
 fn a_grid_becomes_lines_and_lines_a_page() {
@@ -65,7 +65,7 @@ fn a_grid_becomes_lines_and_lines_a_page() {
         let perplexity = row.metric == Some(Metric::Perplexity);
         assert_eq!(row.cell.task_name(), if perplexity { "perplexity" } else { "niah" });
         assert!(outcome.memory.kv_bytes > 0 && outcome.speed.prefill_tokens > 0);
-        assert_eq!(outcome.trials.len(), if perplexity { outcome.trials.len() } else { 4 });
+        assert!(outcome.trials.len() > 1 && (perplexity || outcome.trials.len() == 4));
         assert_eq!((row.machine.jobs, row.spec.as_str()), (2, "spec"));
     }
     let said = success(&kvfold(&place, &["ablate", &spec]));
@@ -81,7 +81,7 @@ fn a_grid_becomes_lines_and_lines_a_page() {
 fn cells_that_fail_are_counted_at_the_end() {
     let place = Place::new();
     // The model holds 512 tokens.
-    let spec = spec(&place, &TASKS.replace("[160, 200]", "[160, 900]"));
+    let spec = spec(&place, &TASKS.replace("[250, 300]", "[250, 900]"));
     let output = kvfold(&place, &["ablate", &spec, "--output", "spec.jsonl"]);
     let line = error(&output);
     assert!(line.contains("2 of 4 cells failed") && line.contains("--retry-errors"), "{line}");
@@ -101,7 +101,7 @@ fn wrong_input_is_one_line() {
     let place = Place::new();
     let spec = spec(&place, &TASKS.replace("context", "kontext"));
     for (args, part) in [
-        (vec!["ablate", &spec], "spec.toml: line 8, column 1: task[0].kontext: unknown field"),
+        (vec!["ablate", &spec], "spec.toml: line 7, column 1: task[0].kontext: unknown field"),
         (vec!["ablate", "absent.toml"], "absent.toml: "),
         (vec!["report", "absent.jsonl"], "absent.jsonl: "),
         (vec!["report", "text.txt"], "text.txt: line 1: not a row"),
@@ -133,18 +133,18 @@ fn begun(place: &Place, spec: &str) -> Child {
     child
 }
 
-const MANY: &str = "seed = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]\n\
+const MANY: &str = "seed = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n\
                     [[task]]\ntask = \"niah\"\nlengths = [300]\ndepths = [50]\nseeds = 4";
 
 /// Finishes a run and checks that nothing of `before` was lost or done twice.
 fn finish(place: &Place, spec: &str, before: &str) {
     let complete = &before[..before.rfind('\n').unwrap() + 1];
-    success(&kvfold(place, &["ablate", spec]));
+    success(&kvfold(place, &["ablate", spec, "--jobs", "2"]));
     let after = std::fs::read_to_string(place.path("spec.jsonl")).unwrap();
     assert!(after.starts_with(complete));
     let rows = rows(place);
     let keys: HashSet<&str> = rows.iter().map(|row| row.key.as_str()).collect();
-    assert_eq!((rows.len(), keys.len()), (40, 40));
+    assert_eq!((rows.len(), keys.len()), (20, 20));
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn an_interruption_says_how_to_go_on() {
     let output = run.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{stderr}");
-    assert!(stderr.contains("of 40 cells are in spec.jsonl; the same command goes on"), "{stderr}");
+    assert!(stderr.contains("of 20 cells are in spec.jsonl; the same command goes on"), "{stderr}");
     let before = std::fs::read_to_string(place.path("spec.jsonl")).unwrap();
     finish(&place, &spec, &before);
 }

@@ -141,7 +141,7 @@ fn well_formed(xml: &str) {
 #[test]
 fn the_page_shows_everything_and_needs_nothing() {
     let page = page(&made_up(), &Options::default()).unwrap();
-    for part in ["made up", "A Processor, 8 threads of 8", "abc1234", "2026-01-02", "tiny: niah"] {
+    for part in ["made up", "A Processor, 8 of 8 threads", "abc1234", "2026-01-02", "tiny: niah"] {
         assert!(page.contains(part), "no {part}");
     }
     for format in ["f16", "kivi4", "kivi4/kivi2", "&lt;made&amp;up&gt;", "kivi2"] {
@@ -177,9 +177,9 @@ fn numbers_are_those_of_the_rows() {
     // exp(0.2) is 22.1 % more, in every window; 3.0 bits of 16; decode 16 / 3 times as fast.
     let kivi2 = line("kivi2", 1);
     assert_eq!(kivi2[..3], ["3.00", "3.00", "5.33×"]);
-    assert_eq!(kivi2[4..], ["+22.1 %", "[+22.1, +22.1]", "", "1.00×", "5.33×"]);
+    assert_eq!(kivi2[4..], ["+22.1 %", "[+22.1, +22.1]", "1.00×", "5.33×"]);
     let f16 = line("f16", 1);
-    assert_eq!(f16[4..], ["reference", "", "", "1000 tok/s", "50 tok/s"]);
+    assert_eq!(f16[4..], ["reference", "", "1000 tok/s", "50 tok/s"]);
     // 6 of 16 needles are lost: p = 2 / 2^6.
     let kivi2 = line("kivi2", 2);
     assert_eq!(

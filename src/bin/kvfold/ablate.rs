@@ -30,7 +30,7 @@ pub struct AblateArgs {
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
 
-    /// Cells that are measured side by side; they share the cores [default: one for every 4 cores]
+    /// Cells that are measured side by side; they share the cores [default: one for every 4 cores, on a GPU one]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
 
@@ -57,6 +57,8 @@ pub fn in_progress() -> bool {
 /// Runs the subcommand; setting `cancel` stops it.
 pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let spec = Spec::load(&args.spec)?;
+    // What is wrong with the device is said before anything is fetched.
+    let on_gpu = spec.device.open()?.is_some();
     let mut models = BTreeMap::new();
     for model in &spec.models {
         let path = model_path(model, cancel)?;
@@ -77,7 +79,8 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     if args.dry_run {
         return list(&plan, &output, &models);
     }
-    let jobs = args.jobs.map_or((cores() / CORES_A_JOB).max(1), usize::from);
+    let default = if on_gpu { 1 } else { (cores() / CORES_A_JOB).max(1) };
+    let jobs = args.jobs.map_or(default, usize::from);
     let threads = (cores() / jobs).max(1);
     let limits = Limits {
         jobs,
@@ -87,8 +90,11 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let program = std::env::current_exe()?;
     let command = || {
         let mut command = Command::new(&program);
-        // The pool behind the dense layers reads its size there.
-        command.arg("ablate-worker").env("CANDLE_NUM_THREADS", threads.to_string());
+        command.arg("ablate-worker");
+        // The pools behind the dense layers read their sizes there.
+        for pool in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
+            command.env(pool, threads.to_string());
+        }
         command
     };
     let executor = Processes { models, command };

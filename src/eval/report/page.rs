@@ -57,6 +57,8 @@ struct Section {
     value: &'static str,
     reference: String,
     trials: usize,
+    /// Whether any row has a p.
+    has_p: bool,
     rows: Vec<SectionRow>,
     plot: Option<String>,
     maps: Vec<Map>,
@@ -177,7 +179,7 @@ fn facts(rows: &[Row]) -> Vec<(&'static str, String)> {
         ("Tasks", list(|row| row.cell.task_name())),
         ("Seeds", list(|row| row.cell.seed.to_string())),
         ("Cells", format!("{}, {failed} of them failed", rows.len())),
-        ("Time", format!("{:.1} hours in all", seconds / 3600.0)),
+        ("Time", duration(seconds)),
         ("Done", dates),
         ("Device", list(|row| row.cell.device.clone())),
         (
@@ -189,7 +191,7 @@ fn facts(rows: &[Row]) -> Vec<(&'static str, String)> {
                 } else {
                     String::new()
                 };
-                format!("{}, {} threads of {}{jobs}", m.cpu, m.threads, m.cores)
+                format!("{}, {} of {} threads a cell{jobs}", m.cpu, m.threads, m.cores)
             }),
         ),
         (
@@ -202,6 +204,15 @@ fn facts(rows: &[Row]) -> Vec<(&'static str, String)> {
     ];
     facts.retain(|(_, value)| !value.is_empty());
     facts
+}
+
+/// Seconds in the unit that people would use.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.0} seconds of measuring"),
+        s if s < 6000.0 => format!("{:.0} minutes of measuring", s / 60.0),
+        s => format!("{:.1} hours of measuring", s / 3600.0),
+    }
 }
 
 /// A table of all tasks for each model.
@@ -301,13 +312,16 @@ fn section(index: usize, group: &Group, groups: &[Group]) -> Result<Section> {
             Axis { name: axis, low_is_better },
         )?),
     };
+    let rows: Vec<SectionRow> =
+        group.entries.iter().map(|entry| section_row(entry, group.metric)).collect();
     Ok(Section {
         id: format!("task-{}", index + 1),
         options: options(&group.task),
         value,
         reference,
         trials: group.entries.iter().map(|entry| entry.trials.len()).max().unwrap_or(0),
-        rows: group.entries.iter().map(|entry| section_row(entry, group.metric)).collect(),
+        has_p: rows.iter().any(|row| !row.p.is_empty()),
+        rows,
         title,
         plot,
         maps,

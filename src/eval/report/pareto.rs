@@ -28,7 +28,7 @@ pub struct Axis<'a> {
     pub low_is_better: bool,
 }
 
-const SIZE: (u32, u32) = (760, 420);
+const SIZE: (u32, u32) = (1060, 440);
 /// Where ticks may stand.
 const TICKS: [f64; 14] = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 32.0];
 
@@ -94,7 +94,8 @@ pub fn pareto(title: &str, points: &[Point], axis: Axis<'_>) -> Result<String> {
         }
         let frame = chart.plotting_area().get_pixel_range();
         let spots: Vec<(i32, i32)> = points.iter().map(|p| chart.backend_coord(&at(p))).collect();
-        for (point, place) in points.iter().zip(places(points, &spots, &frame)) {
+        let line: Vec<(i32, i32)> = best.iter().map(|&index| spots[index]).collect();
+        for (point, place) in points.iter().zip(places(points, &spots, &line, &frame)) {
             let style = text(INK, place.anchor, VPos::Center);
             area.draw(&Text::new(point.label.clone(), place.at, style)).map_err(failed)?;
         }
@@ -125,13 +126,24 @@ struct Place {
 }
 
 /// Where labels go: beside their point, where they cover neither another label nor
-/// another point, as far as possible.
+/// another point nor the line, as far as possible.
 fn places(
     points: &[Point],
     spots: &[(i32, i32)],
+    line: &[(i32, i32)],
     frame: &(std::ops::Range<i32>, std::ops::Range<i32>),
 ) -> Vec<Place> {
     let mut taken: Vec<Frame> = spots.iter().map(|&(x, y)| (x - 6, y - 6, x + 6, y + 6)).collect();
+    // The line as a row of dots.
+    for pair in line.windows(2) {
+        let (from, to) = (pair[0], pair[1]);
+        let steps = (to.0 - from.0).abs().max((to.1 - from.1).abs()) / 4;
+        for step in 0..steps {
+            let at = |a: i32, b: i32| a + (b - a) * step / steps;
+            let (x, y) = (at(from.0, to.0), at(from.1, to.1));
+            taken.push((x - 1, y - 1, x + 1, y + 1));
+        }
+    }
     let mut places = Vec::new();
     for (point, &(x, y)) in points.iter().zip(spots) {
         let (wide, half) = (width(&point.label), TEXT / 2 + 1);

@@ -56,7 +56,8 @@ pub fn failed(error: impl std::fmt::Display) -> DrawError {
 
 /// Text in a colour, anchored.
 pub fn text(color: RGBColor, x: HPos, y: VPos) -> TextStyle<'static> {
-    ("sans-serif", TEXT).into_font().color(&color).pos(Pos::new(x, y))
+    // The backend writes 1 / 1.24 of a font's size.
+    ("sans-serif", f64::from(TEXT) * 1.24).into_font().color(&color).pos(Pos::new(x, y))
 }
 
 /// About as wide as a browser draws it.
