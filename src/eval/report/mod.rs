@@ -6,8 +6,9 @@
 //! | `read` | rows from files |
 //! | `group` | which rows are compared, and how they compare |
 //! | `pareto`, `heat`, `svg` | pictures |
-//! | `page` | words and numbers for `page.html` |
+//! | `page`, `facts` | words and numbers for `page.html` |
 
+mod facts;
 mod group;
 mod heat;
 mod page;

@@ -1,18 +1,17 @@
 //! The page: what `page.html` says, in words and numbers.
 
+use super::facts::{about, facts, grid, unique};
 use super::group::{Entry, Group, groups};
 use super::heat::heat;
 use super::pareto::{Axis, Point, pareto};
 use super::read::Rows;
 use crate::error::{Error, Result};
-use crate::eval::ablate::Row;
 use crate::eval::{Memory, Metric};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 
 /// What a page is to show.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +52,7 @@ struct Quality {
 struct Section {
     id: String,
     title: String,
+    about: &'static str,
     options: String,
     value: &'static str,
     reference: String,
@@ -142,79 +142,6 @@ fn render(context: &Value) -> std::result::Result<String, minijinja::Error> {
     env.get_template("page.html")?.render(Serde(context))
 }
 
-/// What is the same for many rows, each once, in order.
-fn unique(rows: &[Row], of: impl Fn(&Row) -> String) -> Vec<String> {
-    let mut values = Vec::new();
-    for value in rows.iter().map(of) {
-        if !values.contains(&value) {
-            values.push(value);
-        }
-    }
-    values
-}
-
-/// What was run, name and value.
-fn facts(rows: &[Row]) -> Vec<(&'static str, String)> {
-    let list = |of: fn(&Row) -> String| unique(rows, of).join(", ");
-    let some = |value: Option<usize>| value.map_or("–".to_owned(), |n| n.to_string());
-    let option = |of: fn(&Row) -> Option<usize>| {
-        let values: BTreeSet<usize> = rows.iter().filter_map(of).collect();
-        values.iter().map(|&value| some(Some(value))).collect::<Vec<_>>().join(", ")
-    };
-    let dates: BTreeSet<&str> = rows.iter().map(|row| row.date.as_str()).collect();
-    let dates = match (dates.first(), dates.last()) {
-        (Some(first), Some(last)) if first != last => format!("{first} to {last}"),
-        (Some(first), _) => (*first).to_owned(),
-        _ => String::new(),
-    };
-    let failed = rows.iter().filter(|row| row.error.is_some()).count();
-    let seconds: f64 = rows.iter().map(|row| row.seconds).sum();
-    let mut facts = vec![
-        ("Models", list(|row| row.cell.model.clone())),
-        ("KV formats", list(|row| row.cell.kv.clone())),
-        ("Policies", list(|row| row.cell.policy.clone())),
-        ("Budgets (tokens)", option(|row| row.cell.budget)),
-        ("Sinks (tokens)", option(|row| row.cell.sinks)),
-        ("16-bit window (tokens)", option(|row| row.cell.hot_window)),
-        ("Tasks", list(|row| row.cell.task_name())),
-        ("Seeds", list(|row| row.cell.seed.to_string())),
-        ("Cells", format!("{}, {failed} of them failed", rows.len())),
-        ("Time", duration(seconds)),
-        ("Done", dates),
-        ("Device", list(|row| row.cell.device.clone())),
-        (
-            "Machine",
-            list(|row| {
-                let m = &row.machine;
-                let jobs = if m.jobs > 1 {
-                    format!(", {} cells at a time", m.jobs)
-                } else {
-                    String::new()
-                };
-                format!("{}, {} of {} threads a cell{jobs}", m.cpu, m.threads, m.cores)
-            }),
-        ),
-        (
-            "kvfold",
-            list(|row| match &row.commit {
-                Some(commit) => format!("{} ({commit})", row.kvfold),
-                None => row.kvfold.clone(),
-            }),
-        ),
-    ];
-    facts.retain(|(_, value)| !value.is_empty());
-    facts
-}
-
-/// Seconds in the unit that people would use.
-fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 100.0 => format!("{s:.0} seconds of measuring"),
-        s if s < 6000.0 => format!("{:.0} minutes of measuring", s / 60.0),
-        s => format!("{:.1} hours of measuring", s / 3600.0),
-    }
-}
-
 /// A table of all tasks for each model.
 fn overviews(groups: &[Group]) -> Vec<Overview> {
     let mut models: Vec<&str> = Vec::new();
@@ -280,15 +207,19 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// All options of a task in one line.
+/// All options of a task in one line; which batch of prompts follows from the seeds.
 fn options(task: &Value) -> String {
     let fields = task.as_object().into_iter().flatten();
-    let shown = fields.filter(|(key, value)| *key != "task" && !value.is_null());
+    let shown = fields
+        .filter(|(key, value)| !["task", "batch"].contains(&key.as_str()) && !value.is_null());
     shown.map(|(key, value)| format!("{key} {}", plain(value))).collect::<Vec<_>>().join(" · ")
 }
 
 fn section(index: usize, group: &Group, groups: &[Group]) -> Result<Section> {
-    let title = format!("{}: {}", group.model, title(group, groups));
+    let title = match groups.iter().any(|other| other.model != group.model) {
+        true => format!("{}: {}", group.model, title(group, groups)),
+        false => title(group, groups),
+    };
     let reference = group.entries.iter().find(|entry| entry.is_reference);
     let reference = reference.map_or(String::new(), |entry| entry.label.clone());
     let mut maps = Vec::new();
@@ -316,6 +247,7 @@ fn section(index: usize, group: &Group, groups: &[Group]) -> Result<Section> {
         group.entries.iter().map(|entry| section_row(entry, group.metric)).collect();
     Ok(Section {
         id: format!("task-{}", index + 1),
+        about: about(&group.task),
         options: options(&group.task),
         value,
         reference,
@@ -402,46 +334,4 @@ fn signed(value: f64) -> String {
         zero if zero.trim_start_matches(['+', '-']).parse() == Ok(0.0) => "0".into(),
         text => text.replace('-', "−"),
     }
-}
-
-/// The grid that the rows amount to, as TOML.
-fn grid(rows: &[Row]) -> String {
-    let strings = |of: fn(&Row) -> String| -> Vec<String> { unique(rows, of) };
-    let numbers =
-        |of: fn(&Row) -> Option<usize>| -> BTreeSet<usize> { rows.iter().filter_map(of).collect() };
-    let mut tasks: Vec<Value> = Vec::new();
-    for row in rows {
-        let mut task = row.cell.task.clone();
-        if let Some(options) = task.as_object_mut() {
-            // TOML knows no null.
-            options.retain(|_, value| !value.is_null());
-        }
-        if !tasks.contains(&task) {
-            tasks.push(task);
-        }
-    }
-    let mut spec = json!({
-        "models": strings(|row| row.cell.model.clone()),
-        "kv": strings(|row| row.cell.kv.clone()),
-        "policy": strings(|row| row.cell.policy.clone()),
-        "budget": numbers(|row| row.cell.budget),
-        "sinks": numbers(|row| row.cell.sinks),
-        "hot_window": numbers(|row| row.cell.hot_window),
-        "seed": numbers(|row| Some(row.cell.seed)),
-        "chunk": numbers(|row| Some(row.cell.chunk)),
-        "device": strings(|row| row.cell.device.clone()),
-        "weights": strings(|row| row.cell.weights.clone()),
-        "task": tasks,
-    });
-    if let Some(spec) = spec.as_object_mut() {
-        spec.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
-        for key in ["chunk", "device", "weights"] {
-            // One value unless rows of several specs are shown.
-            if let Some([one]) = spec.get(key).and_then(Value::as_array).map(Vec::as_slice) {
-                let one = one.clone();
-                spec.insert(key.into(), one);
-            }
-        }
-    }
-    toml::to_string(&spec).unwrap_or_default()
 }

@@ -111,9 +111,14 @@ fn ranges(points: &[Point]) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
         let room = ((high - low) * room).max(least);
         low - room..high + room
     };
-    // An interval may leave the picture, a point may not.
     let x = ends(points.iter().map(|p| p.bits.log2()).collect(), 0.10, 0.25);
-    let y = ends(points.iter().map(|p| p.y).collect(), 0.12, 0.5);
+    // Wide intervals may leave the picture, points may not.
+    let mut y = ends(points.iter().map(|p| p.y).collect(), 0.12, 0.5);
+    let room = (y.end - y.start) / 2.0;
+    let (low, high) = (y.start - room, y.end + room);
+    for (from, to) in points.iter().filter_map(|p| p.range) {
+        y = y.start.min(from.max(low))..y.end.max(to.min(high));
+    }
     (x, y)
 }
 

@@ -37,11 +37,11 @@ pub fn draw(
         what: format!("a picture ({what})"),
         remedy: "report this with the results".into(),
     })?;
-    // Inline in a page: it scales with its column and needs a name.
+    // Inline in a page: it shrinks with its column and needs a name.
     let (width, height) = size;
     let old = format!("<svg width=\"{width}\" height=\"{height}\"");
-    let new =
-        format!("<svg role=\"img\" aria-label=\"{}\" style=\"max-width:{width}px\"", escape(title));
+    let title = escape(title);
+    let new = format!("<svg role=\"img\" aria-label=\"{title}\" style=\"width:{width}px\"");
     Ok(text.replacen(&old, &new, 1))
 }
 
