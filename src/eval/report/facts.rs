@@ -109,8 +109,8 @@ pub fn grid(rows: &[Row]) -> String {
     for row in rows {
         let mut task = row.cell.task.clone();
         if let Some(options) = task.as_object_mut() {
-            // TOML knows no null.
-            options.retain(|_, value| !value.is_null());
+            // TOML knows no null, and batches follow from the seeds.
+            options.retain(|key, value| !value.is_null() && key != "batch");
         }
         if !tasks.contains(&task) {
             tasks.push(task);

@@ -5,12 +5,13 @@
 //! |---|---|
 //! | `read` | rows from files |
 //! | `group` | which rows are compared, and how they compare |
-//! | `pareto`, `heat`, `svg` | pictures |
+//! | `pareto`, `labels`, `heat`, `svg` | pictures |
 //! | `page`, `facts` | words and numbers for `page.html` |
 
 mod facts;
 mod group;
 mod heat;
+mod labels;
 mod page;
 mod pareto;
 mod read;

@@ -230,11 +230,14 @@ fn section(index: usize, group: &Group, groups: &[Group]) -> Result<Section> {
         }
     }
     let (value, axis) = match group.metric {
-        Metric::Perplexity => ("Perplexity", "perplexity above the reference, %"),
+        Metric::Perplexity => ("Perplexity", "% above the reference (scale of roots)"),
         Metric::Score => ("Score", "mean score, %"),
     };
     let low_is_better = group.metric == Metric::Perplexity;
-    let points: Vec<Point> = group.entries.iter().map(|e| point(e, group.metric)).collect();
+    // Lines of a file may say anything.
+    let can_be_drawn = |p: &Point| p.bits > 0.0 && p.bits.is_finite() && p.y.is_finite();
+    let points = group.entries.iter().map(|entry| point(entry, group.metric));
+    let points: Vec<Point> = points.filter(can_be_drawn).collect();
     let plot = match points.len() {
         0 | 1 => None,
         _ => Some(pareto(

@@ -1,7 +1,8 @@
 //! Quality against bits, with the settings that nothing beats joined by a line.
 
 use super::group::frontier;
-use super::svg::{ACCENT, DrawError, FAINT, GRID, INK, OTHER, TEXT, draw, failed, text, width};
+use super::labels::places;
+use super::svg::{ACCENT, DrawError, FAINT, GRID, INK, OTHER, draw, failed, text, width};
 use crate::error::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
@@ -24,13 +25,23 @@ pub struct Point {
 pub struct Axis<'a> {
     /// What y is.
     pub name: &'a str,
-    /// Whether less is better.
+    /// Whether less is better, with 0 as the reference. Such values spread over orders of
+    /// magnitude, so the axis is one of (signed) square roots.
     pub low_is_better: bool,
 }
 
+impl Axis<'_> {
+    /// How far up a value stands.
+    fn up(&self, y: f64) -> f64 {
+        if self.low_is_better { y.signum() * y.abs().sqrt() } else { y }
+    }
+}
+
 const SIZE: (u32, u32) = (1060, 440);
-/// Where ticks may stand.
-const TICKS: [f64; 14] = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 32.0];
+/// Bits where ticks may stand, and percents, the most wanted first.
+const BITS: [f64; 14] = [2.0, 3.0, 4.0, 8.0, 16.0, 32.0, 2.5, 5.0, 6.0, 3.5, 12.0, 10.0, 1.0, 1.5];
+const PERCENTS: [f64; 15] =
+    [0.0, 1.0, 10.0, 100.0, 3.0, 30.0, 0.3, 0.1, 2.0, 5.0, 20.0, 50.0, 0.5, 200.0, 1000.0];
 
 /// The picture: bits to the right (logarithmic), quality upwards.
 ///
@@ -39,6 +50,14 @@ const TICKS: [f64; 14] = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0
 pub fn pareto(title: &str, points: &[Point], axis: Axis<'_>) -> Result<String> {
     let sign = if axis.low_is_better { 1.0 } else { -1.0 };
     let best = frontier(&points.iter().map(|p| (p.bits, sign * p.y)).collect::<Vec<_>>());
+    let scaled: Vec<Point> = (points.iter().cloned())
+        .map(|p| Point {
+            y: axis.up(p.y),
+            range: p.range.map(|(low, high)| (axis.up(low), axis.up(high))),
+            ..p
+        })
+        .collect();
+    let points = scaled.as_slice();
     draw(SIZE, title, |area| {
         let (x, y) = ranges(points);
         let mut chart = ChartBuilder::on(area)
@@ -48,36 +67,42 @@ pub fn pareto(title: &str, points: &[Point], axis: Axis<'_>) -> Result<String> {
             .y_label_area_size(64)
             .build_cartesian_2d(x.clone(), y.clone())
             .map_err(failed)?;
-        let digits = usize::from(y.end - y.start < 10.0);
         chart
             .configure_mesh()
-            .disable_x_mesh()
+            .disable_mesh()
             .x_labels(0)
-            .y_labels(6)
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
+            .y_labels(0)
             .axis_style(INK)
-            .label_style(text(INK, HPos::Right, VPos::Center))
-            .y_label_formatter(&|y| format!("{y:.digits$}"))
             .y_desc(axis.name)
             .x_desc("stored bits an element (logarithmic)")
             .axis_desc_style(text(FAINT, HPos::Center, VPos::Center))
             .draw()
             .map_err(failed)?;
-        // Ticks at bits that people know, where the ones before leave room.
-        let bottom = chart.backend_coord(&(x.start, y.start)).1;
-        let mut free = i32::MIN;
-        for tick in TICKS.into_iter().filter(|bits| x.contains(&bits.log2())) {
-            let at = chart.backend_coord(&(tick.log2(), y.start)).0;
-            let name = tick.to_string();
-            if at - width(&name) / 2 < free {
-                continue;
-            }
-            free = at + width(&name) / 2 + 8;
+        let (left, bottom) = chart.backend_coord(&(x.start, y.start));
+        let right = chart.backend_coord(&(x.end, y.start)).0;
+        let across = |bits: &f64| {
+            (x.contains(&bits.log2())).then(|| chart.backend_coord(&(bits.log2(), y.start)).0)
+        };
+        for (at, name) in ticks(&BITS, across, |name| width(name) + 10) {
             let mark = PathElement::new([(at, bottom), (at, bottom + 5)], INK);
             area.draw(&mark).map_err(failed)?;
             let style = text(INK, HPos::Center, VPos::Top);
             area.draw(&Text::new(name, (at, bottom + 9), style)).map_err(failed)?;
+        }
+        let up = |value: &f64| {
+            (y.contains(&axis.up(*value)))
+                .then(|| chart.backend_coord(&(x.start, axis.up(*value))).1)
+        };
+        let values = if axis.low_is_better {
+            PERCENTS.iter().flat_map(|&p| [p, -p]).collect()
+        } else {
+            even(&y)
+        };
+        for (at, name) in ticks(&values, up, |_| 26) {
+            let line = PathElement::new([(left, at), (right, at)], GRID);
+            area.draw(&line).map_err(failed)?;
+            let style = text(INK, HPos::Right, VPos::Center);
+            area.draw(&Text::new(name, (left - 8, at), style)).map_err(failed)?;
         }
         let at = |p: &Point| (p.bits.log2(), p.y);
         let line = best.iter().map(|&index| at(&points[index]));
@@ -113,7 +138,7 @@ fn ranges(points: &[Point]) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
     };
     let x = ends(points.iter().map(|p| p.bits.log2()).collect(), 0.10, 0.25);
     // Wide intervals may leave the picture, points may not.
-    let mut y = ends(points.iter().map(|p| p.y).collect(), 0.12, 0.5);
+    let mut y = ends(points.iter().map(|p| p.y).collect(), 0.12, 0.3);
     let room = (y.end - y.start) / 2.0;
     let (low, high) = (y.start - room, y.end + room);
     for (from, to) in points.iter().filter_map(|p| p.range) {
@@ -122,63 +147,54 @@ fn ranges(points: &[Point]) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
     (x, y)
 }
 
-/// A box around a text: left, top, right, bottom.
-type Frame = (i32, i32, i32, i32);
-
-struct Place {
-    at: (i32, i32),
-    anchor: HPos,
-}
-
-/// Where labels go: beside their point, where they cover neither another label nor
-/// another point nor the line, as far as possible.
-fn places(
-    points: &[Point],
-    spots: &[(i32, i32)],
-    line: &[(i32, i32)],
-    frame: &(std::ops::Range<i32>, std::ops::Range<i32>),
-) -> Vec<Place> {
-    let mut taken: Vec<Frame> = spots.iter().map(|&(x, y)| (x - 6, y - 6, x + 6, y + 6)).collect();
-    // The line as a row of dots.
-    for pair in line.windows(2) {
-        let (from, to) = (pair[0], pair[1]);
-        let steps = (to.0 - from.0).abs().max((to.1 - from.1).abs()) / 4;
-        for step in 0..steps {
-            let at = |a: i32, b: i32| a + (b - a) * step / steps;
-            let (x, y) = (at(from.0, to.0), at(from.1, to.1));
-            taken.push((x - 1, y - 1, x + 1, y + 1));
+/// Those of `values` that have a place in the picture and, in the order given, room beside
+/// the ones before: places and names.
+fn ticks(
+    values: &[f64],
+    place: impl Fn(&f64) -> Option<i32>,
+    room: impl Fn(&str) -> i32,
+) -> Vec<(i32, String)> {
+    let mut ticks: Vec<(i32, String)> = Vec::new();
+    for value in values {
+        // Of 0 there is only one.
+        let name = (value + 0.0).to_string().replace('-', "−");
+        let Some(at) = place(value) else { continue };
+        let apart =
+            |(other, taken): &(i32, String)| (at - other).abs() >= (room(&name) + room(taken)) / 2;
+        if ticks.iter().all(apart) {
+            ticks.push((at, name));
         }
     }
-    let mut places = Vec::new();
-    for (point, &(x, y)) in points.iter().zip(spots) {
-        let (wide, half) = (width(&point.label), TEXT / 2 + 1);
-        let mut candidates = Vec::new();
-        for up in [0, -16, 16, -30, 30, -44, 44] {
-            let beside = if up == 0 { 10 } else { 6 };
-            candidates.push((HPos::Left, x + beside, y + up));
-            candidates.push((HPos::Right, x - beside, y + up));
-        }
-        let frame_of = |anchor: &HPos, x: i32, y: i32| match anchor {
-            HPos::Left => (x, y - half, x + wide, y + half),
-            _ => (x - wide, y - half, x, y + half),
-        };
-        let cost = |anchor: &HPos, x: i32, y: i32| {
-            let it = frame_of(anchor, x, y);
-            let outside = it.0 < frame.0.start
-                || it.2 > frame.0.end + 20
-                || it.1 < frame.1.start
-                || it.3 > frame.1.end;
-            taken.iter().filter(|other| overlap(it, **other)).count() + usize::from(outside) * 10
-        };
-        let best = candidates.into_iter().min_by_key(|(anchor, x, y)| cost(anchor, *x, *y));
-        if let Some((anchor, x, y)) = best {
-            taken.push(frame_of(&anchor, x, y));
-            places.push(Place { at: (x, y), anchor });
-        }
-    }
-    places
+    ticks
 }
 
-fn overlap(a: Frame, b: Frame) -> bool {
-    a.0 < b.2 && b.0 < a.2 && a.1 < b.3 && b.1 < a.3
+/// About six round numbers within a range.
+fn even(range: &std::ops::Range<f64>) -> Vec<f64> {
+    let wanted = (range.end - range.start) / 6.0;
+    let power = 10f64.powf(wanted.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|step| step * power).find(|&s| s >= wanted);
+    let step = step.unwrap_or(power * 10.0);
+    let first = (range.start / step).ceil() as i64;
+    (first..).map(|n| round(n as f64 * step)).take_while(|&value| value < range.end).collect()
+}
+
+/// Without what floating point leaves behind the sixth digit.
+fn round(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_apart() {
+        assert_eq!(even(&(38.0..104.0)), [40.0, 60.0, 80.0, 100.0]);
+        assert_eq!(even(&(-0.25..0.75)), [-0.2, 0.0, 0.2, 0.4, 0.6]);
+        let place = |value: &f64| (*value < 9.0).then_some(*value as i32 * 10);
+        let names = |values: &[f64]| -> Vec<String> {
+            ticks(values, place, |_| 20).into_iter().map(|tick| tick.1).collect()
+        };
+        assert_eq!(names(&[4.0, 5.0, 2.0, -0.0, 0.0, 9.0, -3.0]), ["4", "2", "0", "−3"]);
+    }
 }
