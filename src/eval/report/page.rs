@@ -230,7 +230,7 @@ fn section(index: usize, group: &Group, groups: &[Group]) -> Result<Section> {
         }
     }
     let (value, axis) = match group.metric {
-        Metric::Perplexity => ("Perplexity", "% above the reference (scale of roots)"),
+        Metric::Perplexity => ("Perplexity", "% above the reference, square-root scale"),
         Metric::Score => ("Score", "mean score, %"),
     };
     let low_is_better = group.metric == Metric::Perplexity;

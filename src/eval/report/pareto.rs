@@ -107,7 +107,10 @@ pub fn pareto(title: &str, points: &[Point], axis: Axis<'_>) -> Result<String> {
         let at = |p: &Point| (p.bits.log2(), p.y);
         let line = best.iter().map(|&index| at(&points[index]));
         chart.draw_series(LineSeries::new(line, ACCENT.stroke_width(2))).map_err(failed)?;
-        for (index, point) in points.iter().enumerate() {
+        // What the line joins lies on top.
+        let mut order: Vec<usize> = (0..points.len()).filter(|i| !best.contains(i)).collect();
+        order.extend(&best);
+        for (index, point) in order.iter().map(|&index| (index, &points[index])) {
             let color = if best.contains(&index) { ACCENT } else { OTHER };
             if let Some((low, high)) = point.range {
                 let (low, high) = (low.max(y.start), high.min(y.end));
