@@ -67,6 +67,7 @@ fn add(hasher: &mut Sha256, path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn content_counts_and_the_path_does_not() {
@@ -95,10 +96,10 @@ mod tests {
         let mut hashes = std::collections::HashSet::new();
         for (size, last) in [(WHOLE + 7, 0), (WHOLE + 7, 1), (WHOLE + 8, 0)] {
             // Sparse: no space is taken.
-            let file = File::create(&path).unwrap();
+            let mut file = File::create(&path).unwrap();
             file.set_len(size).unwrap();
-            use std::os::unix::fs::FileExt;
-            file.write_at(&[last], size - 70).unwrap();
+            file.seek(SeekFrom::Start(size - 70)).unwrap();
+            file.write_all(&[last]).unwrap();
             hashes.insert(identity(&path).unwrap());
         }
         assert_eq!(hashes.len(), 3);
