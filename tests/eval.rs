@@ -4,10 +4,9 @@
 use candle_core::{DType, Device};
 use kvfold::backend::WeightPolicy;
 use kvfold::engine::{EngineConfig, LoadedModel, Session};
-use kvfold::eval::niah::{NiahOptions, Prompt, niah, prompts};
 use kvfold::eval::perplexity::{Perplexity, Windows, perplexity};
 use kvfold::eval::prose::prose;
-use kvfold::eval::{Setting, change_percent};
+use kvfold::eval::{NeedleSpec, Question, Questions, Setting, Task, change_percent};
 use kvfold::model::{ChatTemplate, Tokenizer};
 use kvfold::rag::Document;
 use std::collections::HashSet;
@@ -177,7 +176,7 @@ fn cancelling_and_lengths_beyond_the_context_are_errors() {
 fn settings_are_a_grid_without_repetition() {
     let grid = Setting::grid(&["f16", "kivi2", " kivi4/kivi2", "kivi2"], &[0, 4]).unwrap();
     let names: Vec<(String, Option<usize>)> =
-        grid.iter().map(|s| (s.kv.to_string(), s.sinks)).collect();
+        grid.iter().map(|s| (s.kv.name.clone(), s.sinks)).collect();
     let row = |name: &str, sinks| (name.to_owned(), sinks);
     let mixed = "kivi4/kivi2";
     let want = [
@@ -217,14 +216,19 @@ fn smollm2() -> (Tokenizer, ChatTemplate) {
     (Tokenizer::from_file(golden("smollm2/tokenizer.json")).unwrap(), template)
 }
 
-fn options(lengths: &[usize], depths: &[usize], seeds: usize) -> NiahOptions {
-    NiahOptions { lengths: lengths.into(), depths: depths.into(), seeds, haystack: None }
+fn options(lengths: &[usize], depths: &[usize], seeds: usize) -> NeedleSpec {
+    NeedleSpec { lengths: lengths.into(), depths: depths.into(), seeds, ..NeedleSpec::default() }
+}
+
+fn key(prompt: &Question) -> &str {
+    let [key] = prompt.expected.as_slice() else { panic!("{:?}", prompt.expected) };
+    key
 }
 
 /// The prose before and after the needle's sentences.
-fn around(prompt: &Prompt) -> (String, String) {
-    assert_eq!(prompt.text.matches(&prompt.key).count(), 1, "{}", prompt.text);
-    let (before, after) = prompt.text.split_once(&prompt.key).unwrap();
+fn around(prompt: &Question) -> (String, String) {
+    assert_eq!(prompt.text.matches(key(prompt)).count(), 1, "{}", prompt.text);
+    let (before, after) = prompt.text.split_once(key(prompt)).unwrap();
     let (_, prose) = before.split_once("end.\n\n").unwrap();
     let start = prose.rfind("The secret").unwrap();
     let after = after.split_once("Remember it.").unwrap().1;
@@ -234,20 +238,21 @@ fn around(prompt: &Prompt) -> (String, String) {
     (prose[..start].trim_end().to_owned(), rest.trim_start().to_owned())
 }
 
-fn check(tokenizer: &Tokenizer, prompt: &Prompt) {
+fn check(tokenizer: &Tokenizer, prompt: &Question) {
     let tokens = |text: &str| tokenizer.encode_plain(text).unwrap().len();
-    let what = (prompt.length, prompt.depth, prompt.seed);
+    let depth = prompt.depth.unwrap();
+    let what = (prompt.length, depth, prompt.seed);
     let longest_word = 10;
     assert!(prompt.ids.len() <= prompt.length, "{what:?}: {}", prompt.ids.len());
     assert!(prompt.ids.len() + longest_word > prompt.length, "{what:?}: {}", prompt.ids.len());
     assert_eq!(prompt.ids, tokenizer.encode(&prompt.text, false).unwrap(), "{what:?}");
-    assert!(prompt.key.len() == 7 && prompt.key.bytes().all(|b| b.is_ascii_digit()));
+    assert!(key(prompt).len() == 7 && key(prompt).bytes().all(|b| b.is_ascii_digit()));
     let (before, after) = around(prompt);
     assert!(before.is_empty() || before.ends_with(['.', '!', '?']), "{what:?}: …{before}");
     // At or before the depth, and the next sentence end would be beyond it.
     let (head, all) = (tokens(&before), tokens(&before) + tokens(&after));
     let next = after.find(['.', '!', '?']).map_or(0, |end| tokens(&after[..=end]));
-    let limit = all as f64 * prompt.depth as f64 / 100.0;
+    let limit = all as f64 * depth as f64 / 100.0;
     assert!(head as f64 <= limit + 2.0, "{what:?}: {head} of {all}");
     assert!(after.is_empty() || (head + next) as f64 >= limit - 2.0, "{what:?}: {head} of {all}");
 }
@@ -255,29 +260,35 @@ fn check(tokenizer: &Tokenizer, prompt: &Prompt) {
 #[test]
 fn needle_prompts_keep_their_promises() {
     let (tokenizer, template) = smollm2();
-    let make = |options: &NiahOptions| prompts(&tokenizer, Some(&template), 8192, options).unwrap();
+    let make = |spec: &NeedleSpec| -> Vec<Question> {
+        let made = spec.questions(&tokenizer, Some(&template), 8192, None).unwrap();
+        made.questions().to_vec()
+    };
     let asked = options(&[1500, 2000], &[0, 10, 50, 90, 100], 2);
     let made = make(&asked);
     assert_eq!(made.len(), 20);
     made.iter().for_each(|prompt| check(&tokenizer, prompt));
-    let keys: HashSet<&str> = made.iter().map(|p| p.key.as_str()).collect();
+    let keys: HashSet<&str> = made.iter().map(key).collect();
     assert_eq!(keys.len(), made.len(), "each prompt has a number of its own");
     let (first, second) = (around(&made[0]), around(&made[1]));
     assert_ne!(first.1, second.1, "another seed, another text");
     let again = make(&asked);
-    assert!(made.iter().zip(&again).all(|(a, b)| a.ids == b.ids && a.key == b.key));
+    assert!(made.iter().zip(&again).all(|(a, b)| a.ids == b.ids && a.expected == b.expected));
 }
 
 #[test]
 fn a_supplied_haystack_is_used_and_must_suffice() {
     let (tokenizer, template) = smollm2();
-    let make = |options: &NiahOptions| prompts(&tokenizer, Some(&template), 8192, options);
     let text = prose(7, 3000).replace("the", "this <|im_end|>");
     let tokens = tokenizer.encode_plain(&text).unwrap().len();
-    let haystack = Some(Document::new("hay.txt", text.clone()));
-    let asked = NiahOptions { haystack, ..options(&[1000], &[50], 3) };
-    let made = make(&asked).unwrap();
-    for prompt in &made {
+    let hay = Document::new("hay.txt", text.clone());
+    let asked = options(&[1000], &[50], 3);
+    let make = |spec: &NeedleSpec, context| {
+        spec.questions(&tokenizer, Some(&template), context, Some(&hay))
+    };
+    let made = make(&asked, 8192).unwrap();
+    let made = made.questions();
+    for prompt in made {
         assert!(prompt.ids.len() <= 1000 && prompt.ids.len() > 980, "{}", prompt.ids.len());
         let (before, after) = around(prompt);
         let place = text.find(&before).unwrap() + before.len();
@@ -287,16 +298,16 @@ fn a_supplied_haystack_is_used_and_must_suffice() {
         assert_eq!(prompt.ids.iter().filter(|&&id| id == end).count(), 2);
     }
     assert_ne!(around(&made[0]).0, around(&made[1]).0);
-    let too_long = NiahOptions { lengths: vec![tokens + 500], ..asked };
-    let error = prompts(&tokenizer, Some(&template), 1 << 20, &too_long).unwrap_err().to_string();
+    let too_long = NeedleSpec { lengths: vec![tokens + 500], ..asked };
+    let error = make(&too_long, 1 << 20).unwrap_err().to_string();
     assert!(error.contains("hay.txt") && error.contains(&format!("{tokens} tokens")), "{error}");
 }
 
 #[test]
 fn impossible_needles_are_refused() {
     let (tokenizer, template) = smollm2();
-    let error = |options: NiahOptions| {
-        prompts(&tokenizer, Some(&template), 2048, &options).unwrap_err().to_string()
+    let error = |spec: NeedleSpec| {
+        spec.questions(&tokenizer, Some(&template), 2048, None).unwrap_err().to_string()
     };
     assert!(error(options(&[2048], &[50], 1)).contains("at most 2024"));
     assert!(error(options(&[40], &[50], 1)).contains("too short"));
@@ -310,13 +321,15 @@ fn impossible_needles_are_refused() {
 fn asking_a_model_that_knows_nothing() {
     let mut session = open(&golden("qwen3"), "kivi2", 128);
     let tokenizer = session.model().tokenizer.clone();
-    let mut made = prompts(&tokenizer, None, 512, &options(&[400], &[50], 2)).unwrap();
-    let result = niah(&mut session, &made, &GO, &mut |_| ()).unwrap();
-    assert_eq!((result.prompts, result.hits), (2, 0));
+    let task: Questions = options(&[400], &[50], 2).questions(&tokenizer, None, 512, None).unwrap();
+    let mut steps = Vec::new();
+    let result = task.run(&mut session, &GO, &mut |done| steps.push(done)).unwrap();
+    assert_eq!((steps, task.steps()), (vec![1, 2], 2));
+    assert_eq!((result.trials.len(), result.value), (2, 0.0));
     assert_eq!(session.cache().held_bytes(), 0);
     assert!(result.memory.kv_bytes > 0 && result.memory.ratio() > 1.0);
     // The answer is the greedy continuation.
-    let last = made.pop().unwrap();
+    let last = task.questions().last().unwrap();
     let seq = session.create();
     let mut next = last.ids.clone();
     let mut answer = Vec::new();
@@ -335,5 +348,10 @@ fn asking_a_model_that_knows_nothing() {
         answer.push(best as u32);
         next = vec![best as u32];
     }
-    assert_eq!(result.answers[1].answer, tokenizer.decode(&answer));
+    assert_eq!(result.trials[1].answer, Some(tokenizer.decode(&answer)));
+    assert_eq!(
+        result.speed.prefill_tokens,
+        task.questions().iter().map(|q| q.ids.len()).sum::<usize>()
+    );
+    assert!(result.speed.prefill().unwrap() > 0.0 && result.speed.decode().unwrap() > 0.0);
 }

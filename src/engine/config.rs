@@ -105,6 +105,23 @@ impl EngineConfig {
         Ok(KvOptions { format, calibration, sinks, hot_window })
     }
 
+    /// The KV format as it prints itself, or the calibration's path.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn kv_name(&self) -> Result<String> {
+        let KvOptions { format, calibration, .. } = self.kv_options()?;
+        Ok(calibration.map_or(format.to_string(), |_| self.kv.clone()))
+    }
+
+    /// Whether pages are ever sealed.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn kv_seals(&self) -> Result<bool> {
+        Ok(self.kv_options()?.format.seals())
+    }
+
     /// Stored bits an element of sealed pages.
     ///
     /// # Errors

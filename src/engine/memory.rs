@@ -1,8 +1,8 @@
 //! How much memory a model and its cache take, known before anything is loaded.
 
 use super::config::EngineConfig;
-use crate::backend::KvGroup;
 use crate::backend::driver::Device;
+use crate::backend::{KvGroup, WeightPolicy};
 use crate::cache::KvCache;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
@@ -124,4 +124,30 @@ pub(super) fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
     let types = checkpoint.dtypes();
     let blocks = |t: &crate::model::DtypeCount| t.bytes / t.dtype.block_bytes() as u64;
     types.iter().map(|t| blocks(t) * t.dtype.block_size() as u64 * 2).sum()
+}
+
+/// Bytes that the KV cache of `config` holds for one sequence of `tokens`.
+///
+/// # Errors
+/// [`Error::Config`].
+pub fn cache_bytes(model: &ModelConfig, config: &EngineConfig, tokens: usize) -> Result<u64> {
+    let options = config.kv_options()?;
+    if options.calibration.as_ref().is_some_and(|c| !c.covers(model.layers, model.kv_heads)) {
+        return Err(Error::config("kv", "the calibration was made for another model"));
+    }
+    let groups = kv_groups(model, &options);
+    let cache = KvCache::new(cache_config(&groups, u64::MAX))?;
+    Ok(cache.bytes_for(tokens, config.prefill_chunk))
+}
+
+/// An estimate from above of the bytes that a checkpoint's weights keep resident on the
+/// CPU: each in its own type or as Q8_0 with padded rows, whichever is larger.
+pub fn resident_weights(checkpoint: &Checkpoint, policy: WeightPolicy) -> u64 {
+    let numbers = weight_bytes(checkpoint) / 2;
+    let stored = checkpoint.file_bytes();
+    match policy {
+        WeightPolicy::F32 => numbers * 4,
+        WeightPolicy::Keep => stored + stored / 3,
+        WeightPolicy::Auto => stored.max(numbers * 34 / 32) * 4 / 3,
+    }
 }

@@ -19,7 +19,7 @@ mod worker;
 pub use config::EngineConfig;
 pub use device::DeviceChoice;
 pub use loaded::{LoadOptions, LoadedModel};
-pub use memory::MemoryPlan;
+pub use memory::{MemoryPlan, cache_bytes, resident_weights};
 pub use request::{Event, FinishReason, Request, RequestStream, Stats};
 pub use session::Session;
 

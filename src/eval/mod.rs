@@ -1,33 +1,68 @@
 //! Measuring what a KV format costs in quality (floor 7).
 //!
-//! [`perplexity`] follows llama.cpp's convention, so the two can be compared on
-//! the same text; [`niah`] hides a number in a long text and asks for it. Both
-//! drive a [`Session`](crate::engine::Session) through the path that `run` uses:
+//! A [`TaskSpec`] says what to measure; it becomes a [`Task`], whose prompts are made
+//! once, and runs in one [`Setting`] after another; [`paired`] compares two outcomes.
+//!
+//! | module | task |
+//! |---|---|
+//! | [`perplexity`] | by llama.cpp's convention, so the two can be compared on the same text |
+//! | [`niah`] | find numbers hidden in a long text: one, one of many, several |
+//! | [`stars`] | Counting-Stars: collect all the numbers that a text is strewn with |
+//! | [`vt`] | RULER's variable tracking |
+//! | [`words`] | RULER's common and frequent words |
+//! | [`qa`] | questions about long documents from a file, scored as LongBench does |
+//!
+//! All drive a [`Session`](crate::engine::Session) through the path that `run` uses:
 //! there is no second implementation of a lossy cache that could flatter it.
 
+pub mod ablate;
+mod ask;
 pub mod calibrate;
+mod format;
+mod grade;
+mod haystack;
+pub mod longbench;
 pub mod niah;
+mod options;
+mod output;
+pub mod paired;
 pub mod perplexity;
 pub mod prose;
+pub mod prose_zh;
+pub mod qa;
+pub mod report;
+mod spec;
+pub mod stars;
 mod table;
 pub mod task;
+pub mod vt;
+pub mod words;
 
-pub use niah::{Answer, Needles, NiahOptions, Prompt};
-pub use perplexity::{Perplexity, Windows};
+pub use ask::{Question, Questions};
+pub use format::Format;
+pub use grade::{Grade, contained};
+pub use haystack::Language;
+pub use niah::{NeedleKind, NeedleSpec};
+pub use output::write_whole;
+pub use paired::{Paired, paired};
+pub use perplexity::{Perplexity, PerplexitySpec, Windows};
+pub use qa::QaSpec;
+pub use spec::{Loaded, TaskSpec};
+pub use stars::{StarsKind, StarsSpec};
 pub use table::table;
 pub use task::{Metric, Outcome, Speed, Task, Trial};
+pub use vt::VtSpec;
+pub use words::{CommonWordsSpec, FrequentWordsSpec};
 
-use crate::codec::KvFormat;
 use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// One way to store the cache that is to be measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
     /// The format of sealed pages.
-    #[serde(serialize_with = "by_name")]
-    pub kv: KvFormat,
+    pub kv: Format,
     /// S; `None` for a format that never seals, where it makes no difference.
     pub sinks: Option<usize>,
 }
@@ -46,8 +81,8 @@ impl Setting {
         }
         let mut grid = Vec::new();
         for format in formats {
-            let kv: KvFormat = format.as_ref().trim().parse()?;
-            let each = sinks.iter().map(|&s| Self { kv, sinks: kv.seals().then_some(s) });
+            let kv = Format::find(format.as_ref())?;
+            let each = sinks.iter().map(|&s| Self { kv: kv.clone(), sinks: kv.seals.then_some(s) });
             for setting in each {
                 if !grid.contains(&setting) {
                     grid.push(setting);
@@ -59,16 +94,12 @@ impl Setting {
 
     /// `config` with this setting in it.
     pub fn apply(&self, config: EngineConfig) -> EngineConfig {
-        let config = config.with_kv(self.kv.to_string());
+        let config = config.with_kv(&self.kv.name);
         match self.sinks {
             Some(sinks) => config.with_sinks(sinks),
             None => config,
         }
     }
-}
-
-fn by_name<S: Serializer>(kv: &KvFormat, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(kv)
 }
 
 /// Memory that the cache held when a sequence was complete.
@@ -81,6 +112,12 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Bits a number of the cache, everything that is held counted: pages in use and
+    /// half used, sinks and the 16-bit window.
+    pub fn bits(&self) -> f64 {
+        16.0 * self.kv_bytes as f64 / self.kv_bytes_16_bit as f64
+    }
+
     /// How many times smaller than 16 bits.
     pub fn ratio(&self) -> f64 {
         self.kv_bytes_16_bit as f64 / self.kv_bytes as f64

@@ -1,402 +1,298 @@
-//! A needle in a haystack: a 7-digit number hidden in prose, asked for at the end.
+//! Needles in a haystack: 7-digit numbers hidden in prose, asked for at the end.
 //!
 //! ```text
 //! ⟨user⟩ instruction · prose … NEEDLE … prose · question ⟨assistant⟩ answer's beginning ▸ greedy
 //! ```
 //!
-//! The answer's beginning is part of the prompt, so that a small model need not
-//! guess the form of the answer. Prompts depend on the tokenizer, the template
-//! and the options only, so any other runtime can be given the same ids.
+//! Besides the single needle there are RULER's harder kinds (Hsieh et al. 2024): one of
+//! four asked for, four of one key, and four keys at once. There the score is RULER's:
+//! the share of the numbers that the answer holds. A single needle is found only if the
+//! first 7-digit number of the answer is it.
 
-use super::prose::{Rng, prose};
-use super::{Memory, perplexity};
-use crate::cache::SeqId;
-use crate::engine::Session;
+use super::ask::{Prompter, Question, Questions};
+use super::grade::Grade;
+use super::haystack::{Haystack, Language, insert, place};
+use super::options::{at_least, grid, not_empty, within};
+use super::prose::Rng;
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Message, Tokenizer};
+use crate::model::{ChatTemplate, Tokenizer};
 use crate::rag::Document;
-use crate::sample::{Sampler, SamplingParams};
-use serde::Serialize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
-/// Tokens of an answer, at most.
+/// Tokens of an answer that names one number, at most.
 pub const ANSWER_TOKENS: usize = 24;
+/// Needles of the kinds that have several.
+pub const NEEDLES: usize = 4;
+/// Tokens of an answer that names [`NEEDLES`] numbers, at most.
+pub const LONG_ANSWER_TOKENS: usize = 96;
 
 const INSTRUCTION: &str = "Read the text and answer the question at its end.";
-const QUESTION: &str = "What is the secret access code for the vault? Answer with the number only.";
-const ANSWER: &str = "The secret access code for the vault is";
 
-fn needle(key: &str) -> String {
-    format!("The secret access code for the vault is {key}. Remember it.")
+/// What has a secret access code.
+const KEYS: [&str; 16] = [
+    "vault",
+    "library",
+    "tower",
+    "garden",
+    "museum",
+    "cellar",
+    "harbour",
+    "theatre",
+    "hospital",
+    "castle",
+    "laboratory",
+    "garage",
+    "station",
+    "bakery",
+    "school",
+    "bank",
+];
+
+/// How many needles there are, and how many are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NeedleKind {
+    /// One number.
+    #[default]
+    Single,
+    /// Four numbers of four keys; one is asked for.
+    MultiKey,
+    /// Four numbers of one key; all are asked for.
+    MultiValue,
+    /// Four numbers of four keys; all are asked for.
+    MultiQuery,
+}
+
+impl NeedleKind {
+    /// The task's name.
+    pub fn task(self) -> &'static str {
+        match self {
+            Self::Single => "niah",
+            Self::MultiKey => "niah-multi-key",
+            Self::MultiValue => "niah-multi-value",
+            Self::MultiQuery => "niah-multi-query",
+        }
+    }
+
+    fn answer_tokens(self) -> usize {
+        match self {
+            Self::Single | Self::MultiKey => ANSWER_TOKENS,
+            Self::MultiValue | Self::MultiQuery => LONG_ANSWER_TOKENS,
+        }
+    }
 }
 
 /// Which prompts to make.
-#[derive(Clone, Debug)]
-pub struct NiahOptions {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NeedleSpec {
+    /// How many needles.
+    pub kind: NeedleKind,
     /// Tokens of the whole prompts.
     pub lengths: Vec<usize>,
-    /// Where the needle lies, in percent of the prose's tokens.
+    /// Where the (first) needle lies, in percent of the prose's tokens. With several, each
+    /// further one lies a quarter of the text on, from the end back to the beginning.
     pub depths: Vec<usize>,
     /// Prompts for each length and depth.
     pub seeds: usize,
-    /// The prose; `None`: generated, another for each seed.
-    pub haystack: Option<Document>,
+    /// Which prompts: batches have none in common.
+    pub batch: usize,
+    /// The file with the prose; without one it is generated, another for each seed.
+    pub haystack: Option<PathBuf>,
 }
 
-impl NiahOptions {
-    /// Checks the lists against a model's context.
+impl Default for NeedleSpec {
+    fn default() -> Self {
+        Self {
+            kind: NeedleKind::Single,
+            lengths: vec![1024, 2048, 4096],
+            depths: vec![10, 50, 90],
+            seeds: 5,
+            batch: 0,
+            haystack: None,
+        }
+    }
+}
+
+impl NeedleSpec {
+    /// Checks the lists.
     ///
     /// # Errors
     /// [`Error::Config`] naming the option.
-    pub fn validate(&self, context: usize) -> Result<()> {
-        for (field, empty) in
-            [("lengths", self.lengths.is_empty()), ("depths", self.depths.is_empty())]
-        {
-            if empty {
-                return Err(Error::config(field, "the list is empty; name at least one"));
+    pub fn validate(&self) -> Result<()> {
+        not_empty("lengths", self.lengths.is_empty())?;
+        not_empty("depths", self.depths.is_empty())?;
+        at_least("seeds", self.seeds, 1)?;
+        match self.depths.iter().find(|&&depth| depth > 100) {
+            Some(depth) => {
+                Err(Error::config("depths", format!("{depth} is more than 100 percent")))
             }
-        }
-        if self.seeds == 0 {
-            return Err(Error::config("seeds", "must be at least 1"));
-        }
-        if let Some(depth) = self.depths.iter().find(|&&depth| depth > 100) {
-            return Err(Error::config("depths", format!("{depth} is more than 100 percent")));
-        }
-        let most = context.saturating_sub(ANSWER_TOKENS);
-        if let Some(length) = self.lengths.iter().find(|&&length| length > most) {
-            let what = format!(
-                "{length} tokens and an answer of {ANSWER_TOKENS} exceed the model's context of \
-                 {context}; ask for at most {most}"
-            );
-            return Err(Error::config("lengths", what));
-        }
-        Ok(())
-    }
-}
-
-/// One prompt.
-#[derive(Clone, Debug, Serialize)]
-pub struct Prompt {
-    /// Tokens asked for; `ids` has at most as many.
-    pub length: usize,
-    /// Percent of the prose before the needle, at most.
-    pub depth: usize,
-    /// Which of the prompts of this length and depth.
-    pub seed: usize,
-    /// The number to be found.
-    pub key: String,
-    /// The whole prompt, special tokens spelled out.
-    pub text: String,
-    /// Its tokens.
-    pub ids: Vec<u32>,
-}
-
-/// Makes the prompts: every length, depth and seed, in this order.
-///
-/// # Errors
-/// [`NiahOptions::validate`]'s; [`Error::Document`] if the haystack is too short
-/// for a length; [`Error::Config`] if a length has no room for the question;
-/// [`Error::ChatTemplate`], [`Error::Tokenizer`].
-pub fn prompts(
-    tokenizer: &Tokenizer,
-    template: Option<&ChatTemplate>,
-    context: usize,
-    options: &NiahOptions,
-) -> Result<Vec<Prompt>> {
-    options.validate(context)?;
-    let haystack = match &options.haystack {
-        Some(text) => Some((text, tokenizer.encode_plain(text.text())?.len())),
-        None => None,
-    };
-    let maker = Maker { tokenizer, template, haystack };
-    let mut prompts = Vec::new();
-    for &length in &options.lengths {
-        for &depth in &options.depths {
-            for seed in 0..options.seeds {
-                prompts.push(maker.prompt(length, depth, seed)?);
-            }
+            None => Ok(()),
         }
     }
-    Ok(prompts)
-}
 
-struct Maker<'a> {
-    tokenizer: &'a Tokenizer,
-    template: Option<&'a ChatTemplate>,
-    /// The supplied text and its tokens.
-    haystack: Option<(&'a Document, usize)>,
-}
-
-impl Maker<'_> {
-    fn prompt(&self, length: usize, depth: usize, seed: usize) -> Result<Prompt> {
-        let key = self.key(length, depth, seed);
-        let prompt = |(text, ids)| Prompt { length, depth, seed, key: key.clone(), text, ids };
-        for hay in self.haystacks(length, seed) {
-            let ends: Vec<usize> = word_ends(&hay).take(length).collect();
-            // A needle at the very end is as long as one in the middle, almost.
-            let fits = |words: usize| -> Result<bool> {
-                let hay = cut(&hay, &ends, words);
-                Ok(self.assemble(&hay, hay.len(), &key)?.1.len() <= length)
-            };
-            if !fits(0)? {
-                let least = self.assemble("", 0, &key)?.1.len();
-                let what = format!("{length} is too short: the question alone takes {least}");
-                return Err(Error::config("lengths", what));
-            }
-            if fits(ends.len())? {
-                continue;
-            }
-            let (mut words, mut too_many) = (0, ends.len());
-            while words + 1 < too_many {
-                let middle = words.midpoint(too_many);
-                *if fits(middle)? { &mut words } else { &mut too_many } = middle;
-            }
-            for words in (0..=ends.len().min(words + 2)).rev() {
-                let hay = cut(&hay, &ends, words);
-                let built = self.assemble(&hay, self.place(&hay, depth)?, &key)?;
-                if built.1.len() <= length {
-                    return Ok(prompt(built));
+    /// Makes the prompts: every length, depth and seed, in this order, in `haystack`'s text
+    /// or in generated prose.
+    ///
+    /// # Errors
+    /// [`validate`](Self::validate)'s; [`Error::Document`] if the haystack is too short
+    /// for a length; [`Error::Config`] if a length has no room for the question or
+    /// exceeds the context; [`Error::ChatTemplate`], [`Error::Tokenizer`].
+    pub fn questions(
+        &self,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        context: usize,
+        haystack: Option<&Document>,
+    ) -> Result<Questions> {
+        self.validate()?;
+        within(context, &self.lengths, self.kind.answer_tokens())?;
+        let prompter = Prompter { tokenizer, template };
+        let haystack = Haystack::new(prompter, haystack, Language::English)?;
+        let maker = Maker { prompter, haystack, kind: self.kind };
+        let mut list = Vec::new();
+        for &length in &self.lengths {
+            for &depth in &self.depths {
+                for (_, seed) in grid(&[length], self.seeds, self.batch) {
+                    list.push(maker.question(length, depth, seed)?);
                 }
             }
         }
-        // Only a supplied text can be too short.
-        let (source, tokens) = self.haystack.map_or(("prose", 0), |(hay, n)| (hay.source(), n));
-        Err(Error::Document {
-            path: source.into(),
-            what: format!("has {tokens} tokens, too few for a prompt of {length}"),
-            remedy: "name a longer haystack, or ask for shorter --lengths".into(),
-        })
+        Ok(Questions::new(self.kind.task(), list))
     }
+}
 
-    /// A number that the supplied text does not hold.
-    fn key(&self, length: usize, depth: usize, seed: usize) -> String {
+struct Maker<'a> {
+    prompter: Prompter<'a>,
+    haystack: Haystack<'a>,
+    kind: NeedleKind,
+}
+
+impl Maker<'_> {
+    fn question(&self, length: usize, depth: usize, seed: usize) -> Result<Question> {
         let mut rng = Rng::new(seed as u64);
         for part in [length, depth] {
             rng = Rng::new(rng.bits() ^ part as u64);
         }
-        loop {
-            let key = (1_000_000 + rng.below(9_000_000)).to_string();
-            if !self.haystack.is_some_and(|(hay, _)| hay.text().contains(&key)) {
-                return key;
+        let needles = self.needles(&mut rng, depth);
+        let wording = Wording::new(self.kind, &needles);
+        let (text, ids) = self.haystack.fit(length, seed, |hay, exact| {
+            let mut placed = Vec::new();
+            for needle in &needles {
+                // A needle at the very end is as long as one in the middle, almost.
+                let at = if exact { place(self.prompter, hay, needle.depth)? } else { hay.len() };
+                placed.push((at, &needle.sentence));
             }
-        }
-    }
-
-    /// The prose to cut from, by preference. A supplied text begins at some
-    /// sentence, another for each seed, if enough is left after it.
-    fn haystacks(&self, length: usize, seed: usize) -> Vec<String> {
-        let Some((document, tokens)) = self.haystack else {
-            // No word is less than a token.
-            return vec![prose(seed as u64, length)];
-        };
-        let text = document.text();
-        let needed = 1.1 * length as f64 / tokens.max(1) as f64;
-        let spare = (text.len() as f64 * (1.0 - needed)) as usize;
-        let mut starts = vec![0];
-        starts.extend(sentence_ends(text).take_while(|&end| end <= spare));
-        let start = match seed {
-            0 => 0,
-            _ => starts[Rng::new(seed as u64).below(starts.len())],
-        };
-        vec![text[start..].trim_start().to_owned(), text.to_owned()]
-    }
-
-    /// Where the needle goes: the last sentence end at or before `depth` percent
-    /// of the tokens, or the beginning.
-    fn place(&self, hay: &str, depth: usize) -> Result<usize> {
-        let tokens =
-            |end: usize| -> Result<usize> { Ok(self.tokenizer.encode_plain(&hay[..end])?.len()) };
-        let limit = tokens(hay.len())? * depth;
-        let ends: Vec<usize> = [0].into_iter().chain(sentence_ends(hay)).collect();
-        let (mut before, mut beyond) = (0, ends.len());
-        while before + 1 < beyond {
-            let middle = before.midpoint(beyond);
-            let within = tokens(ends[middle])? * 100 <= limit;
-            *if within { &mut before } else { &mut beyond } = middle;
-        }
-        Ok(ends[before])
-    }
-
-    /// Text and ids of the prompt with the needle at byte `at` of the prose.
-    fn assemble(&self, hay: &str, at: usize, key: &str) -> Result<(String, Vec<u32>)> {
-        let (before, after) = hay.split_at(at);
-        let hay = [before, &needle(key), after.trim_start()];
-        let hay: Vec<&str> = hay.into_iter().filter(|part| !part.is_empty()).collect();
-        let content = format!("{INSTRUCTION}\n\n{}\n\n{QUESTION}", hay.join(" "));
-        let Some(template) = self.template else {
-            let text = format!("{content}\n{ANSWER}");
-            let mut ids: Vec<u32> = perplexity::leading_bos(self.tokenizer)?.into_iter().collect();
-            ids.extend(self.tokenizer.encode_plain(&text)?);
-            return Ok((text, ids));
-        };
-        let turn = |content: &str| template.render(&[Message::new("user", content)], true);
-        let guarded = turn(&self.tokenizer.guard(&content))? + ANSWER;
-        Ok((turn(&content)? + ANSWER, self.tokenizer.encode_chat(&guarded)?))
-    }
-}
-
-/// Byte offsets of the ends of words.
-fn word_ends(text: &str) -> impl Iterator<Item = usize> {
-    let space = |at: usize| text[at..].chars().next().is_none_or(char::is_whitespace);
-    let letters = text.char_indices().filter(|(_, c)| !c.is_whitespace());
-    letters.map(|(at, c)| at + c.len_utf8()).filter(move |&end| space(end))
-}
-
-/// The first `words` words, closed as a sentence.
-fn cut(text: &str, ends: &[usize], words: usize) -> String {
-    let Some(last) = words.checked_sub(1) else { return String::new() };
-    let text = &text[..ends[last]];
-    if sentence_ends(text).last() == Some(text.len()) {
-        return text.to_owned();
-    }
-    let open = |c: char| !c.is_alphanumeric();
-    text.trim_end_matches(open).to_owned() + "."
-}
-
-/// Byte offsets of the ends of sentences: after a full stop, exclamation or
-/// question mark and closing quotes or brackets, where white space or nothing
-/// follows.
-fn sentence_ends(text: &str) -> impl Iterator<Item = usize> {
-    let mut ended = false;
-    let mut letters = text.char_indices().peekable();
-    std::iter::from_fn(move || {
-        loop {
-            let (at, c) = letters.next()?;
-            ended = match c {
-                '.' | '!' | '?' | '。' | '！' | '？' => true,
-                '"' | '\'' | ')' | ']' | '”' | '’' | '»' => ended,
-                _ => false,
-            };
-            if ended && letters.peek().is_none_or(|(_, next)| next.is_whitespace()) {
-                return Some(at + c.len_utf8());
-            }
-        }
-    })
-}
-
-/// What the model said.
-#[derive(Clone, Debug, Serialize)]
-pub struct Answer {
-    /// As [`Prompt::length`].
-    pub length: usize,
-    /// As [`Prompt::depth`].
-    pub depth: usize,
-    /// As [`Prompt::seed`].
-    pub seed: usize,
-    /// The number to be found.
-    pub key: String,
-    /// The generated text.
-    pub answer: String,
-    /// Whether the first 7-digit number in it is the key.
-    pub hit: bool,
-}
-
-/// Answers to a list of prompts.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Needles {
-    /// Needles found.
-    pub hits: usize,
-    /// Prompts asked.
-    pub prompts: usize,
-    /// The cache after the answer that left most in it.
-    #[serde(flatten)]
-    pub memory: Memory,
-    /// Each answer.
-    pub answers: Vec<Answer>,
-}
-
-/// Asks every prompt in the session's configuration; `progress` is told the
-/// prompts done so far.
-///
-/// # Errors
-/// [`Error::ContextTooLong`], [`Error::KvBudget`], [`Error::Cancelled`].
-pub fn niah(
-    session: &mut Session,
-    prompts: &[Prompt],
-    cancel: &AtomicBool,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Needles> {
-    let mut result = Needles::default();
-    for prompt in prompts {
-        session.admit(prompt.ids.len(), ANSWER_TOKENS)?;
-        let seq = session.create();
-        let answered = greedy(session, seq, &prompt.ids, cancel);
-        let (kv_bytes, tokens) = (session.cache().held_bytes(), session.cache().len(seq)?);
-        session.free(seq)?;
-        let answer = session.model().tokenizer.decode(&answered?);
-        if kv_bytes > result.memory.kv_bytes {
-            result.memory = Memory { kv_bytes, kv_bytes_16_bit: session.bytes_16_bit(tokens) };
-        }
-        let hit = first_number(&answer) == Some(prompt.key.as_str());
-        let Prompt { length, depth, seed, .. } = *prompt;
-        let key = prompt.key.clone();
-        result.hits += usize::from(hit);
-        result.prompts += 1;
-        result.answers.push(Answer { length, depth, seed, key, answer, hit });
-        progress(result.prompts);
-    }
-    Ok(result)
-}
-
-/// The most probable continuation, token by token.
-fn greedy(
-    session: &mut Session,
-    seq: SeqId,
-    prompt: &[u32],
-    cancel: &AtomicBool,
-) -> Result<Vec<u32>> {
-    let mut sampler = Sampler::new(SamplingParams::default())?;
-    let mut ids = Vec::new();
-    session.prefill(seq, prompt, cancel)?;
-    loop {
-        let mut next = 0;
-        session.logits(0..1, |_, logits| {
-            next = sampler.sample(logits, &[])?;
-            Ok(())
+            placed.sort_by_key(|&(at, _)| at);
+            let hay = insert(hay, &placed);
+            let content = format!("{INSTRUCTION}\n\n{hay}\n\n{}", wording.question);
+            self.prompter.build(&content, &wording.answer)
         })?;
-        if session.model().tokenizer.eos_ids().contains(&next) {
-            return Ok(ids);
+        let several = matches!(self.kind, NeedleKind::MultiValue | NeedleKind::MultiQuery);
+        let mut asked: Vec<&Needle> = needles.iter().collect();
+        if several {
+            asked.sort_by_key(|needle| needle.depth);
+        } else {
+            asked.truncate(1);
         }
-        ids.push(next);
-        if ids.len() == ANSWER_TOKENS {
-            return Ok(ids);
+        Ok(Question {
+            id: format!("{length}/{depth}/{seed}"),
+            length,
+            depth: (!several).then_some(depth),
+            seed,
+            expected: asked.into_iter().map(|needle| needle.number.clone()).collect(),
+            max_tokens: self.kind.answer_tokens(),
+            text,
+            ids,
+            grade: match self.kind {
+                NeedleKind::Single => Grade::FirstNumber,
+                _ => Grade::Contains,
+            },
+        })
+    }
+
+    /// The needles; the one that is asked for, if it is one, comes first.
+    fn needles(&self, rng: &mut Rng, depth: usize) -> Vec<Needle> {
+        let count = if self.kind == NeedleKind::Single { 1 } else { NEEDLES };
+        let mut keys: Vec<&str> = KEYS.to_vec();
+        let mut needles: Vec<Needle> = Vec::new();
+        while needles.len() < count {
+            let number = (1_000_000 + rng.below(9_000_000)).to_string();
+            if self.haystack.contains(&number) || needles.iter().any(|n| n.number == number) {
+                continue;
+            }
+            let key = match (self.kind, needles.first()) {
+                (NeedleKind::Single, _) => KEYS[0],
+                (NeedleKind::MultiValue, Some(first)) => first.key,
+                _ => keys.swap_remove(rng.below(keys.len())),
+            };
+            let sentence = match self.kind {
+                NeedleKind::MultiValue => {
+                    format!(
+                        "One of the secret access codes for the {key} is {number}. Remember it."
+                    )
+                }
+                _ => format!("The secret access code for the {key} is {number}. Remember it."),
+            };
+            // 100 percent itself is the text's end, not its beginning.
+            let depth = match (depth + needles.len() * 100 / NEEDLES, depth) {
+                (far, _) if far > 100 => far - 100,
+                (near, _) => near,
+            };
+            needles.push(Needle { key, number, sentence, depth });
         }
-        if cancel.load(Ordering::Relaxed) {
-            return Err(Error::Cancelled);
-        }
-        session.step(seq, &[next], &[0])?;
+        needles
     }
 }
 
-/// The first number of exactly seven digits.
-pub fn first_number(text: &str) -> Option<&str> {
-    text.split(|c: char| !c.is_ascii_digit()).find(|digits| digits.len() == 7)
+struct Needle {
+    key: &'static str,
+    number: String,
+    sentence: String,
+    /// Percent of the prose before it, at most.
+    depth: usize,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The question and the beginning of its answer.
+struct Wording {
+    question: String,
+    answer: String,
+}
 
-    #[test]
-    fn sentences_and_words_end_where_readers_think() {
-        let text = "One v1.2 here. \"Two?\" Three";
-        let parts = |ends: Vec<usize>| -> Vec<&str> { ends.iter().map(|&e| &text[..e]).collect() };
-        assert_eq!(
-            parts(sentence_ends(text).collect()),
-            ["One v1.2 here.", "One v1.2 here. \"Two?\""]
-        );
-        let ends: Vec<usize> = word_ends(text).collect();
-        assert_eq!(parts(ends.clone())[..2], ["One", "One v1.2"]);
-        assert_eq!(cut(text, &ends, 0), "");
-        assert_eq!(cut(text, &ends, 3), "One v1.2 here.");
-        assert_eq!(cut(text, &ends, 4), "One v1.2 here. \"Two?\"");
-        assert_eq!(cut(text, &ends, 5), "One v1.2 here. \"Two?\" Three.");
-    }
-
-    #[test]
-    fn a_number_has_exactly_seven_digits() {
-        assert_eq!(first_number("12345678 and 1234567."), Some("1234567"));
-        assert_eq!(first_number("1234567890"), None);
-        assert_eq!(first_number("is 7654321, not 1234567"), Some("7654321"));
+impl Wording {
+    fn new(kind: NeedleKind, needles: &[Needle]) -> Self {
+        let key = needles.first().map_or("", |needle| needle.key);
+        let all = || {
+            let keys: Vec<String> = needles.iter().map(|n| format!("the {}", n.key)).collect();
+            match keys.split_last() {
+                Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+                _ => keys.concat(),
+            }
+        };
+        let (question, answer) = match kind {
+            NeedleKind::Single | NeedleKind::MultiKey => (
+                format!(
+                    "What is the secret access code for the {key}? Answer with the number only."
+                ),
+                format!("The secret access code for the {key} is"),
+            ),
+            NeedleKind::MultiValue => (
+                format!(
+                    "What are all the secret access codes for the {key}? Answer with the {} numbers only.",
+                    needles.len()
+                ),
+                format!("The secret access codes for the {key} are"),
+            ),
+            NeedleKind::MultiQuery => (
+                format!(
+                    "What are the secret access codes for {}? Answer with the {} numbers only.",
+                    all(),
+                    needles.len()
+                ),
+                format!("The secret access codes for {} are", all()),
+            ),
+        };
+        Self { question, answer }
     }
 }

@@ -12,18 +12,72 @@
 //! token would have.
 
 use super::Memory;
+use super::task::{Metric, Outcome, Speed, Task, Trial};
+use crate::cache::SeqId;
 use crate::engine::Session;
 use crate::error::{Error, Result};
 use crate::model::Tokenizer;
-use serde::Serialize;
-use std::path::Path;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Rows of logits that are computed at once, to bound memory: with 49,152
 /// tokens in the vocabulary they take 25 MB.
 const ROWS: usize = 128;
 
-/// A text cut into windows.
+/// Tokens that are computed one by one after the last window, if the context has room for
+/// them, to measure how fast that is.
+pub const DECODED: usize = 32;
+
+/// Which text, and how it is cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerplexitySpec {
+    /// The text.
+    pub file: PathBuf,
+    /// Tokens a window.
+    #[serde(default = "default_context")]
+    pub context: usize,
+    /// Windows to score; `None`: all that the text fills.
+    #[serde(default)]
+    pub windows: Option<usize>,
+}
+
+fn default_context() -> usize {
+    2048
+}
+
+impl PerplexitySpec {
+    /// Windows of 2,048 tokens, all that `file` fills.
+    pub fn new(file: impl Into<PathBuf>) -> Self {
+        Self { file: file.into(), context: default_context(), windows: None }
+    }
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option.
+    pub fn validate(&self) -> Result<()> {
+        check(self.context, self.windows)
+    }
+
+    /// Cuts `text`, which is the file's, for a model with a context of `limit` tokens.
+    ///
+    /// # Errors
+    /// As [`Windows::new`]; [`Error::Config`] for windows longer than `limit`.
+    pub fn windows(&self, tokenizer: &Tokenizer, text: &str, limit: usize) -> Result<Windows> {
+        if self.context > limit {
+            let context = self.context;
+            let what =
+                format!("{context} is more than the {limit} tokens that the model was trained for");
+            return Err(Error::config("context", what));
+        }
+        Windows::new(tokenizer, text, &self.file, self.context, self.windows)
+    }
+}
+
+/// A text cut into windows: a [`Task`].
 #[derive(Clone, Debug)]
 pub struct Windows {
     ids: Vec<u32>,
@@ -134,8 +188,48 @@ pub(super) fn leading_bos(tokenizer: &Tokenizer) -> Result<Option<u32>> {
     Ok(tokenizer.bos().filter(|&bos| added && with[0] == bos))
 }
 
+impl Task for Windows {
+    fn name(&self) -> &str {
+        "perplexity"
+    }
+
+    fn metric(&self) -> Metric {
+        Metric::Perplexity
+    }
+
+    fn steps(&self) -> usize {
+        self.count * self.context
+    }
+
+    fn longest(&self) -> usize {
+        self.context + DECODED
+    }
+
+    fn run(
+        &self,
+        session: &mut Session,
+        cancel: &AtomicBool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Outcome> {
+        let scored = perplexity(session, self, cancel, progress)?;
+        let trial = |(index, &score): (usize, &f64)| Trial {
+            id: index.to_string(),
+            length: self.context,
+            score,
+            ..Trial::default()
+        };
+        Ok(Outcome {
+            value: scored.perplexity,
+            error: scored.error,
+            trials: scored.windows.iter().enumerate().map(trial).collect(),
+            memory: scored.memory,
+            speed: scored.speed,
+        })
+    }
+}
+
 /// How well a text was predicted.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Perplexity {
     /// exp of the mean negative log likelihood.
     pub perplexity: f64,
@@ -145,9 +239,14 @@ pub struct Perplexity {
     pub nll: f64,
     /// Tokens that were scored.
     pub predictions: usize,
+    /// Mean negative log likelihood of each window.
+    pub windows: Vec<f64>,
     /// The cache after the last token of a window.
     #[serde(flatten)]
     pub memory: Memory,
+    /// Prefill is everything that a window takes, its logits included; decode the
+    /// [`DECODED`] tokens after the last one.
+    pub speed: Speed,
 }
 
 /// Scores every window in the session's configuration, a prefill chunk at a time;
@@ -163,41 +262,87 @@ pub fn perplexity(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Perplexity> {
     session.admit(windows.context, 0)?;
-    let chunk = session.config().prefill_chunk;
-    let mut sums = Sums::default();
-    let mut memory = Memory::default();
+    let (mut all, mut each) = (Sums::default(), Vec::new());
+    let (mut memory, mut speed) = (Memory::default(), Speed::default());
     for index in 0..windows.count {
         let ids = windows.window(index);
         let done = index * windows.context;
         let seq = session.create();
-        let scored = (|| {
-            for start in (0..ids.len()).step_by(chunk) {
-                if cancel.load(Ordering::Relaxed) {
-                    return Err(Error::Cancelled);
-                }
-                let end = ids.len().min(start + chunk);
-                // The last token of a window has no successor to predict.
-                let first = windows.first().max(start);
-                let scored = first..end.min(ids.len() - 1).max(first);
-                let rows: Vec<usize> = scored.clone().map(|j| j - start).collect();
-                session.step(seq, &ids[start..end], &rows)?;
-                for row in (0..rows.len()).step_by(ROWS) {
-                    session.logits(row..rows.len().min(row + ROWS), |row, logits| {
-                        sums.add(negative_log_likelihood(logits, ids[scored.start + row + 1])?);
-                        Ok(())
-                    })?;
-                }
+        let scored: Result<Sums> = (|| {
+            let start = Instant::now();
+            let sums = score(session, seq, &ids, windows.first(), cancel, &mut |end| {
                 progress(done + end);
-            }
-            Ok(Memory {
+            })?;
+            speed.prefill_tokens += ids.len();
+            speed.prefill_seconds += start.elapsed().as_secs_f64();
+            memory = Memory {
                 kv_bytes: session.cache().held_bytes(),
                 kv_bytes_16_bit: session.bytes_16_bit(ids.len()),
-            })
+            };
+            if index + 1 == windows.count && session.admit(windows.context, DECODED).is_ok() {
+                decode(session, seq, &ids, cancel, &mut speed)?;
+            }
+            Ok(sums)
         })();
         session.free(seq)?;
-        memory = scored?;
+        let sums = scored?;
+        each.push(sums.nll / sums.n as f64);
+        all.add_all(&sums);
     }
-    Ok(sums.finish(memory))
+    Ok(all.finish(each, memory, speed))
+}
+
+/// Computes a window and scores the tokens after positions `first` and on.
+fn score(
+    session: &mut Session,
+    seq: SeqId,
+    ids: &[u32],
+    first: usize,
+    cancel: &AtomicBool,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Sums> {
+    let mut sums = Sums::default();
+    let chunk = session.config().prefill_chunk;
+    for start in (0..ids.len()).step_by(chunk) {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        let end = ids.len().min(start + chunk);
+        // The last token of a window has no successor to predict.
+        let first = first.max(start);
+        let scored = first..end.min(ids.len() - 1).max(first);
+        let rows: Vec<usize> = scored.clone().map(|j| j - start).collect();
+        session.step(seq, &ids[start..end], &rows)?;
+        for row in (0..rows.len()).step_by(ROWS) {
+            session.logits(row..rows.len().min(row + ROWS), |row, logits| {
+                sums.add(negative_log_likelihood(logits, ids[scored.start + row + 1])?);
+                Ok(())
+            })?;
+        }
+        progress(end);
+    }
+    Ok(sums)
+}
+
+/// Appends the window's first tokens once more, one by one, as if they were an answer.
+fn decode(
+    session: &mut Session,
+    seq: SeqId,
+    ids: &[u32],
+    cancel: &AtomicBool,
+    speed: &mut Speed,
+) -> Result<()> {
+    for id in ids.iter().cycle().take(DECODED) {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        let start = Instant::now();
+        session.step(seq, &[*id], &[0])?;
+        session.logits(0..1, |_, _| Ok(()))?;
+        speed.decode_tokens += 1;
+        speed.decode_seconds += start.elapsed().as_secs_f64();
+    }
+    Ok(())
 }
 
 /// −ln softmax(logits)\[token\], in f64.
@@ -226,11 +371,18 @@ impl Sums {
         self.squares += nll * nll;
     }
 
-    fn finish(&self, memory: Memory) -> Perplexity {
+    fn add_all(&mut self, other: &Self) {
+        self.n += other.n;
+        self.nll += other.nll;
+        self.squares += other.squares;
+    }
+
+    fn finish(&self, windows: Vec<f64>, memory: Memory, speed: Speed) -> Perplexity {
         let n = self.n as f64;
         let nll = self.nll / n;
         let variance = (self.squares / n - nll * nll).max(0.0);
         let error = if self.n > 1 { (variance / (n - 1.0)).sqrt() * nll.exp() } else { 0.0 };
-        Perplexity { perplexity: nll.exp(), error, nll, predictions: self.n, memory }
+        let (perplexity, predictions) = (nll.exp(), self.n);
+        Perplexity { perplexity, error, nll, predictions, windows, memory, speed }
     }
 }

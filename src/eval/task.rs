@@ -3,6 +3,7 @@
 //! its trials can be compared in pairs.
 
 use super::Memory;
+use super::ask::Question;
 use crate::engine::Session;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,10 @@ pub trait Task: Send + Sync {
     fn steps(&self) -> usize;
     /// Tokens of its longest sequence, the answer included.
     fn longest(&self) -> usize;
+    /// Its prompts, one a trial and in the same order; none for a task that asks nothing.
+    fn questions(&self) -> &[Question] {
+        &[]
+    }
     /// Runs every trial in the session's configuration. `progress` is told how many
     /// steps are done.
     ///
@@ -43,10 +48,13 @@ pub enum Metric {
 }
 
 /// What came out of a task in one setting.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
     /// The perplexity or the mean score.
     pub value: f64,
+    /// One standard error of it: over the tokens that were predicted, or over the trials.
+    #[serde(default)]
+    pub error: f64,
     /// Every trial, in an order that does not depend on the setting.
     pub trials: Vec<Trial>,
     /// The cache when it held most.
@@ -56,17 +64,24 @@ pub struct Outcome {
 }
 
 /// One prompt or one window of text.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// The same in every setting, and unique within the task.
     pub id: String,
-    /// Tokens of the prompt.
+    /// Tokens of the prompt; where prompts are made to a length, the length asked for.
     pub length: usize,
     /// Where in the text what is asked for lies, in percent, if that is one place.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub depth: Option<usize>,
     /// See [`Metric`].
     pub score: f64,
+    /// Scores of the things asked for, in the order in which the text has them, if they
+    /// are several.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub parts: Vec<f64>,
+    /// What the answer is compared with.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub expected: Vec<String>,
     /// What the model said, if it was asked something.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub answer: Option<String>,

@@ -98,13 +98,17 @@ impl Calibration {
         format!("{head},\n  \"layers\": [\n{}\n  ]\n}}\n", lines.join(",\n"))
     }
 
+    /// Whether it has a format for each head of a model.
+    pub fn covers(&self, layers: usize, kv_heads: usize) -> bool {
+        self.layers.len() == layers && self.layers.iter().all(|layer| layer.len() == kv_heads)
+    }
+
     /// Checks that this was made for a model.
     ///
     /// # Errors
     /// [`Error::Config`] naming both models.
     pub fn check(&self, name: &str, fingerprint: &str, layers: usize, heads: usize) -> Result<()> {
-        let fits = self.layers.len() == layers && self.layers.iter().all(|l| l.len() == heads);
-        if self.fingerprint == fingerprint && fits {
+        if self.fingerprint == fingerprint && self.covers(layers, heads) {
             return Ok(());
         }
         let what = format!(

@@ -1,12 +1,11 @@
 //! `kvfold calibrate`: a KV format for each head, from measured errors.
 
 use crate::model_args::ModelArgs;
-use crate::output::write_whole;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::eval::calibrate::{CalibrateOptions, calibrate};
-use kvfold::eval::table;
+use kvfold::eval::{table, write_whole};
 use kvfold::model::Checkpoint;
 use kvfold::rag::read_document;
 use std::io::Write;
@@ -74,8 +73,7 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         &mut |tokens| bar.set_position(tokens as u64),
     )?;
     bar.finish_and_clear();
-    write_whole(&args.output, found.calibration.to_json().as_bytes())
-        .with_context(|| args.output.display().to_string())?;
+    write_whole(&args.output, found.calibration.to_json())?;
 
     let row = |name: String, bits: f64, error: f64, heads: usize| {
         vec![name, format!("{bits:.2}"), format!("{error:.2e}"), heads.to_string()]

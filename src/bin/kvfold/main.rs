@@ -1,13 +1,14 @@
 //! The `kvfold` command line: a file per subcommand.
 
+mod ablate;
 mod bench;
 mod calibrate;
 mod eval;
 mod fetch;
 mod info;
 mod model_args;
-mod output;
 mod prompt;
+mod report;
 mod run;
 mod size;
 
@@ -32,6 +33,11 @@ enum Command {
     Info(info::InfoArgs),
     Eval(Box<eval::EvalArgs>),
     Calibrate(calibrate::CalibrateArgs),
+    Ablate(ablate::AblateArgs),
+    /// Measures the cells that `ablate` sends
+    #[command(hide = true)]
+    AblateWorker,
+    Report(report::ReportArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -43,7 +49,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => args.threads(),
         Command::Calibrate(args) => args.model.threads,
         Command::Bench(args) => args.model.threads,
-        Command::Fetch(_) => None,
+        Command::Fetch(_) | Command::Ablate(_) | Command::AblateWorker | Command::Report(_) => None,
     };
     if let Some(threads) = threads {
         // SAFETY: nothing has started a thread yet.
@@ -61,6 +67,9 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(&args, &cancel),
         Command::Eval(args) => eval::run(&args, &cancel),
         Command::Calibrate(args) => calibrate::run(&args, &cancel),
+        Command::Ablate(args) => ablate::run(&args, &cancel),
+        Command::AblateWorker => ablate::work(),
+        Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args, &cancel),
     });
     match outcome {
@@ -77,10 +86,12 @@ fn main() -> ExitCode {
 }
 
 /// Ctrl-C ends the process at once, except that the first one during a fetch
-/// only asks it to stop: what was downloaded is then left fit to be resumed.
+/// only asks it to stop: what was downloaded is then left fit to be resumed. So does the
+/// first one during an ablation, which ends its workers and says how far it came.
 fn watch_interrupts(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
-        if cancel.swap(true, Ordering::Relaxed) || !fetch::in_progress() {
+        if cancel.swap(true, Ordering::Relaxed) || !(fetch::in_progress() || ablate::in_progress())
+        {
             interrupted();
             std::process::exit(130);
         }

@@ -80,22 +80,7 @@ impl From<Weights> for WeightPolicy {
 impl ModelArgs {
     /// The model's file or folder, fetched if it is known by name.
     pub fn path(&self, cancel: &Arc<AtomicBool>) -> Result<PathBuf> {
-        let path = PathBuf::from(&self.model);
-        let is_manifest = path.extension().is_some_and(|e| e == "toml");
-        if path.exists() && !is_manifest {
-            return Ok(path);
-        }
-        let looks_like_path = self.model.contains(std::path::MAIN_SEPARATOR)
-            || path.extension().is_some_and(|e| e == "gguf");
-        if looks_like_path && !path.exists() {
-            bail!(
-                "{}: no such file or folder; give a GGUF file, a Hugging Face folder or a name from `kvfold fetch --list`",
-                self.model
-            );
-        }
-        let mut options = FetchOptions::from_env()?;
-        options.cancel = cancel.clone();
-        Ok(fetch_with_bar(&resolve(&self.model)?, &options)?)
+        model_path(&self.model, cancel)
     }
 
     /// Finds, fetches and loads the model. What it and the cache of `config` take of a
@@ -114,6 +99,26 @@ impl ModelArgs {
         }
         Ok(LoadedModel::load(&checkpoint, device.as_ref(), &options)?)
     }
+}
+
+/// The file or folder of a model, fetched if it is known by name.
+pub fn model_path(model: &str, cancel: &Arc<AtomicBool>) -> Result<PathBuf> {
+    let path = PathBuf::from(model);
+    let is_manifest = path.extension().is_some_and(|e| e == "toml");
+    if path.exists() && !is_manifest {
+        return Ok(path);
+    }
+    let looks_like_path =
+        model.contains(std::path::MAIN_SEPARATOR) || path.extension().is_some_and(|e| e == "gguf");
+    if looks_like_path && !path.exists() {
+        bail!(
+            "{}: no such file or folder; give a GGUF file, a Hugging Face folder or a name from `kvfold fetch --list`",
+            model
+        );
+    }
+    let mut options = FetchOptions::from_env()?;
+    options.cancel = cancel.clone();
+    Ok(fetch_with_bar(&resolve(model)?, &options)?)
 }
 
 fn describe(plan: &MemoryPlan, device: &Device) -> String {

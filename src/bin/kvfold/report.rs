@@ -1,0 +1,48 @@
+//! `kvfold report`: one HTML page from files of results.
+
+use anyhow::Result;
+use clap::Args;
+use kvfold::eval::report::{Options, Rows, page};
+use kvfold::eval::write_whole;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Turn the results of `ablate` into one self-contained HTML page.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Files of results (JSON lines); of a cell that is there twice, the last line counts
+    #[arg(required = true, value_name = "RESULTS")]
+    results: Vec<PathBuf>,
+
+    /// The page to write
+    #[arg(short, long, default_value = "report.html", value_name = "PATH")]
+    output: PathBuf,
+
+    /// The page's heading [default: the spec's name]
+    #[arg(long)]
+    title: Option<String>,
+
+    /// The KV format that others are compared with [default: the one with the most bits]
+    #[arg(long, value_name = "FORMAT")]
+    reference: Option<String>,
+
+    /// Show this spec as it is written [default: the grid that the rows amount to]
+    #[arg(long, value_name = "PATH")]
+    spec: Option<PathBuf>,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &ReportArgs) -> Result<()> {
+    let rows = Rows::read(&args.results)?;
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|error| kvfold::Error::io(path, error))
+    };
+    let options = Options {
+        title: args.title.clone(),
+        reference: args.reference.clone(),
+        spec: args.spec.as_ref().map(read).transpose()?,
+    };
+    write_whole(&args.output, page(&rows, &options)?)?;
+    writeln!(std::io::stdout(), "{}", args.output.display())?;
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! Questions to a model and its greedy answers: what all tasks but perplexity do.
+
+use super::Memory;
+use super::grade::Grade;
+use super::perplexity::leading_bos;
+use super::task::{Metric, Outcome, Speed, Task, Trial};
+use crate::cache::SeqId;
+use crate::engine::Session;
+use crate::error::{Error, Result};
+use crate::model::{ChatTemplate, Message, Tokenizer};
+use crate::sample::{Sampler, SamplingParams};
+use serde::Serialize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// One prompt with what its answer is compared with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Question {
+    /// Unique within the task.
+    pub id: String,
+    /// Tokens asked for; `ids` has at most as many.
+    pub length: usize,
+    /// Where in the text what is asked for lies, in percent, if that is one place.
+    pub depth: Option<usize>,
+    /// Which of the prompts of this length and depth; in a file, which line.
+    pub seed: usize,
+    /// What the answer is compared with.
+    pub expected: Vec<String>,
+    /// Tokens of the answer, at most.
+    pub max_tokens: usize,
+    /// The whole prompt, special tokens spelled out. It ends with the answer's beginning,
+    /// so that a small model need not guess the form of the answer.
+    pub text: String,
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// How answers are scored.
+    #[serde(skip)]
+    pub grade: Grade,
+}
+
+/// Makes prompts from texts. They depend on the tokenizer and the template only, so any
+/// other runtime can be given the same ids.
+#[derive(Clone, Copy)]
+pub(super) struct Prompter<'a> {
+    pub tokenizer: &'a Tokenizer,
+    pub template: Option<&'a ChatTemplate>,
+}
+
+impl Prompter<'_> {
+    /// Text and ids of the user's turn `content` and the answer's beginning `prefix`.
+    pub fn build(&self, content: &str, prefix: &str) -> Result<(String, Vec<u32>)> {
+        let Some(template) = self.template else {
+            let text = format!("{content}\n{prefix}");
+            let mut ids: Vec<u32> = leading_bos(self.tokenizer)?.into_iter().collect();
+            ids.extend(self.tokenizer.encode_plain(&text)?);
+            return Ok((text, ids));
+        };
+        let turn = |content: &str| template.render(&[Message::new("user", content)], true);
+        let guarded = turn(&self.tokenizer.guard(content))? + prefix;
+        Ok((turn(content)? + prefix, self.tokenizer.encode_chat(&guarded)?))
+    }
+
+    /// Tokens of a text alone.
+    pub fn count(&self, text: &str) -> Result<usize> {
+        Ok(self.tokenizer.encode_plain(text)?.len())
+    }
+}
+
+/// A list of questions: a [`Task`].
+#[derive(Clone, Debug)]
+pub struct Questions {
+    name: String,
+    list: Vec<Question>,
+}
+
+impl Questions {
+    /// A task called `name`.
+    pub fn new(name: impl Into<String>, list: Vec<Question>) -> Self {
+        Self { name: name.into(), list }
+    }
+}
+
+impl Task for Questions {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn metric(&self) -> Metric {
+        Metric::Score
+    }
+
+    fn steps(&self) -> usize {
+        self.list.len()
+    }
+
+    fn longest(&self) -> usize {
+        self.list.iter().map(|q| q.ids.len() + q.max_tokens).max().unwrap_or(0)
+    }
+
+    fn questions(&self) -> &[Question] {
+        &self.list
+    }
+
+    fn run(
+        &self,
+        session: &mut Session,
+        cancel: &AtomicBool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Outcome> {
+        let mut outcome = Outcome::default();
+        for (index, question) in self.list.iter().enumerate() {
+            session.admit(question.ids.len(), question.max_tokens)?;
+            let seq = session.create();
+            let answered = answer(session, seq, question, cancel, &mut outcome.speed);
+            let (kv_bytes, tokens) = (session.cache().held_bytes(), session.cache().len(seq)?);
+            session.free(seq)?;
+            let answer = session.model().tokenizer.decode(&answered?);
+            if kv_bytes > outcome.memory.kv_bytes {
+                let kv_bytes_16_bit = session.bytes_16_bit(tokens);
+                outcome.memory = Memory { kv_bytes, kv_bytes_16_bit };
+            }
+            let parts = question.grade.parts(&answer, &question.expected);
+            outcome.trials.push(Trial {
+                id: question.id.clone(),
+                length: question.length,
+                depth: question.depth,
+                score: parts.iter().sum::<f64>() / parts.len().max(1) as f64,
+                parts: if parts.len() > 1 { parts } else { Vec::new() },
+                expected: question.expected.clone(),
+                answer: Some(answer),
+            });
+            progress(index + 1);
+        }
+        (outcome.value, outcome.error) = mean_and_error(&outcome.trials);
+        Ok(outcome)
+    }
+}
+
+/// The mean score and one standard error of it.
+fn mean_and_error(trials: &[Trial]) -> (f64, f64) {
+    let n = trials.len().max(1) as f64;
+    let mean = trials.iter().map(|t| t.score).sum::<f64>() / n;
+    let squares = trials.iter().map(|t| (t.score - mean).powi(2)).sum::<f64>();
+    (mean, (squares / n / (n - 1.0).max(1.0)).sqrt())
+}
+
+/// The most probable continuation, token by token; its time goes to `speed`.
+fn answer(
+    session: &mut Session,
+    seq: SeqId,
+    question: &Question,
+    cancel: &AtomicBool,
+    speed: &mut Speed,
+) -> Result<Vec<u32>> {
+    let mut sampler = Sampler::new(SamplingParams::default())?;
+    let mut choose = |session: &mut Session| -> Result<u32> {
+        let mut next = 0;
+        session.logits(0..1, |_, logits| {
+            next = sampler.sample(logits, &[])?;
+            Ok(())
+        })?;
+        Ok(next)
+    };
+    let start = Instant::now();
+    session.prefill(seq, &question.ids, cancel)?;
+    let mut next = choose(session)?;
+    speed.prefill_tokens += question.ids.len();
+    speed.prefill_seconds += start.elapsed().as_secs_f64();
+
+    let mut ids = Vec::new();
+    while !session.model().tokenizer.eos_ids().contains(&next) {
+        ids.push(next);
+        if ids.len() >= question.max_tokens {
+            break;
+        }
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        let start = Instant::now();
+        session.step(seq, &[next], &[0])?;
+        next = choose(session)?;
+        speed.decode_tokens += 1;
+        speed.decode_seconds += start.elapsed().as_secs_f64();
+    }
+    Ok(ids)
+}

@@ -1,0 +1,28 @@
+//! A KV format by its name, as evaluations list them.
+
+use crate::engine::EngineConfig;
+use crate::error::Result;
+
+/// A KV format: a name that [`EngineConfig::kv`] takes, the path of a calibration
+/// included.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Format {
+    /// The name.
+    pub name: String,
+    /// Stored bits an element of sealed pages.
+    pub bits: f64,
+    /// Whether its pages are ever sealed; otherwise sinks and the 16-bit window make no
+    /// difference.
+    pub seals: bool,
+}
+
+impl Format {
+    /// The format of a name.
+    ///
+    /// # Errors
+    /// As [`EngineConfig::validate`] for an unknown name or a file that is no calibration.
+    pub fn find(name: &str) -> Result<Self> {
+        let config = EngineConfig::default().with_kv(name.trim());
+        Ok(Self { name: config.kv_name()?, bits: config.kv_bits()?, seals: config.kv_seals()? })
+    }
+}

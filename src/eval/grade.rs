@@ -1,0 +1,110 @@
+//! From an answer to scores between 0 and 1.
+
+use super::longbench;
+use super::stars::read_counts;
+
+/// How an answer is scored.
+#[derive(Clone, Debug)]
+pub enum Grade {
+    /// 1 if the first number of exactly seven digits is the expected one.
+    FirstNumber,
+    /// RULER: each expected text counts that the answer contains.
+    Contains,
+    /// Counting-Stars: each star counts whose right number was listed.
+    Stars {
+        /// The name of the list in the answer.
+        list: &'static str,
+        /// The numbers that were counted first and wrong, in the order of the right ones;
+        /// empty for the acquisition task.
+        wrong: Vec<u64>,
+    },
+    /// LongBench: the best score over the expected answers.
+    LongBench {
+        /// What kind of question it is.
+        kind: longbench::Kind,
+        /// All classes, for a classification.
+        classes: Vec<String>,
+    },
+}
+
+impl Grade {
+    /// The scores of the things asked for; the answer's score is their mean.
+    pub fn parts(&self, answer: &str, expected: &[String]) -> Vec<f64> {
+        let score = |yes: bool| if yes { 1.0 } else { 0.0 };
+        match self {
+            Self::FirstNumber => {
+                let first = first_number(answer);
+                vec![score(first.is_some() && first == expected.first().map(String::as_str))]
+            }
+            Self::Contains => contained(answer, expected).into_iter().map(score).collect(),
+            Self::Stars { list, wrong } => {
+                let listed = read_counts(answer, list, expected.len());
+                let holds = |number: Option<u64>| number.is_some_and(|n| listed.contains(&n));
+                (expected.iter().enumerate())
+                    .map(|(i, right)| {
+                        match (holds(right.parse().ok()), holds(wrong.get(i).copied())) {
+                            (true, false) => 1.0,
+                            (true, true) => 0.5,
+                            (false, true) => 0.25,
+                            (false, false) => 0.0,
+                        }
+                    })
+                    .collect()
+            }
+            Self::LongBench { kind, classes } => vec![kind.score(answer, expected, classes)],
+        }
+    }
+}
+
+/// RULER's match (Hsieh et al. 2024): which of the expected texts the answer contains,
+/// whatever their case; control characters become line breaks first.
+pub fn contained(answer: &str, expected: &[String]) -> Vec<bool> {
+    let answer: String = answer.chars().map(|c| if c < ' ' { '\n' } else { c }).collect();
+    let answer = answer.trim().to_lowercase();
+    expected.iter().map(|text| answer.contains(&text.to_lowercase())).collect()
+}
+
+/// The first number of exactly seven digits.
+fn first_number(text: &str) -> Option<&str> {
+    text.split(|c: char| !c.is_ascii_digit()).find(|digits| digits.len() == 7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|&text| text.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_number_has_exactly_seven_digits() {
+        assert_eq!(first_number("12345678 and 1234567."), Some("1234567"));
+        assert_eq!(first_number("1234567890"), None);
+        assert_eq!(first_number("is 7654321, not 1234567"), Some("7654321"));
+        let grade = |answer| Grade::FirstNumber.parts(answer, &texts(&["1234567"]));
+        assert_eq!((grade(" 1234567."), grade("7654321 1234567")), (vec![1.0], vec![0.0]));
+        assert_eq!(Grade::FirstNumber.parts("none", &[]), [0.0]);
+    }
+
+    #[test]
+    fn ruler_counts_what_is_contained() {
+        let expected = texts(&["Apple", "river", "1234567"]);
+        assert_eq!(Grade::Contains.parts("1. APPLE\u{1}2. rivers", &expected), [1.0, 1.0, 0.0]);
+        assert_eq!(contained("x\u{0}12345\u{7}67", &expected), [false; 3]);
+    }
+
+    #[test]
+    fn stars_score_as_published() {
+        let expected = texts(&["15", "20", "30", "40"]);
+        let grade = |wrong: &[u64], answer: &str| {
+            Grade::Stars { list: "little_penguin", wrong: wrong.into() }.parts(answer, &expected)
+        };
+        let answer = "{\"little_penguin\": [20, 16, 30, 29]}";
+        assert_eq!(grade(&[], answer), [0.0, 1.0, 1.0, 0.0]);
+        // 16 is the wrong count of the first; of the third both are there.
+        assert_eq!(grade(&[16, 21, 29, 41], answer), [0.25, 1.0, 0.5, 0.0]);
+        // Only the first four count, repetitions included.
+        assert_eq!(grade(&[], "[15, 15, 15, 15, 20]"), [1.0, 0.0, 0.0, 0.0]);
+    }
+}

@@ -1,0 +1,74 @@
+//! What the options of several tasks have in common, and their checks.
+
+use super::haystack::Language;
+use super::niah::NeedleKind;
+use super::stars::StarsKind;
+use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+use std::str::FromStr;
+
+pub(super) fn not_empty(field: &'static str, empty: bool) -> Result<()> {
+    match empty {
+        true => Err(Error::config(field, "the list is empty; name at least one")),
+        false => Ok(()),
+    }
+}
+
+pub(super) fn at_least(field: &'static str, value: usize, least: usize) -> Result<()> {
+    match value < least {
+        true => Err(Error::config(field, format!("must be at least {least}"))),
+        false => Ok(()),
+    }
+}
+
+/// Checks prompts of `lengths` and answers of `answer` tokens against a model's context.
+pub(super) fn within(context: usize, lengths: &[usize], answer: usize) -> Result<()> {
+    let most = context.saturating_sub(answer);
+    match lengths.iter().find(|&&length| length > most) {
+        Some(length) => {
+            let what = format!(
+                "{length} tokens and an answer of {answer} exceed the model's context of \
+                 {context}; ask for at most {most}"
+            );
+            Err(Error::config("lengths", what))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Every length with every one of `seeds` numbers; `batch` b has the numbers from
+/// b·`seeds` on, so that batches share no prompt.
+pub(super) fn grid(
+    lengths: &[usize],
+    seeds: usize,
+    batch: usize,
+) -> impl Iterator<Item = (usize, usize)> {
+    let each = batch.saturating_mul(seeds)..(batch + 1).saturating_mul(seeds);
+    lengths.iter().flat_map(move |&length| each.clone().map(move |seed| (length, seed)))
+}
+
+/// A value by its name, as files of ablations spell it.
+fn named<T: DeserializeOwned>(field: &'static str, name: &str) -> Result<T> {
+    serde_json::from_value(name.into()).map_err(|error| Error::config(field, error.to_string()))
+}
+
+impl FromStr for NeedleKind {
+    type Err = Error;
+    fn from_str(name: &str) -> Result<Self> {
+        named("kind", name)
+    }
+}
+
+impl FromStr for StarsKind {
+    type Err = Error;
+    fn from_str(name: &str) -> Result<Self> {
+        named("kind", name)
+    }
+}
+
+impl FromStr for Language {
+    type Err = Error;
+    fn from_str(name: &str) -> Result<Self> {
+        named("language", name)
+    }
+}

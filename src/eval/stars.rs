@@ -1,0 +1,334 @@
+//! Counting-Stars: numbers strewn evenly over a whole text, all of them asked for.
+//!
+//! Song, Zheng and Luo, "Counting-Stars: A Multi-evidence, Position-aware, and Scalable
+//! Benchmark for Evaluating Long-Context Large Language Models" (COLING 2025; code under
+//! the MIT licence). Because the evidence lies everywhere, a cache that forgets evenly
+//! loses evenly here, and one that confuses what it keeps mistakes a number for the one
+//! beside it.
+//!
+//! ```text
+//! acquisition   prose ⏎ The little penguin counted 15 ★ ⏎ prose … ⏎⏎⏎⏎ question
+//! reasoning     prose ⏎ … counted 16 ★, but found that a mistake … 15 ★ … ⏎ prose …
+//! ```
+//!
+//! Of m stars, star i follows after (i + 1)·⌊j/m⌋ of the text's j words (Chinese:
+//! characters), so the last one stands near the end. Acquisition scores the share of the
+//! numbers listed. Reasoning scores, for each star, 1 if only the right number was listed,
+//! 0.5 if both were, 0.25 if only the wrong one was, 0 if neither. Only the first m numbers
+//! of an answer count, and each once.
+//!
+//! Unlike the original's, prompts are cut to tokens and not to words, the beginning of
+//! the list is part of the prompt, and the question is put in words of our own: scores
+//! compare caches, not models of other papers.
+
+use super::ask::{Prompter, Question, Questions};
+use super::grade::Grade;
+use super::haystack::{Haystack, Language, char_ends, word_ends};
+use super::options::{at_least, grid, not_empty, within};
+use super::prose::Rng;
+use crate::error::{Error, Result};
+use crate::model::{ChatTemplate, Tokenizer};
+use crate::rag::Document;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// What the stars say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StarsKind {
+    /// One number each.
+    #[default]
+    Acquisition,
+    /// A wrong number, and the right one after it.
+    Reasoning,
+}
+
+/// Which prompts to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StarsSpec {
+    /// The language of text and question.
+    pub language: Language,
+    /// What the stars say.
+    pub kind: StarsKind,
+    /// m, the number of stars.
+    pub stars: usize,
+    /// Tokens of the whole prompts.
+    pub lengths: Vec<usize>,
+    /// Prompts for each length.
+    pub seeds: usize,
+    /// Which prompts: batches have none in common.
+    pub batch: usize,
+    /// The file with the text; without one it is generated, another for each seed.
+    pub haystack: Option<PathBuf>,
+}
+
+impl Default for StarsSpec {
+    fn default() -> Self {
+        Self {
+            language: Language::English,
+            kind: StarsKind::Acquisition,
+            stars: 8,
+            lengths: vec![1024, 2048, 4096],
+            seeds: 5,
+            batch: 0,
+            haystack: None,
+        }
+    }
+}
+
+impl StarsSpec {
+    /// The task's name.
+    pub fn name(&self) -> &'static str {
+        match (self.language, self.kind) {
+            (Language::English, StarsKind::Acquisition) => "counting-stars-en-acquisition",
+            (Language::English, StarsKind::Reasoning) => "counting-stars-en-reasoning",
+            (Language::Chinese, StarsKind::Acquisition) => "counting-stars-zh-acquisition",
+            (Language::Chinese, StarsKind::Reasoning) => "counting-stars-zh-reasoning",
+        }
+    }
+
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option.
+    pub fn validate(&self) -> Result<()> {
+        not_empty("lengths", self.lengths.is_empty())?;
+        at_least("stars", self.stars, 1)?;
+        at_least("seeds", self.seeds, 1)
+    }
+
+    /// Checks that the text has no stars of its own.
+    pub(super) fn check(&self, haystack: Option<&Document>) -> Result<()> {
+        match haystack.filter(|text| text.text().contains('★')) {
+            Some(text) => Err(Error::Document {
+                path: text.source().into(),
+                what: "holds a ★ of its own".into(),
+                remedy: "name a haystack without any".into(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the prompts: every length and seed, in this order.
+    ///
+    /// # Errors
+    /// As [`NeedleSpec::questions`](super::NeedleSpec::questions).
+    pub fn questions(
+        &self,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        context: usize,
+        haystack: Option<&Document>,
+    ) -> Result<Questions> {
+        self.validate()?;
+        self.check(haystack)?;
+        let prompter = Prompter { tokenizer, template };
+        // A number, a comma and a space, and room for what a model says before it.
+        let longest = prompter.count(&format!(" {},", self.greatest()))?;
+        let max_tokens = (longest + 1) * self.stars + 16;
+        within(context, &self.lengths, max_tokens)?;
+        let haystack = Haystack::new(prompter, haystack, self.language)?;
+        let list: Result<Vec<Question>> = grid(&self.lengths, self.seeds, self.batch)
+            .map(|(length, seed)| self.question(prompter, &haystack, max_tokens, length, seed))
+            .collect();
+        Ok(Questions::new(self.name(), list?))
+    }
+
+    fn question(
+        &self,
+        prompter: Prompter<'_>,
+        haystack: &Haystack<'_>,
+        max_tokens: usize,
+        length: usize,
+        seed: usize,
+    ) -> Result<Question> {
+        let (right, wrong) = self.counts(length, seed);
+        let lines: Vec<String> = right.iter().zip(&wrong).map(|(&a, &r)| self.line(a, r)).collect();
+        let (text, ids) = haystack.fit(length, seed, |hay, exact| {
+            let ends: Vec<usize> = match self.language {
+                Language::English => word_ends(hay).collect(),
+                Language::Chinese => char_ends(hay).collect(),
+            };
+            if exact && ends.len() < self.stars {
+                let what = format!("{length} is too short for {} stars", self.stars);
+                return Err(Error::config("lengths", what));
+            }
+            let content = strew(hay, &ends, &lines) + "\n\n\n\n" + self.request();
+            prompter.build(&content, &format!("{{\"{}\": [", self.list()))
+        })?;
+        let reasoning = self.kind == StarsKind::Reasoning;
+        Ok(Question {
+            id: format!("{length}/{seed}"),
+            length,
+            depth: None,
+            seed,
+            expected: right.iter().map(u64::to_string).collect(),
+            max_tokens,
+            text,
+            ids,
+            grade: Grade::Stars {
+                list: self.list(),
+                wrong: if reasoning { wrong } else { Vec::new() },
+            },
+        })
+    }
+
+    /// The greatest number that is counted.
+    fn greatest(&self) -> usize {
+        (6 * self.stars).max(126) + 2
+    }
+
+    /// Right numbers and, beside each, a wrong one; all different, none below 3.
+    fn counts(&self, length: usize, seed: usize) -> (Vec<u64>, Vec<u64>) {
+        let mut rng = Rng::new(seed as u64);
+        rng = Rng::new(rng.bits() ^ length as u64);
+        let (mut right, mut wrong): (Vec<u64>, Vec<u64>) = (Vec::new(), Vec::new());
+        while right.len() < self.stars {
+            let a = 4 + rng.below(self.greatest() - 4) as u64;
+            let r = if rng.below(2) == 0 { a - 1 } else { a + 1 };
+            if ![a, r].iter().any(|n| right.contains(n) || wrong.contains(n)) {
+                right.push(a);
+                wrong.push(r);
+            }
+        }
+        (right, wrong)
+    }
+
+    fn line(&self, a: u64, r: u64) -> String {
+        match (self.language, self.kind) {
+            (Language::English, StarsKind::Acquisition) => {
+                format!("The little penguin counted {a} ★")
+            }
+            (Language::English, StarsKind::Reasoning) => format!(
+                "The little penguin counted {r} ★, but found that this was a mistake, counted \
+                 again, and this time {a} ★ was right"
+            ),
+            (Language::Chinese, StarsKind::Acquisition) => format!("小企鹅数了{a}颗★"),
+            (Language::Chinese, StarsKind::Reasoning) => {
+                format!("小企鹅数了{r}颗★，但发现数错了，于是重新数了一遍，这次对了，是{a}颗★")
+            }
+        }
+    }
+
+    fn request(&self) -> &'static str {
+        match (self.language, self.kind) {
+            (Language::English, StarsKind::Acquisition) => {
+                "On this moonlit and misty night the little penguin looks up at the sky and counts \
+                 ★. Please help it to collect the numbers of ★ that it counted, as \
+                 {\"little_penguin\": [x, x, x, ...]}, where each x is one number of ★ that the \
+                 little penguin counted. Do not add them up. Answer with the JSON only, without \
+                 any explanation."
+            }
+            (Language::English, StarsKind::Reasoning) => {
+                "On this moonlit and misty night the little penguin looks up at the sky and counts \
+                 ★. Please help it to collect the correct numbers of ★, as \
+                 {\"little_penguin\": [x, x, x, ...]}, where each x is one number of ★ that the \
+                 little penguin counted correctly. Do not add them up. Answer with the JSON only, \
+                 without any explanation."
+            }
+            (Language::Chinese, StarsKind::Acquisition) => {
+                "在这个月色朦胧的夜晚，小企鹅望着天空，专心地数★。请帮小企鹅收集它数过的★的颗数，\
+                 格式为{\"小企鹅\":[x,x,x,...]}，其中每个x是小企鹅一次数到的★的颗数。不要求和，\
+                 只用JSON回答，不要任何解释。"
+            }
+            (Language::Chinese, StarsKind::Reasoning) => {
+                "在这个月色朦胧的夜晚，小企鹅望着天空，专心地数★。请帮小企鹅收集★的正确颗数，\
+                 格式为{\"小企鹅\":[x,x,x,...]}，其中每个x是小企鹅一次数对的★的颗数。不要求和，\
+                 只用JSON回答，不要任何解释。"
+            }
+        }
+    }
+
+    fn list(&self) -> &'static str {
+        match self.language {
+            Language::English => "little_penguin",
+            Language::Chinese => "小企鹅",
+        }
+    }
+}
+
+/// `hay` with line i after (i + 1)·⌊units / lines⌋ units, which end at `ends`.
+fn strew(hay: &str, ends: &[usize], lines: &[String]) -> String {
+    let stride = ends.len() / lines.len().max(1);
+    let (mut text, mut from) = (String::new(), 0);
+    for (i, line) in lines.iter().enumerate() {
+        let to = ((i + 1) * stride).checked_sub(1).map_or(0, |unit| ends[unit]);
+        text += hay[from..to].trim_matches(' ');
+        text += &format!("\n{line}\n");
+        from = to;
+    }
+    text + hay[from..].trim_start_matches(' ')
+}
+
+/// The numbers that an answer lists, at most the first `most`: of the list called `name`
+/// if there is JSON, else of the (first) list that is open or begun, else all.
+pub(super) fn read_counts(answer: &str, name: &str, most: usize) -> Vec<u64> {
+    let json = answer.find('{').and_then(|at| {
+        let mut values = serde_json::Deserializer::from_str(&answer[at..]).into_iter::<Value>();
+        values.next()?.ok()?.get(name)?.as_array().cloned()
+    });
+    let mut counts: Vec<u64> = match json {
+        Some(list) => list.iter().filter_map(count).collect(),
+        None => {
+            let close = answer.find(']').unwrap_or(answer.len());
+            let open = answer[..close].find('[').map_or(0, |at| at + 1);
+            let digits = answer[open..close].split(|c: char| !c.is_ascii_digit());
+            digits.filter_map(|digits| digits.parse().ok()).collect()
+        }
+    };
+    counts.truncate(most);
+    counts
+}
+
+fn count(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_tolerantly() {
+        let read = |answer| read_counts(answer, "little_penguin", 4);
+        // As the prompt begins the list, as JSON of its own, in a fence, cut off, as text.
+        for answer in [
+            "3, 14, 15]} and [9]",
+            "{\"little_penguin\": [3, \"14\", 15]}",
+            "```json\n{\"little_penguin\": [3,14,15]}\n```",
+            "{\"little_penguin\": [3, 14, 15",
+            "3, 14 and 15 ★",
+            "I see: [3, 14, 15",
+        ] {
+            assert_eq!(read(answer), [3, 14, 15], "{answer}");
+        }
+        assert_eq!(read("1, 1, 2, 3, 4, 5]"), [1, 1, 2, 3]);
+        assert_eq!(read_counts("{\"小企鹅\":[7]}", "小企鹅", 9), [7]);
+        assert!(read("none").is_empty() && read("99999999999999999999999").is_empty());
+    }
+
+    #[test]
+    fn stars_are_strewn_evenly() {
+        let lines: Vec<String> = ["X", "Y", "Z"].map(String::from).into();
+        let put = |hay: &str| strew(hay, &word_ends(hay).collect::<Vec<_>>(), &lines);
+        assert_eq!(put("a b c d e f g."), "a b\nX\nc d\nY\ne f\nZ\ng.");
+        assert_eq!(put("a b c"), "a\nX\nb\nY\nc\nZ\n");
+        assert_eq!(put("a b"), "\nX\n\nY\n\nZ\na b");
+    }
+
+    #[test]
+    fn counts_are_all_different() {
+        for stars in [1, 8, 32, 100] {
+            let spec = StarsSpec { stars, ..StarsSpec::default() };
+            let (right, wrong) = spec.counts(1024, 3);
+            let mut all = [right.clone(), wrong.clone()].concat();
+            assert!(right.iter().zip(&wrong).all(|(a, r)| a.abs_diff(*r) == 1));
+            assert!(all.iter().all(|&n| n >= 3));
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), 2 * stars);
+        }
+    }
+}

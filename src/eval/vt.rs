@@ -1,0 +1,172 @@
+//! RULER's variable tracking: a chain of assignments hidden in a text, all names asked for.
+//!
+//! Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language
+//! Models?" (2024). One chain of h hops: `VAR A = 12345`, `VAR B = VAR A`, …, in this order
+//! and anywhere in the text; the answer names all h + 1 variables. A worked example on a
+//! short text comes first, as in the original. The score is the share of names contained.
+
+use super::ask::{Prompter, Question, Questions};
+use super::grade::Grade;
+use super::haystack::{Haystack, Language, insert, place};
+use super::options::{at_least, grid, not_empty, within};
+use super::prose::{Rng, prose};
+use crate::error::Result;
+use crate::model::{ChatTemplate, Tokenizer};
+use crate::rag::Document;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Tokens of an answer, at most; more if the right one needs more.
+pub const ANSWER_TOKENS: usize = 30;
+
+const INSTRUCTION: &str =
+    "Memorize and track the chain of variable assignments that is hidden in the text.";
+
+/// Which prompts to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VtSpec {
+    /// Assignments of a variable to another.
+    pub hops: usize,
+    /// Tokens of the whole prompts.
+    pub lengths: Vec<usize>,
+    /// Prompts for each length.
+    pub seeds: usize,
+    /// Which prompts: batches have none in common.
+    pub batch: usize,
+    /// The file with the text; without one it is generated, another for each seed.
+    pub haystack: Option<PathBuf>,
+}
+
+impl Default for VtSpec {
+    fn default() -> Self {
+        Self { hops: 4, lengths: vec![1024, 2048, 4096], seeds: 5, batch: 0, haystack: None }
+    }
+}
+
+impl VtSpec {
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) naming the option.
+    pub fn validate(&self) -> Result<()> {
+        not_empty("lengths", self.lengths.is_empty())?;
+        at_least("hops", self.hops, 1)?;
+        at_least("seeds", self.seeds, 1)
+    }
+
+    /// Makes the prompts: every length and seed, in this order.
+    ///
+    /// # Errors
+    /// As [`NeedleSpec::questions`](super::NeedleSpec::questions).
+    pub fn questions(
+        &self,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        context: usize,
+        haystack: Option<&Document>,
+    ) -> Result<Questions> {
+        self.validate()?;
+        let prompter = Prompter { tokenizer, template };
+        let haystack = Haystack::new(prompter, haystack, Language::English)?;
+        let mut list = Vec::new();
+        for (length, seed) in grid(&self.lengths, self.seeds, self.batch) {
+            list.push(self.question(prompter, &haystack, length, seed)?);
+            let max_tokens = list.last().map_or(0, |question| question.max_tokens);
+            within(context, &[length], max_tokens)?;
+        }
+        Ok(Questions::new("vt", list))
+    }
+
+    fn question(
+        &self,
+        prompter: Prompter<'_>,
+        haystack: &Haystack<'_>,
+        length: usize,
+        seed: usize,
+    ) -> Result<Question> {
+        let mut rng = Rng::new(seed as u64);
+        rng = Rng::new(rng.bits() ^ length as u64);
+        let example = Chain::new(&mut rng, self.hops, 3, &|_| false);
+        let shown = example.example(seed as u64);
+        let chain = Chain::new(&mut rng, self.hops, 5, &|name| {
+            haystack.contains(name) || shown.contains(name)
+        });
+        let mut depths: Vec<usize> = (0..=self.hops).map(|_| rng.below(101)).collect();
+        depths.sort_unstable();
+        let (text, ids) = haystack.fit(length, seed, |hay, exact| {
+            let mut placed = Vec::new();
+            for (statement, &depth) in chain.statements.iter().zip(&depths) {
+                let at = if exact { place(prompter, hay, depth)? } else { hay.len() };
+                placed.push((at, statement));
+            }
+            let hay = insert(hay, &placed);
+            let content =
+                format!("{shown}\n\n{INSTRUCTION}\n\n{hay}\n\n{}", question(&chain.value));
+            prompter.build(&content, &answer(&chain))
+        })?;
+        let right = prompter.count(&format!(" {}", chain.names.join(", ")))?;
+        Ok(Question {
+            id: format!("{length}/{seed}"),
+            length,
+            depth: None,
+            seed,
+            max_tokens: ANSWER_TOKENS.max(right + 4),
+            expected: chain.names,
+            text,
+            ids,
+            grade: Grade::Contains,
+        })
+    }
+}
+
+fn question(value: &str) -> String {
+    format!("Question: Find all variables that are assigned the value {value} in the text above.")
+}
+
+fn answer(chain: &Chain) -> String {
+    format!(
+        "Answer: In the chain of variable assignments in the text above, {} variables are \
+         assigned the value {}. They are:",
+        chain.names.len(),
+        chain.value
+    )
+}
+
+/// Variables that all have one value.
+struct Chain {
+    value: String,
+    names: Vec<String>,
+    statements: Vec<String>,
+}
+
+impl Chain {
+    /// Names of `letters` capitals each, none of which is `taken`.
+    fn new(rng: &mut Rng, hops: usize, letters: usize, taken: &dyn Fn(&str) -> bool) -> Self {
+        let value = (10_000 + rng.below(90_000)).to_string();
+        let mut names: Vec<String> = Vec::new();
+        while names.len() <= hops {
+            let name: String =
+                (0..letters).map(|_| char::from(b'A' + rng.below(26) as u8)).collect();
+            if !names.contains(&name) && !taken(&name) {
+                names.push(name);
+            }
+        }
+        let mut statements = vec![format!("VAR {} = {value}.", names[0])];
+        statements.extend(names.windows(2).map(|two| format!("VAR {} = VAR {}.", two[1], two[0])));
+        Self { value, names, statements }
+    }
+
+    /// A short text with the chain in it, the question and its answer.
+    fn example(&self, seed: u64) -> String {
+        let text = prose(!seed, 12 * self.statements.len());
+        let ends: Vec<usize> =
+            super::haystack::sentence_ends(&text).take(self.statements.len()).collect();
+        let placed: Vec<(usize, &String)> = (self.statements.iter().enumerate())
+            .map(|(i, statement)| (ends.get(i).copied().unwrap_or(text.len()), statement))
+            .collect();
+        let hay = insert(&text, &placed);
+        let (question, names) = (question(&self.value), self.names.join(", "));
+        format!("{INSTRUCTION}\n\n{hay}\n\n{question}\n{} {names}.", answer(self))
+    }
+}
