@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(insert(hay, &[(0, "X."), (0, "Y.")]), "X. Y. One. Two. Three.");
         assert_eq!(insert(hay, &[(16, "X.")]), "One. Two. Three. X.");
         assert_eq!(insert("", &[(0, "X.")]), "X.");
-        assert_eq!(insert::<&str>(hay, &[]), hay);
+        assert_eq!(insert(hay, &[] as &[(usize, &str)]), hay);
     }
 
     #[test]
