@@ -262,6 +262,7 @@ pub fn perplexity(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Perplexity> {
     session.admit(windows.context, 0)?;
+    let room = session.admit(windows.context, DECODED).is_ok();
     let (mut all, mut each) = (Sums::default(), Vec::new());
     let (mut memory, mut speed) = (Memory::default(), Speed::default());
     for index in 0..windows.count {
@@ -279,7 +280,7 @@ pub fn perplexity(
                 kv_bytes: session.cache().held_bytes(),
                 kv_bytes_16_bit: session.bytes_16_bit(ids.len()),
             };
-            if index + 1 == windows.count && session.admit(windows.context, DECODED).is_ok() {
+            if index + 1 == windows.count && room {
                 decode(session, seq, &ids, cancel, &mut speed)?;
             }
             Ok(sums)

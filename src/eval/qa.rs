@@ -94,7 +94,7 @@ impl QaSpec {
     pub fn read(&self) -> Result<Vec<Item>> {
         let file = read_document(&self.file)?;
         let lines = file.text().lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let items: Result<Vec<Item>> = lines
+        lines
             .take(self.limit.unwrap_or(usize::MAX))
             .map(|(index, line)| {
                 item(&self.file, index + 1, line).map_err(|what| Error::Document {
@@ -103,16 +103,7 @@ impl QaSpec {
                     remedy: "mend the line or take it out".into(),
                 })
             })
-            .collect();
-        let items = items?;
-        match items.is_empty() {
-            true => Err(Error::Document {
-                path: self.file.clone(),
-                what: "holds no question".into(),
-                remedy: "give it one JSON object a line".into(),
-            }),
-            false => Ok(items),
-        }
+            .collect()
     }
 
     /// Makes the prompts, in the file's order.
@@ -134,7 +125,7 @@ impl QaSpec {
     }
 
     fn question(&self, prompter: Prompter<'_>, context: usize, item: &Item) -> Result<Question> {
-        let Form { max_tokens, instruction, question, answer, .. } = Form::of(item);
+        let Form { max_tokens, instruction, question, answer } = Form::of(item);
         let most = context.saturating_sub(max_tokens);
         let limit = self.length.unwrap_or(most);
         if limit > most {
@@ -273,14 +264,14 @@ impl Form {
             Kind::SummaryZh => form("阅读以下文字。", or("请写一段总结。"), "总结：", 512),
             Kind::Classification => form(
                 "Read the text and name the class that is asked for at its end.",
-                asked.into(),
-                "",
+                format!("{asked}\nAnswer with the name of the class only."),
+                "The class is",
                 64,
             ),
             Kind::Retrieval => form(
                 "Read the numbered paragraphs.",
                 or("Which paragraph is it?") + "\nAnswer with the number of the paragraph only.",
-                "Paragraph",
+                "The number of the paragraph is",
                 32,
             ),
             Kind::Count => form(

@@ -17,9 +17,11 @@
 //! 0.5 if both were, 0.25 if only the wrong one was, 0 if neither. Only the first m numbers
 //! of an answer count, and each once.
 //!
-//! Unlike the original's, prompts are cut to tokens and not to words, the beginning of
-//! the list is part of the prompt, and the question is put in words of our own: scores
-//! compare caches, not models of other papers.
+//! The original asks for JSON, in which models of some hundred million parameters cannot
+//! answer; so by default a plain list is asked for, and JSON with [`StarsSpec::json`].
+//! Prompts are cut to tokens and not to words, the answer's beginning is part of them, and
+//! the question is put in words of our own: scores compare caches, not models of other
+//! papers.
 
 use super::ask::{Prompter, Question, Questions};
 use super::grade::Grade;
@@ -54,6 +56,8 @@ pub struct StarsSpec {
     pub kind: StarsKind,
     /// m, the number of stars.
     pub stars: usize,
+    /// Whether JSON is asked for, as in the original.
+    pub json: bool,
     /// Tokens of the whole prompts.
     pub lengths: Vec<usize>,
     /// Prompts for each length.
@@ -70,6 +74,7 @@ impl Default for StarsSpec {
             language: Language::English,
             kind: StarsKind::Acquisition,
             stars: 8,
+            json: false,
             lengths: vec![1024, 2048, 4096],
             seeds: 5,
             batch: 0,
@@ -125,8 +130,8 @@ impl StarsSpec {
         self.validate()?;
         self.check(haystack)?;
         let prompter = Prompter { tokenizer, template };
-        // A number, a comma and a space, and room for what a model says before it.
-        let longest = prompter.count(&format!(" {},", self.greatest()))?;
+        // A line of a list each, and room for what a model says before it.
+        let longest = prompter.count(&format!("\n{}. {} ★", self.stars, self.greatest()))?;
         let max_tokens = (longest + 1) * self.stars + 16;
         within(context, &self.lengths, max_tokens)?;
         let haystack = Haystack::new(prompter, haystack, self.language)?;
@@ -155,8 +160,8 @@ impl StarsSpec {
                 let what = format!("{length} is too short for {} stars", self.stars);
                 return Err(Error::config("lengths", what));
             }
-            let content = strew(hay, &ends, &lines) + "\n\n\n\n" + self.request();
-            prompter.build(&content, &format!("{{\"{}\": [", self.list()))
+            let (request, answer) = self.request();
+            prompter.build(&(strew(hay, &ends, &lines) + "\n\n\n\n" + request), answer)
         })?;
         let reasoning = self.kind == StarsKind::Reasoning;
         Ok(Question {
@@ -212,35 +217,57 @@ impl StarsSpec {
         }
     }
 
-    fn request(&self) -> &'static str {
-        match (self.language, self.kind) {
-            (Language::English, StarsKind::Acquisition) => {
+    /// The question and the beginning of its answer.
+    fn request(&self) -> (&'static str, &'static str) {
+        use {Language::*, StarsKind::*};
+        match (self.json, self.language, self.kind) {
+            (false, English, Acquisition) => (
+                "What numbers of ★ did the little penguin count in the text? List all of them.",
+                "The numbers of ★ that the little penguin counted in the text are",
+            ),
+            (false, English, Reasoning) => (
+                "What correct numbers of ★ did the little penguin count in the text? List all of \
+                 them.",
+                "The correct numbers of ★ that the little penguin counted in the text are",
+            ),
+            (false, Chinese, Acquisition) => {
+                ("小企鹅在文中每次数了多少颗★？请全部列出。", "小企鹅在文中数到的★的颗数是：")
+            }
+            (false, Chinese, Reasoning) => {
+                ("小企鹅在文中每次数对的★是多少颗？请全部列出。", "小企鹅在文中数对的★的颗数是：")
+            }
+            (true, English, Acquisition) => (
                 "On this moonlit and misty night the little penguin looks up at the sky and counts \
                  ★. Please help it to collect the numbers of ★ that it counted, as \
                  {\"little_penguin\": [x, x, x, ...]}, where each x is one number of ★ that the \
                  little penguin counted. Do not add them up. Answer with the JSON only, without \
-                 any explanation."
-            }
-            (Language::English, StarsKind::Reasoning) => {
+                 any explanation.",
+                "{\"little_penguin\": [",
+            ),
+            (true, English, Reasoning) => (
                 "On this moonlit and misty night the little penguin looks up at the sky and counts \
                  ★. Please help it to collect the correct numbers of ★, as \
                  {\"little_penguin\": [x, x, x, ...]}, where each x is one number of ★ that the \
                  little penguin counted correctly. Do not add them up. Answer with the JSON only, \
-                 without any explanation."
-            }
-            (Language::Chinese, StarsKind::Acquisition) => {
+                 without any explanation.",
+                "{\"little_penguin\": [",
+            ),
+            (true, Chinese, Acquisition) => (
                 "在这个月色朦胧的夜晚，小企鹅望着天空，专心地数★。请帮小企鹅收集它数过的★的颗数，\
                  格式为{\"小企鹅\":[x,x,x,...]}，其中每个x是小企鹅一次数到的★的颗数。不要求和，\
-                 只用JSON回答，不要任何解释。"
-            }
-            (Language::Chinese, StarsKind::Reasoning) => {
+                 只用JSON回答，不要任何解释。",
+                "{\"小企鹅\":[",
+            ),
+            (true, Chinese, Reasoning) => (
                 "在这个月色朦胧的夜晚，小企鹅望着天空，专心地数★。请帮小企鹅收集★的正确颗数，\
                  格式为{\"小企鹅\":[x,x,x,...]}，其中每个x是小企鹅一次数对的★的颗数。不要求和，\
-                 只用JSON回答，不要任何解释。"
-            }
+                 只用JSON回答，不要任何解释。",
+                "{\"小企鹅\":[",
+            ),
         }
     }
 
+    /// The list's name in JSON.
     fn list(&self) -> &'static str {
         match self.language {
             Language::English => "little_penguin",
@@ -263,7 +290,7 @@ fn strew(hay: &str, ends: &[usize], lines: &[String]) -> String {
 }
 
 /// The numbers that an answer lists, at most the first `most`: of the list called `name`
-/// if there is JSON, else of the (first) list that is open or begun, else all.
+/// if there is JSON, else of the list in brackets, open or begun, else all.
 pub(super) fn read_counts(answer: &str, name: &str, most: usize) -> Vec<u64> {
     let json = answer.find('{').and_then(|at| {
         let mut values = serde_json::Deserializer::from_str(&answer[at..]).into_iter::<Value>();
@@ -274,12 +301,27 @@ pub(super) fn read_counts(answer: &str, name: &str, most: usize) -> Vec<u64> {
         None => {
             let close = answer.find(']').unwrap_or(answer.len());
             let open = answer[..close].find('[').map_or(0, |at| at + 1);
-            let digits = answer[open..close].split(|c: char| !c.is_ascii_digit());
-            digits.filter_map(|digits| digits.parse().ok()).collect()
+            numbers(&answer[open..close])
         }
     };
     counts.truncate(most);
     counts
+}
+
+/// The numbers of a text but for those that number a list, as "1. " and "2) " before a
+/// number do.
+fn numbers(text: &str) -> Vec<u64> {
+    let (mut found, mut rest) = (Vec::new(), text);
+    while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+        let digits = &rest[at..];
+        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+        let (number, after) = digits.split_at(end);
+        let follows = after.strip_prefix(". ").or_else(|| after.strip_prefix(") "));
+        let marker = follows.is_some_and(|f| f.starts_with(|c: char| c.is_ascii_digit()));
+        found.extend(number.parse::<u64>().ok().filter(|_| !marker));
+        rest = after;
+    }
+    found
 }
 
 fn count(value: &Value) -> Option<u64> {
@@ -300,6 +342,8 @@ mod tests {
             "```json\n{\"little_penguin\": [3,14,15]}\n```",
             "{\"little_penguin\": [3, 14, 15",
             "3, 14 and 15 ★",
+            ":\n1. 3 ★\n2. 14 ★\n3. 15 ★",
+            "1) 3, 2) 14, 3) 15.",
             "I see: [3, 14, 15",
         ] {
             assert_eq!(read(answer), [3, 14, 15], "{answer}");

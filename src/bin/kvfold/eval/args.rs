@@ -148,6 +148,10 @@ struct StarsArgs {
     #[arg(long, default_value_t = 8, value_name = "COUNT")]
     stars: usize,
 
+    /// Ask for JSON, as the published benchmark does; small models cannot answer so
+    #[arg(long)]
+    ask_json: bool,
+
     #[command(flatten)]
     made: MadeArgs,
 
@@ -257,6 +261,7 @@ impl EvalArgs {
                 language: args.language.parse()?,
                 kind: args.kind.parse()?,
                 stars: args.stars,
+                json: args.ask_json,
                 lengths: args.made.lengths.clone(),
                 seeds: args.made.seeds,
                 batch: args.made.batch,
