@@ -110,9 +110,16 @@ fn shapes_agree_with_float64() {
     ];
     for kind in kinds(2) {
         for (i, (d, heads, kv_heads)) in shapes.into_iter().enumerate() {
-            for (format, causal) in
-                [("kivi2", true), ("f16", true), ("kivi4", true), ("kivi2", false)]
-            {
+            for (format, causal) in [
+                ("kivi2", true),
+                ("f16", true),
+                ("kivi4", true),
+                ("kivi2", false),
+                ("kf2", true),
+                ("kf3.2", false),
+                ("kf3", true),
+                ("kf4", true),
+            ] {
                 let group = two_layers(format, d, kv_heads);
                 if !kind.takes(&group) {
                     continue;

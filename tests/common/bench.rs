@@ -8,7 +8,7 @@ use kvfold::backend::{Attend, KvGroup, LayerIndex, Rope};
 use kvfold::cache::{BlockRef, KvCache, SeqId};
 
 /// All formats; the last four are for the CPU only.
-pub const FORMATS: [&str; 14] = [
+pub const FORMATS: [&str; 22] = [
     "f16",
     "bf16",
     "fp8",
@@ -19,6 +19,14 @@ pub const FORMATS: [&str; 14] = [
     "bf16+kivi4",
     "bf16+kivi2",
     "bf16+kivi4/kivi2",
+    "kf4",
+    "kf3",
+    "kf3.2",
+    "kf2",
+    "bf16+kf4",
+    "bf16+kf3",
+    "bf16+kf3.2",
+    "bf16+kf2",
     "f16/kivi2",
     "kivi2/f16",
     "bf16/kivi4",
