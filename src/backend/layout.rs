@@ -40,6 +40,16 @@ impl PageLayout {
             Sealed | RaggedSealed => (group.format.key, group.format.value),
             _ => (hot, hot),
         };
+        for codec in [key, value] {
+            if !codec.fits(group.head_dim) {
+                return Err(Error::Unsupported {
+                    what: format!("the KV format {codec} with a head_dim of {}", group.head_dim),
+                    remedy:
+                        "choose another --kv; kf formats take 64, 128 and 256, kivi multiples of 32"
+                            .into(),
+                });
+            }
+        }
         let ragged = matches!(class.kind, RaggedSink | RaggedHot | RaggedSealed);
         let (head_dim, page_tokens) = (group.head_dim, class.page_tokens);
         let bytes = |codec: Codec| codec.tile().tile_bytes(head_dim) * page_tokens / TILE_TOKENS;

@@ -27,7 +27,7 @@ pub fn limit(x: f32) -> f32 {
 }
 
 /// Rounds to the nearest integer, ties to even, for `0 ≤ x < 2^22`.
-pub(super) fn rint(x: f32) -> f32 {
+pub(crate) fn rint(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 · 2^23
     (x + MAGIC) - MAGIC
 }

@@ -92,8 +92,9 @@ impl Place {
     }
 }
 
-/// Where register `r` of a unit lies: which of its words, at which bit.
-const fn register_place(bits: usize, register: usize) -> (usize, usize, bool) {
+/// Where a register of a unit lies: which of its words, at which bit, and whether it is
+/// [split](Place::split).
+pub(crate) const fn register_place(bits: usize, register: usize) -> (usize, usize, bool) {
     match (bits, register) {
         (3, 15) => (0, 15, true),
         (3, _) => (register / 5, register % 5 * 3, false),

@@ -1,6 +1,6 @@
 //! What a kernel cannot do is an error that names it, before anything is launched.
 
-use crate::world::{World, devices, group, rope};
+use crate::world::{World, cache_of, devices, group, rope};
 use half::bf16;
 use kvfold::Error;
 use kvfold::backend::LayerIndex;
@@ -35,8 +35,9 @@ fn head_dims_without_a_kernel() {
         let device = &devices(0)[0];
         let stream = device.stream().unwrap();
         let groups = [group(format, d, 1, 1)];
-        let words = [&format!("head_dim {d}"), codec, "powers of two"];
-        names(Arenas::new(device, &groups, &[], 0, &stream), &words);
+        let cache = cache_of(&groups);
+        let words = [codec, &format!("head_dim of {d}")];
+        names(Arenas::new(device, &groups, cache.classes(), 0, &stream), &words);
     }
 }
 

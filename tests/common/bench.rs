@@ -7,8 +7,8 @@ use super::subject::{Attended, Kind, LayerStep, Subject};
 use kvfold::backend::{Attend, KvGroup, LayerIndex, Rope};
 use kvfold::cache::{BlockRef, KvCache, SeqId};
 
-/// All formats; the last four are for the CPU only.
-pub const FORMATS: [&str; 22] = [
+/// All formats; the last are for the CPU only.
+pub const FORMATS: [&str; 24] = [
     "f16",
     "bf16",
     "fp8",
@@ -27,6 +27,8 @@ pub const FORMATS: [&str; 22] = [
     "bf16+kf3",
     "bf16+kf3.2",
     "bf16+kf2",
+    "kf4/kf2",
+    "kivi4/kf2",
     "f16/kivi2",
     "kivi2/f16",
     "bf16/kivi4",

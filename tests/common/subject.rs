@@ -414,11 +414,9 @@ impl Kind {
         ];
         let name = group.format.to_string();
         let format = FORMATS.contains(&name.trim_start_matches("bf16+")) && name != "bf16+f16";
-        let rotated = group.format.key.rotated() || group.format.value.rotated();
-        match self {
-            Kind::Cpu(_) => !rotated,
-            _ => format && [64, 128, 256].contains(&group.head_dim),
-        }
+        let fits = group.format.key.fits(group.head_dim) && group.format.value.fits(group.head_dim);
+        let cpu = matches!(self, Kind::Cpu(_)) && fits;
+        cpu || (format && [64, 128, 256].contains(&group.head_dim))
     }
 
     pub fn subject(self) -> Box<dyn Subject> {

@@ -83,7 +83,7 @@ impl Arenas {
         budget: u64,
         stream: &Stream,
     ) -> Result<Self> {
-        groups.iter().try_for_each(check_head_dim)?;
+        groups.iter().try_for_each(|group| check_head_dim(group.head_dim))?;
         // No class can have more than the device.
         let room = budget.min(device.info().memory);
         let chunk_bytes = (budget / 256).min(MOST_CHUNK_BYTES);
@@ -320,21 +320,14 @@ fn missing(block: BlockRef) -> Error {
     Error::NotFound { what: format!("KV block {} of class {}", block.index, block.class.0) }
 }
 
-fn check_head_dim(group: &KvGroup) -> Result<()> {
-    let KvGroup { head_dim, format, .. } = group;
-    if !head_dim.is_multiple_of(32) || !(32..=MAX_HEAD_DIM).contains(head_dim) {
-        return Err(Error::Unsupported {
-            what: format!("head_dim {head_dim}"),
-            remedy: format!("it must be a multiple of 32, at most {MAX_HEAD_DIM}"),
-        });
+fn check_head_dim(head_dim: usize) -> Result<()> {
+    if head_dim.is_multiple_of(32) && (32..=MAX_HEAD_DIM).contains(&head_dim) {
+        return Ok(());
     }
-    match [format.key, format.value].into_iter().find(|codec| !codec.fits(*head_dim)) {
-        Some(codec) => Err(Error::Unsupported {
-            what: format!("head_dim {head_dim} with the KV codec {codec}"),
-            remedy: "rows are rotated in powers of two of at least 64 channels".into(),
-        }),
-        None => Ok(()),
-    }
+    Err(Error::Unsupported {
+        what: format!("head_dim {head_dim}"),
+        remedy: format!("it must be a multiple of 32, at most {MAX_HEAD_DIM}"),
+    })
 }
 
 /// The layer of a stream of a group, which must exist.

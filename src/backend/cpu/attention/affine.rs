@@ -14,18 +14,12 @@
 //! a fragment row hold elements `2t` of k at even and `2t + 1` at odd fields, so
 //! vectors along k are kept in *even-odd order*: of each 32 elements first those
 //! with even, then those with odd index.
-//!
-//! A code is extracted in one of two ways. Any processor shifts and looks the lowest
-//! bits up. One that takes subnormal numbers at full speed multiplies codes where
-//! they are (`IN_PLACE`): the bits of a word above its lowest `p`, masked and read as a
-//! float, are `code·2^(p − 149)`. The folded vector makes up for `p` and a unit at the
-//! end for the rest, all by powers of two, so products are as exact as with the
-//! other way.
 
+use super::codes::{LIFTS, Words, field, fields, units};
 use super::prefetch::prefetch_part;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::affine::Affine;
-use crate::codec::fragment::{span, tile_words};
+use crate::codec::fragment::{span, tile_words, unit_words};
 use crate::codec::{Side, TILE_TOKENS};
 
 /// Channels of a head that the kernels can hold.
@@ -36,56 +30,6 @@ pub(super) const MAX_BIASES: usize = MAX_HEAD_DIM / 32 * 16;
 
 /// Elements of a folded vector: k of each row group of a tile.
 pub(super) const MAX_FOLD: usize = MAX_HEAD_DIM / 32 * TILE_TOKENS;
-
-/// Folded vectors for codes in place are larger by 2^80 above bit 0. So they overflow
-/// from 2^48 on, and products lose bits below 2^-57: scales lie within 2^±24.
-const LIFT: i32 = 80;
-
-/// Bits that the second half of a word's fields is shifted by, so that all are
-/// within a float's 23 bits of fraction.
-const SHIFTED: usize = 16;
-
-/// The lowest bit of pair `n` of a word, which stands in the word shifted right by
-/// [`SHIFTED`] if the second value says so.
-const fn bit(bits: usize, n: usize) -> (usize, bool) {
-    let at = 2 * bits * n;
-    // Both codes of the pair below bit 23.
-    if at + 2 * bits <= 23 { (at, false) } else { (at - SHIFTED, true) }
-}
-
-/// `2^n`, a normal number.
-const fn power(n: i32) -> f32 {
-    f32::from_bits(((n + 127) as u32) << 23)
-}
-
-/// What scales are multiplied by for codes in place, for each 32 elements of k.
-const fn lifts(bits: usize) -> [f32; 32] {
-    let mut lifts = [0.0; 32];
-    let mut span_index = 0;
-    while span_index < 32 / span(bits) {
-        let mut n = 0;
-        while n < fields(bits) {
-            let mut t = 0;
-            while t < 4 {
-                lifts[field(bits, span_index, n) + t] = power(LIFT - bit(bits, n).0 as i32);
-                t += 1;
-            }
-            n += 1;
-        }
-        span_index += 1;
-    }
-    lifts
-}
-
-/// [`lifts`] of 2 bits and of 4 bits.
-static LIFTS: [[f32; 32]; 2] = [lifts(2), lifts(4)];
-
-/// What sums of products stand for, in rows g and in rows g + 8: those have their
-/// codes `bits` bits higher.
-#[inline(always)]
-const fn units(in_place: bool, bits: usize) -> [f32; 2] {
-    if in_place { [power(149 - LIFT), power(149 - LIFT - bits as i32)] } else { [1.0; 2] }
-}
 
 /// Index, in even-odd order, of element `i`.
 pub(super) const fn even_odd(i: usize) -> usize {
@@ -114,7 +58,7 @@ impl<'a> AffineTile<'a> {
         let (scales, zeros) = codec.offsets(head_dim);
         assert!(bytes.len() == zeros + (zeros - scales) && head_dim <= MAX_HEAD_DIM);
         assert!(scales == 4 * tile_words(codec.bits, head_dim));
-        assert!(head_dim.is_multiple_of(codec.group.max(32)) && codec.group.is_multiple_of(32));
+        assert!(codec.fits(head_dim) && codec.group.is_multiple_of(32));
         let (rows, k) = match side {
             Side::Key => (TILE_TOKENS, head_dim),
             Side::Value => (head_dim, TILE_TOKENS),
@@ -122,16 +66,17 @@ impl<'a> AffineTile<'a> {
         Self { bytes, bits: codec.bits, group: codec.group, rows, k, side, scales, zeros }
     }
 
-    /// The words of the fragment at a block of 16 rows and a span along k.
+    /// The words of the unit at a block of 16 rows and a span along k.
     #[inline(always)]
-    fn fragment(&self, row_block: usize, span_index: usize) -> *const u8 {
+    fn unit(&self, row_block: usize, span_index: usize) -> *const u8 {
         let index = match self.side {
             Side::Key => row_block * (self.k / span(self.bits)) + span_index,
             Side::Value => span_index * (self.rows / 16) + row_block,
         };
-        debug_assert!((index + 1) * 128 <= self.scales);
-        // SAFETY: the fragments of a tile end where the scales begin.
-        unsafe { self.bytes.as_ptr().add(index * 128) }
+        let bytes = unit_words(self.bits) * 128;
+        debug_assert!((index + 1) * bytes <= self.scales);
+        // SAFETY: the units of a tile end where the scales begin.
+        unsafe { self.bytes.as_ptr().add(index * bytes) }
     }
 
     /// Pointers to the f16 scales and zeros of a row group.
@@ -173,8 +118,9 @@ impl<'a> AffineTile<'a> {
                     let (zero_even, zero_odd) = s.load_f16_even_odd(zeros.add(2 * start));
                     let even = start / 32 * 32 + start % 32 / 2;
                     let (mut scale_even, mut scale_odd) = (scale_even, scale_odd);
-                    if IN_PLACE {
-                        let lifts = LIFTS[self.bits / 4].as_ptr().add(even % 32);
+                    if IN_PLACE || self.bits == 3 {
+                        let lifts = &LIFTS[usize::from(IN_PLACE)][self.bits - 2];
+                        let lifts = lifts.as_ptr().add(even % 64);
                         scale_even = s.mul(scale_even, s.load(lifts));
                         scale_odd = s.mul(scale_odd, s.load(lifts.add(16)));
                     }
@@ -332,26 +278,53 @@ impl<'a> AffineTile<'a> {
             }
             for i in 0..self.group / 16 {
                 let block = row_group * self.group / 16 + i;
-                for v in 0..32 / S::LANES {
-                    for span_index in 0..self.k / span(self.bits) {
-                        // SAFETY: the rows of this block and the elements of this
-                        // span lie within `out`, whose length was checked.
-                        unsafe {
-                            let words = self.fragment(block, span_index).add(4 * v * S::LANES);
-                            let mut w = s.load_words(words);
-                            let row = block * 16 + v * S::LANES / 4;
-                            let p = out.as_mut_ptr().add(row * self.k);
-                            for n in 0..fields(self.bits) {
-                                let at = field(self.bits, span_index, n);
-                                let (low, high);
-                                (low, high, w) = next_codes(s, self.bits, w);
-                                let factor = s.load4(scale.as_ptr().add(at));
-                                let offset = s.load4(zero.as_ptr().add(at));
-                                let x = s.fma(low, factor, offset);
-                                s.store_blocks(p.add(at), self.k, x);
-                                let x = s.fma(high, factor, offset);
-                                s.store_blocks(p.add(at + 8 * self.k), self.k, x);
-                            }
+                match self.bits {
+                    2 => self.decode_block::<S, 2>(s, block, &scale, &zero, out),
+                    3 => self.decode_block::<S, 3>(s, block, &scale, &zero, out),
+                    _ => self.decode_block::<S, 4>(s, block, &scale, &zero, out),
+                }
+            }
+        }
+    }
+
+    /// Decodes a block of 16 rows with its row group's parameters.
+    #[inline(always)]
+    fn decode_block<S: Simd, const BITS: usize>(
+        &self,
+        s: S,
+        block: usize,
+        scale: &[f32; MAX_HEAD_DIM],
+        zero: &[f32; MAX_HEAD_DIM],
+        out: &mut [f32],
+    ) {
+        assert!(out.len() >= (block + 1) * 16 * self.k && self.k <= MAX_HEAD_DIM);
+        let lifts = &LIFTS[0][BITS - 2];
+        let [low_unit, high_unit] = units(false, BITS).map(|unit| s.splat(unit));
+        for v in 0..32 / S::LANES {
+            for span_index in 0..self.k / span(BITS) {
+                // SAFETY: the words of these threads; the rows of this block and the
+                // elements of this span lie within `out`, whose length was checked.
+                unsafe {
+                    let words = self.unit(block, span_index).add(4 * v * S::LANES);
+                    let words = Words::<S, BITS>::load(s, words);
+                    let row = block * 16 + v * S::LANES / 4;
+                    let p = out.as_mut_ptr().add(row * self.k);
+                    for n in 0..fields(BITS) {
+                        let at = field(BITS, span_index, n);
+                        let mut codes = words.codes::<false>(s, n);
+                        if BITS == 3 {
+                            let lift = s.splat(lifts[at % 64]);
+                            let [low, high] = codes;
+                            codes = [
+                                s.mul(low, s.mul(lift, low_unit)),
+                                s.mul(high, s.mul(lift, high_unit)),
+                            ];
+                        }
+                        let factor = s.load4(scale.as_ptr().add(at));
+                        let offset = s.load4(zero.as_ptr().add(at));
+                        for (code, rows) in codes.into_iter().zip([0, 8]) {
+                            let x = s.fma(code, factor, offset);
+                            s.store_blocks(p.add(at + rows * self.k), self.k, x);
                         }
                     }
                 }
@@ -370,10 +343,10 @@ impl<'a> AffineTile<'a> {
         fold: &[[f32; MAX_FOLD]; G],
         acc: &mut [[S::F; 4]; G],
     ) {
-        if self.bits == 2 {
-            self.block_product_of::<S, 2, G, IN_PLACE>(s, block, first, fold, acc);
-        } else {
-            self.block_product_of::<S, 4, G, IN_PLACE>(s, block, first, fold, acc);
+        match self.bits {
+            2 => self.block_product_of::<S, 2, G, IN_PLACE>(s, block, first, fold, acc),
+            3 => self.block_product_of::<S, 3, G, IN_PLACE>(s, block, first, fold, acc),
+            _ => self.block_product_of::<S, 4, G, IN_PLACE>(s, block, first, fold, acc),
         }
     }
 
@@ -390,28 +363,19 @@ impl<'a> AffineTile<'a> {
         // The folded vector of the block's row group.
         let folded = block * 16 / self.group * self.k;
         for span_index in 0..self.k / span(BITS) {
-            let fragment = self.fragment(block, span_index);
+            let unit = self.unit(block, span_index);
             // SAFETY: a fragment has 32 words; the fields of a span lie within
             // the k elements of the row group's part of fold.
             unsafe {
-                let mut w = [s.load_words(fragment.add(4 * first * S::LANES)); 2];
+                let mut words = [Words::<S, BITS>::load(s, unit.add(4 * first * S::LANES)); 2];
                 if S::FRAGMENT_BLOCK == 2 {
-                    w[1] = s.load_words(fragment.add(4 * (first + 1) * S::LANES));
+                    words[1] = Words::load(s, unit.add(4 * (first + 1) * S::LANES));
                 }
-                let shifted = w.map(|w| s.shift_right_16(w));
                 for n in 0..fields(BITS) {
                     let at = field(BITS, span_index, n);
                     let mut codes = [s.splat(0.0); 4];
                     for v in 0..S::FRAGMENT_BLOCK {
-                        if IN_PLACE {
-                            let (bit, upper) = bit(BITS, n);
-                            let word = if upper { shifted[v] } else { w[v] };
-                            let mask = ((1 << BITS) - 1) << bit;
-                            codes[2 * v] = s.masked(word, mask);
-                            codes[2 * v + 1] = s.masked(word, mask << BITS);
-                        } else {
-                            (codes[2 * v], codes[2 * v + 1], w[v]) = next_codes(s, BITS, w[v]);
-                        }
+                        [codes[2 * v], codes[2 * v + 1]] = words[v].codes::<IN_PLACE>(s, n);
                     }
                     for g in 0..G {
                         let f = s.load4(fold[g].as_ptr().add(folded + at));
@@ -423,33 +387,5 @@ impl<'a> AffineTile<'a> {
             }
         }
         *acc = sums;
-    }
-}
-
-/// Pairs of registers (rows g and g + 8) in a word.
-#[inline(always)]
-const fn fields(bits: usize) -> usize {
-    16 / bits
-}
-
-/// The even-odd index of the first of the four k elements of pair `n`, counted
-/// in the order of the bits.
-#[inline(always)]
-const fn field(bits: usize, span_index: usize, n: usize) -> usize {
-    if bits == 2 {
-        span_index * 32 + n / 4 * 16 + n % 4 * 4
-    } else {
-        span_index / 2 * 32 + n / 2 * 16 + span_index % 2 * 8 + n % 2 * 4
-    }
-}
-
-/// The codes of rows g and g + 8 in the lowest bits, and the word without them.
-#[inline(always)]
-fn next_codes<S: Simd>(s: S, bits: usize, w: S::I) -> (S::F, S::F, S::I) {
-    if bits == 2 {
-        (s.code2_low(w), s.code2_high(w), s.shift_right_4(w))
-    } else {
-        let high = s.shift_right_4(w);
-        (s.code4(w), s.code4(high), s.shift_right_4(high))
     }
 }

@@ -2,13 +2,13 @@
 //! place, codes never become a tile.
 
 use super::affine::{AffineTile, MAX_BIASES, MAX_FOLD, MAX_HEAD_DIM, even_odd};
-use super::pages::{Page, Tile, affine};
+use super::pages::{Page, Tile};
 use super::prefetch::prefetch;
 use super::softmax::{Softmax, rescale};
+use super::turn::Turn;
 use crate::backend::Rope;
-use crate::backend::cpu::ops::rotate;
 use crate::backend::cpu::simd::{Kernel, Simd};
-use crate::codec::TILE_TOKENS;
+use crate::codec::{TILE_TOKENS, hadamard};
 use std::cell::RefCell;
 
 /// Heads of a group that one pass handles.
@@ -152,7 +152,7 @@ impl Decode<'_> {
         let mut codec = None;
 
         if let Some(page) = self.pages.first() {
-            self.place_queries(page.shift, q, q_even_odd);
+            self.place_queries(Turn::of(page), q, q_even_odd);
             fold_keys::<S, G, IN_PLACE>(s, page, d, q_even_odd, key_fold, key_biases);
         }
         for (i, page) in self.pages.iter().enumerate() {
@@ -183,14 +183,14 @@ impl Decode<'_> {
             // The next page's share of work that needs no weights fills the wait for
             // them.
             if let Some(next) = next {
-                if next.shift != page.shift {
-                    self.place_queries(next.shift, q, q_even_odd);
+                if Turn::of(next) != Turn::of(page) {
+                    self.place_queries(Turn::of(next), q, q_even_odd);
                 }
                 fold_keys::<S, G, IN_PLACE>(s, next, d, q_even_odd, key_fold, key_biases);
             }
 
             let wanted =
-                if affine(page.value_codec).is_some() { Order::EvenOdd } else { Order::Natural };
+                if page.value_codec.affine().is_some() { Order::EvenOdd } else { Order::Natural };
             if order != wanted {
                 reorder(scores, order, wanted);
                 order = wanted;
@@ -199,7 +199,7 @@ impl Decode<'_> {
             let ahead = asked.map_or(&[][..], |page| page.value);
             match page.value_tile(d) {
                 Tile::Affine(tile) => {
-                    codec = affine(page.value_codec);
+                    codec = page.value_codec.affine();
                     tile.fold::<S, G, TILE_TOKENS, IN_PLACE>(s, refs(scores), value_fold, biases);
                     tile.accumulate_product::<S, G, IN_PLACE>(s, value_fold, fragments, ahead);
                 }
@@ -212,8 +212,13 @@ impl Decode<'_> {
 
         for g in 0..G {
             if let Some(codec) = codec {
-                let (fragments, biases, rows) = (&fragments[g], &biases[g], &mut rows[g][..d]);
-                AffineTile::reduce_accumulators::<S, IN_PLACE>(s, codec, fragments, biases, rows);
+                let mut sealed = [0f32; MAX_HEAD_DIM];
+                let (fragments, biases, sealed) = (&fragments[g], &biases[g], &mut sealed[..d]);
+                AffineTile::reduce_accumulators::<S, IN_PLACE>(s, codec, fragments, biases, sealed);
+                if codec.rotated {
+                    hadamard::rotate(sealed);
+                }
+                rows[g].iter_mut().zip(sealed).for_each(|(row, x)| *row += *x);
             }
             let (base, sum) = (softmax.base[g], s.horizontal_sum(softmax.sum[g]));
             let norm = if sum > 0.0 { 1.0 / sum } else { 0.0 };
@@ -224,20 +229,18 @@ impl Decode<'_> {
         }
     }
 
-    /// Sets the queries as a run relocated by `shift` sees them.
+    /// Sets the queries, turned.
     #[inline(always)]
     fn place_queries<const G: usize>(
         &self,
-        shift: i32,
+        turn: Turn,
         q: &mut [[f32; MAX_HEAD_DIM]; G],
         q_even_odd: &mut [[f32; MAX_HEAD_DIM]; G],
     ) {
         let d = self.head_dim;
         for g in 0..G {
             q[g][..d].copy_from_slice(&self.q[g * d..][..d]);
-            if let (Some(rope), true) = (self.rope, shift != 0) {
-                rotate(&mut q[g][..d], rope, -f64::from(shift));
-            }
+            turn.apply(&mut q[g][..d], self.rope);
             for (to, from) in q_even_odd[g].chunks_exact_mut(32).zip(q[g][..d].chunks_exact(32)) {
                 for i in 0..16 {
                     (to[i], to[16 + i]) = (from[2 * i], from[2 * i + 1]);
@@ -349,6 +352,10 @@ mod tests {
             (Codec::Kivi4, Codec::Kivi2, 32, 1, 1e4, 1e-6),
             (Codec::Kivi2, Codec::Kivi4, 96, 2, 1e-5, 3e4),
             (Codec::Kivi4, Codec::Kivi4, 256, 4, 1e-2, 1.0),
+            (Codec::Kf2, Codec::Kf2, 64, 3, 1.0, 1.0),
+            (Codec::Kf3, Codec::Kf2, 128, 2, 1e3, 1e-5),
+            (Codec::Kf3, Codec::Kf3, 256, 1, 1e-4, 1e3),
+            (Codec::Kf4, Codec::Kf3, 64, 4, 1.0, 1.0),
         ];
         for (key_codec, value_codec, d, heads, key_size, value_size) in cases {
             let tiles = |codec: Codec, side, size, seed| -> (Vec<_>, Vec<_>) {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `pages.rs` | which pages a query reads, and which of their rows |
 //! | `prefetch.rs` | asking for bytes before they are read |
-//! | `affine.rs` | products with low-bit tiles, read in place |
+//! | `affine.rs`, `codes.rs` | products with low-bit tiles, read in place; their codes |
+//! | `turn.rs` | queries and outputs of rotated codecs and relocated runs |
 //! | `rows.rs` | products with f16, bf16 and fp8 tiles |
 //! | `decode.rs` | one query: each K and V byte is read once a query group |
 //! | `softmax.rs` | its weights |
@@ -22,6 +23,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod affine;
+mod codes;
 mod decode;
 mod pages;
 mod prefetch;
@@ -29,6 +31,7 @@ mod prefill;
 mod rows;
 mod score;
 mod softmax;
+mod turn;
 
 use super::arena::Arenas;
 use super::pool::{Shared, parallel_items, threads};
@@ -42,9 +45,9 @@ pub(super) use score::Pass;
 use affine::MAX_HEAD_DIM;
 use decode::{Decode, MAX_HEADS};
 use pages::Stream;
-pub(super) use pages::affine;
 use prefill::Prefill;
 use std::sync::Mutex;
+pub(super) use turn::rotate_columns;
 
 /// Grid pages of one decode work item.
 const SPLIT_PAGES: usize = 16;

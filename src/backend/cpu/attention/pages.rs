@@ -4,7 +4,6 @@ use super::affine::{AffineTile, MAX_HEAD_DIM};
 use super::rows::RowTile;
 use crate::backend::cpu::arena::Arenas;
 use crate::cache::{BlockRef, PAGE_TOKENS, RunKind, StreamView};
-use crate::codec::affine::Affine;
 use crate::codec::{Codec, Side};
 use crate::error::Result;
 use std::ops::Range;
@@ -41,17 +40,11 @@ pub(super) enum Tile<'a> {
 impl<'a> Tile<'a> {
     #[inline(always)]
     fn new(codec: Codec, side: Side, head_dim: usize, tokens: usize, bytes: &'a [u8]) -> Self {
-        match affine(codec) {
+        match codec.affine() {
             Some(affine) => Tile::Affine(AffineTile::new(affine, side, head_dim, bytes)),
             None => Tile::Rows(RowTile::new(codec, head_dim, tokens, bytes)),
         }
     }
-}
-
-/// The parameters of the affine codecs.
-#[inline(always)]
-pub(in crate::backend::cpu) fn affine(codec: Codec) -> Option<&'static Affine> {
-    codec.affine()
 }
 
 impl<'a> Page<'a> {

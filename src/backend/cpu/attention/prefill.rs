@@ -6,9 +6,9 @@
 //! `O^T += V^T·P^T`. K and V elements are broadcast, so neither is transposed.
 
 use super::affine::{MAX_HEAD_DIM, even_odd};
-use super::pages::{Page, Tile, affine};
+use super::pages::{Page, Tile};
+use super::turn::{Turn, rotate_columns};
 use crate::backend::Rope;
-use crate::backend::cpu::ops::rotate;
 use crate::backend::cpu::simd::{Kernel, Simd};
 use crate::codec::TILE_TOKENS;
 use std::cell::RefCell;
@@ -88,11 +88,11 @@ impl Kernel for Prefill<'_> {
         }
         let seen_by_all = self.visible(self.queries - 1).start..self.visible(0).end;
 
-        let mut shift = None;
+        let (mut turn, mut rotated) = (None, false);
         for page in self.pages {
-            if shift != Some(page.shift) {
-                self.place_queries(page.shift, q, columns);
-                shift = Some(page.shift);
+            if turn != Some(Turn::of(page)) {
+                self.place_queries(Turn::of(page), q, columns);
+                turn = Some(Turn::of(page));
             }
             let n = page.tokens;
             let sealed = decode_tile(s, page.key_tile(d), tile);
@@ -106,14 +106,21 @@ impl Kernel for Prefill<'_> {
             }
             softmax_step(s, &mut p[..n * columns], o, max, sum, columns);
 
+            if rotated != page.value_codec.rotated() {
+                rotate_columns(s, o, columns);
+                rotated = !rotated;
+            }
             let sealed = decode_tile(s, page.value_tile(d), tile);
-            let left = match affine(page.value_codec) {
+            let left = match page.value_codec.affine() {
                 Some(_) => Left { a: tile, row: TILE_TOKENS, k: 1 },
                 None => Left { a: tile, row: 1, k: d },
             };
             tile_product(s, left, d, n, sealed, p, o, columns, true);
         }
 
+        if rotated {
+            rotate_columns(s, o, columns);
+        }
         let mut row = [0f32; MAX_HEAD_DIM];
         for g in 0..self.heads {
             for i in 0..self.queries {
@@ -139,17 +146,15 @@ impl Prefill<'_> {
         visible(self.first + i, self.least, self.window)
     }
 
-    /// Writes `q^T`, as a run relocated by `shift` sees it; padding columns are 0.
-    pub(super) fn place_queries(&self, shift: i32, q: &mut [f32], columns: usize) {
+    /// Writes `q^T`, turned; padding columns are 0.
+    pub(super) fn place_queries(&self, turn: Turn, q: &mut [f32], columns: usize) {
         let d = self.head_dim;
         let mut row = [0f32; MAX_HEAD_DIM];
         q.fill(0.0);
         for g in 0..self.heads {
             for i in 0..self.queries {
                 row[..d].copy_from_slice(&self.q[i * self.q_stride + g * d..][..d]);
-                if let (Some(rope), true) = (self.rope, shift != 0) {
-                    rotate(&mut row[..d], rope, -f64::from(shift));
-                }
+                turn.apply(&mut row[..d], self.rope);
                 for (c, x) in row[..d].iter().enumerate() {
                     q[c * columns + g * self.queries + i] = x * self.scale;
                 }

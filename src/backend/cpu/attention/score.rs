@@ -10,6 +10,7 @@
 use super::affine::MAX_HEAD_DIM;
 use super::pages::{Page, Stream};
 use super::prefill::{Left, Prefill, decode_tile, mask, tile_product, visible};
+use super::turn::Turn;
 use super::{SPLIT_PAGES, check_call, stream_of};
 use crate::backend::cpu::arena::Arenas;
 use crate::backend::cpu::pool::{Shared, parallel_items};
@@ -340,11 +341,11 @@ impl Kernel for Probabilities<'_> {
         }
         let seen_by_all = self.tile.visible(queries - 1).start..self.tile.visible(0).end;
 
-        let mut shift = None;
+        let mut turn = None;
         for page in pages {
-            if shift != Some(page.shift) {
-                self.tile.place_queries(page.shift, q, columns);
-                shift = Some(page.shift);
+            if turn != Some(Turn::of(page)) {
+                self.tile.place_queries(Turn::of(page), q, columns);
+                turn = Some(Turn::of(page));
             }
             let n = page.tokens;
             let even_odd = decode_tile(s, page.key_tile(d), keys);

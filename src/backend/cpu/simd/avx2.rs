@@ -81,6 +81,10 @@ impl Simd for Avx2 {
         unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
     }
     #[inline(always)]
+    fn round_f16(self, x: __m256) -> __m256 {
+        unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
+    }
+    #[inline(always)]
     fn horizontal_sum(self, x: __m256) -> f32 {
         self.horizontal_sum4([x; 4])[0]
     }
@@ -106,12 +110,24 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn shift_right_4(self, x: __m256i) -> __m256i {
-        unsafe { _mm256_srli_epi32::<4>(x) }
+    fn shift_right(self, x: __m256i, n: i32) -> __m256i {
+        unsafe { _mm256_srl_epi32(x, _mm_cvtsi32_si128(n)) }
     }
     #[inline(always)]
-    fn shift_right_16(self, x: __m256i) -> __m256i {
-        unsafe { _mm256_srli_epi32::<16>(x) }
+    fn shift_left(self, x: __m256i, n: i32) -> __m256i {
+        unsafe { _mm256_sll_epi32(x, _mm_cvtsi32_si128(n)) }
+    }
+    #[inline(always)]
+    fn and(self, x: __m256i, mask: u32) -> __m256i {
+        unsafe { _mm256_and_si256(x, _mm256_set1_epi32(mask as i32)) }
+    }
+    #[inline(always)]
+    fn or(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_or_si256(a, b) }
+    }
+    #[inline(always)]
+    fn to_float(self, x: __m256i) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(x) }
     }
     #[inline(always)]
     fn masked(self, x: __m256i, mask: u32) -> __m256 {

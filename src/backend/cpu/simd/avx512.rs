@@ -72,6 +72,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_roundscale_ps::<0>(x) }
     }
     #[inline(always)]
+    fn round_f16(self, x: __m512) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
+    }
+    #[inline(always)]
     fn horizontal_sum(self, x: __m512) -> f32 {
         unsafe { _mm512_reduce_add_ps(x) }
     }
@@ -97,12 +101,24 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn shift_right_4(self, x: __m512i) -> __m512i {
-        unsafe { _mm512_srli_epi32::<4>(x) }
+    fn shift_right(self, x: __m512i, n: i32) -> __m512i {
+        unsafe { _mm512_srl_epi32(x, _mm_cvtsi32_si128(n)) }
     }
     #[inline(always)]
-    fn shift_right_16(self, x: __m512i) -> __m512i {
-        unsafe { _mm512_srli_epi32::<16>(x) }
+    fn shift_left(self, x: __m512i, n: i32) -> __m512i {
+        unsafe { _mm512_sll_epi32(x, _mm_cvtsi32_si128(n)) }
+    }
+    #[inline(always)]
+    fn and(self, x: __m512i, mask: u32) -> __m512i {
+        unsafe { _mm512_and_si512(x, _mm512_set1_epi32(mask as i32)) }
+    }
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn to_float(self, x: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(x) }
     }
     #[inline(always)]
     fn masked(self, x: __m512i, mask: u32) -> __m512 {

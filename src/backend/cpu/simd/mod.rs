@@ -171,6 +171,8 @@ pub(crate) trait Simd: Copy {
     fn scale_by_power(self, x: Self::F, n: Self::F) -> Self::F;
     /// Rounds to the nearest integer.
     fn round(self, x: Self::F) -> Self::F;
+    /// Rounds to the nearest f16.
+    fn round_f16(self, x: Self::F) -> Self::F;
     fn horizontal_sum(self, x: Self::F) -> f32;
     fn horizontal_max(self, x: Self::F) -> f32;
     /// In each block of four lanes, the sums of the lanes with that place in
@@ -179,10 +181,15 @@ pub(crate) trait Simd: Copy {
     /// The sums of four vectors.
     fn horizontal_sum4(self, x: [Self::F; 4]) -> [f32; 4];
 
-    /// Logical shift right by four bits.
-    fn shift_right_4(self, x: Self::I) -> Self::I;
-    /// Logical shift right by sixteen bits.
-    fn shift_right_16(self, x: Self::I) -> Self::I;
+    /// Logical shift right by fewer than 32 bits, a constant once inlined.
+    fn shift_right(self, x: Self::I, n: i32) -> Self::I;
+    /// Shift left, likewise.
+    fn shift_left(self, x: Self::I, n: i32) -> Self::I;
+    /// The bits that are set in `mask`.
+    fn and(self, x: Self::I, mask: u32) -> Self::I;
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Integers below 2^24 as floats.
+    fn to_float(self, x: Self::I) -> Self::F;
     /// The float whose bits are those of `x` that are set in `mask`.
     fn masked(self, x: Self::I, mask: u32) -> Self::F;
     /// Bits 0–1 as a float.
@@ -299,7 +306,7 @@ mod tests {
 
                 let words: Vec<u32> = (0..32).map(|i: u32| i.wrapping_mul(0x9e37_79b9)).collect();
                 let w = s.load_words(words.as_ptr().cast());
-                let x = s.shift_right_4(w);
+                let x = s.shift_right(w, 4);
                 for (v, shift, mask) in [
                     (s.code2_low(x), 4, 3),
                     (s.code2_high(x), 6, 3),
@@ -311,11 +318,17 @@ mod tests {
                         .for_each(|i| assert_eq!(out[i], ((words[i] >> shift) & mask) as f32));
                 }
 
-                for (v, shift) in [(w, 0), (s.shift_right_16(w), 16)] {
+                for (v, shift) in [(w, 0), (s.shift_right(w, 16), 16)] {
                     s.store(out.as_mut_ptr(), s.masked(v, 0x0500_0c00));
                     for i in 0..lanes {
                         assert_eq!(out[i].to_bits(), (words[i] >> shift) & 0x0500_0c00);
                     }
+                }
+
+                let both = s.or(s.and(w, 0x1f0), s.shift_left(s.and(w, 7), 12));
+                s.store(out.as_mut_ptr(), s.to_float(both));
+                for i in 0..lanes {
+                    assert_eq!(out[i], ((words[i] & 0x1f0) | (words[i] & 7) << 12) as f32);
                 }
 
                 let halves: Vec<f16> =

@@ -86,6 +86,10 @@ impl Simd for Portable {
         each(|i| (x[i] + MAGIC) - MAGIC)
     }
     #[inline(always)]
+    fn round_f16(self, x: F) -> F {
+        x.map(|x| f16::from_f32(x).to_f32())
+    }
+    #[inline(always)]
     fn horizontal_sum(self, x: F) -> f32 {
         (0..4).map(|i| x[i] + x[i + 4]).sum()
     }
@@ -103,12 +107,24 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn shift_right_4(self, x: I) -> I {
-        x.map(|w| w >> 4)
+    fn shift_right(self, x: I, n: i32) -> I {
+        x.map(|w| w >> n)
     }
     #[inline(always)]
-    fn shift_right_16(self, x: I) -> I {
-        x.map(|w| w >> 16)
+    fn shift_left(self, x: I, n: i32) -> I {
+        x.map(|w| w << n)
+    }
+    #[inline(always)]
+    fn and(self, x: I, mask: u32) -> I {
+        x.map(|w| w & mask)
+    }
+    #[inline(always)]
+    fn or(self, a: I, b: I) -> I {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn to_float(self, x: I) -> F {
+        x.map(|w| w as f32)
     }
     #[inline(always)]
     fn masked(self, x: I, mask: u32) -> F {
