@@ -91,7 +91,7 @@ constexpr int decode_blocks(int d, int nt, uint32_t sealed, bool rotated) {
 // What one warp works on, in shared memory: registers are dear.
 struct WarpContext {
     uint8_t walk[120]; // a Walk
-    uint32_t run;      // of the stream
+    uint32_t run;      // of the stream, counted on through the passes
     uint32_t reserved;
 };
 
@@ -125,6 +125,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
     static constexpr uint32_t COLUMNS = 8 * NT;
     static constexpr uint32_t ROW = D + 4; // floats of a merged column
     static constexpr bool ROTATED = Pages::ROTATED;
+    static constexpr uint32_t PASSES = ROTATED ? 2 : 1;
     static constexpr uint32_t SHARE = 32 * WARPS / COLUMNS; // threads that merge a column
 
     using Half = HalfTile<T, D>;
@@ -160,23 +161,20 @@ template <class T, int D, int NT, class Pages> struct Decode {
         }
     }
 
+    // All runs; of rotated formats those of 16 bits, then all again, and the sealed ones.
     DEVICE void one() {
         WarpState state;
-        NO_UNROLL
-        for (uint32_t pass = 0; pass < (ROTATED ? 2 : 1); ++pass) {
-            if (ROTATED && pass == 1) set_aside(state);
-            state.clear();
-            all_runs(pass, state);
-        }
-        finish(state);
-    }
-
-    // All runs of the item; of rotated formats those of 16 bits (0) or the sealed ones (1).
-    DEVICE void all_runs(uint32_t pass, WarpState& state) {
+        state.clear();
         const uint32_t& at = context.warps[warp_id()].run;
-        for (go_to(0); at < context.stream.n_runs; go_to(at + 1)) {
-            KvRun run = load_struct<KvRun>(p.runs, context.stream.first_run + at);
-            if (ROTATED && (run.kind == RUN_SEALED) != (pass == 1)) continue;
+        for (go_to(0); at < PASSES * context.stream.n_runs; go_to(at + 1)) {
+            bool second = ROTATED && at >= context.stream.n_runs;
+            if (ROTATED && at == context.stream.n_runs) {
+                set_aside(state);
+                state.clear();
+            }
+            uint32_t index = context.stream.first_run + at - (second ? context.stream.n_runs : 0);
+            KvRun run = load_struct<KvRun>(p.runs, index);
+            if (ROTATED && (run.kind == RUN_SEALED) != second) continue;
             KvArena arena = load_struct<KvArena>(p.arenas, run.arena);
             if constexpr (SEALS) {
                 if (run.kind == RUN_SEALED) {
@@ -190,6 +188,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
             if (ROTATED && lane_id() == 0) context.aside = 1;
             half_run(walk, run.rotation, state);
         }
+        finish(state);
     }
 
     DEVICE void go_to(uint32_t run) {
@@ -420,11 +419,19 @@ template <class T, int D, int NT, class Pages> struct Decode {
 // sass: decode_kivi2_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=3*D/32
 // sass: decode_kivi4_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=5*D/32
 // sass: decode_kivi42_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=D/8
+// sass: decode_kf4_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=9*D/64
+// sass: decode_kf3_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=7*D/64
+// sass: decode_kf32_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=3*D/32
+// sass: decode_kf2_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=5*D/64
 // sass: decode_fp8_* elements=2*D; keys=D/8*N; values=D/8*N; copies=D/8
 // sass: decode_half_* elements=D; keys=D/16*N; values=D/16*N; copies=D/8
 // sass: decode_kivi2_* shared=d64:37504 d128:74368 d256:66176; blocks_80=d64:4/3 d128:2 d256:2; blocks_90=d64:4/3 d128:3/2 d256:3
 // sass: decode_kivi4_* shared=d64:62080 d128:82560 d256:82560; blocks_80=d64:2 d128:2 d256:2; blocks_90=d64:3 d128:2 d256:2
 // sass: decode_kivi42_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+// sass: decode_kf4_* shared=d64:58048/60160 d128:78528/82688 d256:82624; blocks_80=d64:2 d128:2 d256:2; blocks_90=d64:3 d128:2 d256:2
+// sass: decode_kf3_* shared=d64:45760/47872 d128:90816/94976 d256:74432; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+// sass: decode_kf32_* shared=d64:39616/41728 d128:78528/82688 d256:74432; blocks_80=d64:4/3 d128:2 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+// sass: decode_kf2_* shared=d64:35520/37632 d128:70336/74496 d256:74432; blocks_80=d64:4/3 d128:2 d256:2; blocks_90=d64:4/3 d128:3/2 d256:3
 // sass: decode_fp8_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
 // sass: decode_half_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
 //
