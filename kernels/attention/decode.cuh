@@ -336,13 +336,13 @@ template <class T, int D, int NT, class Pages> struct Decode {
         if (!context.aside) return;
         put(state);
         uint32_t column = threadIdx.x / SHARE;
-        Merged merged(column, -INFINITY);
-        for (uint32_t i = 2 * (threadIdx.x % SHARE); i < uint32_t(D); i += 2 * SHARE)
-            *reinterpret_cast<FloatPair*>(aside() + column * D + i) = merged.channels(i);
+        const Merged merged(column, -INFINITY);
         if (threadIdx.x % SHARE == 0) {
             aside()[COLUMNS * D + column] = merged.max;
             aside()[COLUMNS * D + COLUMNS + column] = merged.sum;
         }
+        for (uint32_t i = 2 * (threadIdx.x % SHARE); i < uint32_t(D); i += 2 * SHARE)
+            *reinterpret_cast<FloatPair*>(aside() + column * D + i) = merged.channels(i);
         sync_block(); // the warps' parts are free again
     }
 
