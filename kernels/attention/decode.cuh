@@ -92,7 +92,7 @@ constexpr int decode_blocks(int d, int nt, uint32_t sealed, bool rotated) {
 struct WarpContext {
     uint8_t walk[120]; // a Walk
     uint32_t run;      // of the stream, counted on through the passes
-    uint32_t reserved;
+    uint32_t halves;   // 1: the item has 16-bit tiles for it, of a rotated format
 };
 
 // What a block works on, in shared memory.
@@ -103,14 +103,12 @@ struct Context {
     Columns columns;
     uint32_t index; // of the item
     uint32_t n_items;
-    uint32_t aside; // 1: a state was set aside
-    uint32_t reserved[2];
+    uint32_t reserved[3];
     WarpContext warps[4];
 
     // Reads item `index`, if it is one. By one thread.
     DEVICE void fetch(const AttendParams& p, uint32_t at_most) {
         if (index >= n_items) return;
-        aside = 0;
         item = load_struct<AttendItem>(p.items, index);
         seq = load_struct<AttendSeq>(p.seqs, item.seq);
         stream = load_struct<KvStream>(p.streams, item.stream);
@@ -165,6 +163,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
     DEVICE void one() {
         WarpState state;
         state.clear();
+        if (ROTATED && lane_id() == 0) context.warps[warp_id()].halves = 0;
         const uint32_t& at = context.warps[warp_id()].run;
         for (go_to(0); at < PASSES * context.stream.n_runs; go_to(at + 1)) {
             bool second = ROTATED && at >= context.stream.n_runs;
@@ -185,7 +184,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
             }
             const auto& walk = tiles<Half::TOKENS>(run, arena);
             if (walk.count == 0) continue;
-            if (ROTATED && lane_id() == 0) context.aside = 1;
+            if (ROTATED && lane_id() == 0) context.warps[warp_id()].halves = 1;
             half_run(walk, run.rotation, state);
         }
         finish(state);
@@ -330,10 +329,18 @@ template <class T, int D, int NT, class Pages> struct Decode {
         return reinterpret_cast<float*>(shared_memory() + sizeof(Context) + WARPS * WARP_BYTES);
     }
 
+    // Whether 16-bit pages of the item were read, and so a state was set aside.
+    DEVICE bool any_halves() const {
+        bool any = false;
+        UNROLL
+        for (int w = 0; w < WARPS; ++w) any |= context.warps[w].halves != 0;
+        return any;
+    }
+
     // Merges the warps' states of 16-bit pages, if any were read.
     DEVICE void set_aside(const WarpState& state) {
         sync_block(); // all warps have read theirs
-        if (!context.aside) return;
+        if (!any_halves()) return;
         put(state);
         uint32_t column = threadIdx.x / SHARE;
         const Merged merged(column, -INFINITY);
@@ -361,7 +368,8 @@ template <class T, int D, int NT, class Pages> struct Decode {
 
     // As finish: rotates the merged state back and adds what was set aside.
     DEVICE void finish_rotated(uint32_t column) {
-        float max = context.aside ? aside()[COLUMNS * D + column] : -INFINITY;
+        bool plain = any_halves();
+        float max = plain ? aside()[COLUMNS * D + column] : -INFINITY;
         Merged merged(column, max);
         float x[D / SHARE]; // channels 2·SHARE·k + 2·thread + e at 2k + e
         UNROLL
@@ -373,12 +381,12 @@ template <class T, int D, int NT, class Pages> struct Decode {
         butterfly_lanes<SHARE>(x);
         if (column >= context.columns.count) return;
         float weight = merged.of(max), sum = merged.sum;
-        if (context.aside) sum = fma_fast(weight, aside()[COLUMNS * D + COLUMNS + column], sum);
+        if (plain) sum = fma_fast(weight, aside()[COLUMNS * D + COLUMNS + column], sum);
         write(column, merged.max, sum, [&](uint32_t k, uint32_t i) {
             FloatPair pair = {x[2 * k] * hadamard_norm<D>(), x[2 * k + 1] * hadamard_norm<D>()};
-            if (context.aside) {
-                const float* plain = aside() + column * D + i;
-                pair = {fma_fast(weight, plain[0], pair.x), fma_fast(weight, plain[1], pair.y)};
+            if (plain) {
+                const float* other = aside() + column * D + i;
+                pair = {fma_fast(weight, other[0], pair.x), fma_fast(weight, other[1], pair.y)};
             }
             return pair;
         });

@@ -31,7 +31,8 @@ fn head_dims_without_a_kernel() {
         let groups = [group("f16", d, 1, 1)];
         names(Arenas::new(device, &groups, &[], 0, &stream), &[&format!("head_dim {d}"), "32"]);
     }
-    for (format, codec, d) in [("kf2", "kf2", 32), ("f16/kf3", "kf3", 96), ("kf4/fp8", "kf4", 192)] {
+    for (format, codec, d) in [("kf2", "kf2", 32), ("f16/kf3", "kf3", 96), ("kf4/fp8", "kf4", 192)]
+    {
         let device = &devices(0)[0];
         let stream = device.stream().unwrap();
         let groups = [group(format, d, 1, 1)];

@@ -36,7 +36,8 @@ impl World {
             for i in 0..self.bytes[class].len() / (2 * tile) {
                 let mut rows = numbers(i, group.format.hot(), group.head_dim, &mut self.random);
                 // The rotated codecs say what becomes of what is not a finite number.
-                if i % 3 == 1 && [group.format.key, group.format.value].iter().all(|c| c.rotated()) {
+                if i % 3 == 1 && [group.format.key, group.format.value].iter().all(|c| c.rotated())
+                {
                     for _ in 0..3 {
                         let at = self.random.below(rows.len());
                         rows[at] = self.random.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
