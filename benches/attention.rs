@@ -42,6 +42,7 @@ impl Cached {
             kv_heads: KV_HEADS,
             head_dim: HEAD_DIM,
             format,
+            streams: None,
             sinks: 4,
             hot_window: 128,
         };

@@ -31,8 +31,15 @@ fn qkv(seq: usize, token: usize) -> impl Iterator<Item = f32> {
 /// Runs a plan: for each step, new tokens of some sequences.
 fn run(kind: Kind, format: &str, causal: bool, plan: &[&[(usize, usize)]]) -> Rows {
     let format: KvFormat = format.parse().unwrap();
-    let group =
-        KvGroup { layers: 1, kv_heads: KV_HEADS, head_dim: D, format, sinks: 4, hot_window: 128 };
+    let group = KvGroup {
+        layers: 1,
+        kv_heads: KV_HEADS,
+        head_dim: D,
+        format,
+        streams: None,
+        sinks: 4,
+        hot_window: 128,
+    };
     let mut cache = cache_of(&group);
     let mut subject = kind.subject();
     subject.configure(&group, cache.classes());

@@ -66,6 +66,7 @@ fn attend(device: &Device, format: KvFormat, rows: &[f32], width: usize) -> Resu
         kv_heads: KV_HEADS,
         head_dim: HEAD_DIM,
         format,
+        streams: None,
         sinks: SINKS,
         hot_window: HOT_WINDOW,
     };

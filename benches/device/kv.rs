@@ -178,6 +178,7 @@ fn arenas(shape: &KvShape, layers: usize, device: &Device, stream: &Stream) -> R
         kv_heads: shape.kv_heads,
         head_dim: shape.head_dim,
         format: shape.format,
+        streams: None,
         sinks: SINKS,
         hot_window: HOT_WINDOW,
     };

@@ -65,7 +65,8 @@ impl SealWork {
     pub fn new(case: &Case, layers: usize, device: &Device, stream: &Stream) -> Result<Self> {
         let Case { kv_heads, head_dim, format, blocks } = *case;
         let (sinks, hot_window) = (SINKS, HOT_WINDOW);
-        let group = KvGroup { layers, kv_heads, head_dim, format, sinks, hot_window };
+        let group =
+            KvGroup { layers, kv_heads, head_dim, format, streams: None, sinks, hot_window };
         let class = |kind, form: PageForm| ClassDesc {
             kind,
             group: 0,

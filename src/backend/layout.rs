@@ -2,17 +2,19 @@
 
 use super::KvGroup;
 use crate::cache::{ClassDesc, ClassKind};
-use crate::codec::{Codec, TILE_TOKENS};
+use crate::codec::{Codec, KvFormat, TILE_TOKENS};
 use crate::error::{Error, Result};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// How pages lie in the blocks of an arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageLayout {
     /// The KV group that it serves.
     pub group: usize,
-    /// Codec of the key half of a page.
+    /// Codec of the key half of a page, where all streams have the same.
     pub key: Codec,
-    /// Codec of the value half.
+    /// Codec of the value half, likewise.
     pub value: Codec,
     /// Channels of a head.
     pub head_dim: usize,
@@ -20,12 +22,26 @@ pub struct PageLayout {
     pub page_tokens: usize,
     /// Bytes of the key half.
     pub key_bytes: usize,
-    /// Bytes of the page.
+    /// Bytes of the page: of the largest, where streams differ.
     pub page_bytes: usize,
     /// Pages of a block: one for each stream of the group, or a single one.
     pub pages: usize,
     /// Whether a block is one page of one stream.
     pub ragged: bool,
+    /// Formats of the streams and where their pages begin, where they differ.
+    mixed: Option<Arc<[(KvFormat, usize)]>>,
+}
+
+/// One stream's page in a block.
+pub(super) struct PagePlace {
+    /// Codec of the key half.
+    pub key: Codec,
+    /// Codec of the value half.
+    pub value: Codec,
+    /// Bytes of the key half.
+    pub key_bytes: usize,
+    /// Where the page lies in its block.
+    pub bytes: Range<usize>,
 }
 
 impl PageLayout {
@@ -35,43 +51,93 @@ impl PageLayout {
         let group = groups
             .get(class.group)
             .ok_or_else(|| Error::config("classes", format!("no KV group {}", class.group)))?;
-        let hot = group.format.hot();
-        let (key, value) = match class.kind {
-            Sealed | RaggedSealed => (group.format.key, group.format.value),
-            _ => (hot, hot),
-        };
-        for codec in [key, value] {
-            if !codec.fits(group.head_dim) {
+        let hot = KvFormat::uniform(group.format.hot());
+        let sealed = matches!(class.kind, Sealed | RaggedSealed);
+        let format = if sealed { group.format } else { hot };
+        let ragged = matches!(class.kind, RaggedSink | RaggedHot | RaggedSealed);
+        let streams = group.layers * group.kv_heads;
+        if group.streams.as_ref().is_some_and(|formats| formats.len() != streams) {
+            let what = format!("formats of {streams} streams are needed, one each");
+            return Err(Error::config("streams", what));
+        }
+        let (head_dim, page_tokens) = (group.head_dim, class.page_tokens);
+        let bytes = |codec: Codec| codec.tile().tile_bytes(head_dim) * page_tokens / TILE_TOKENS;
+        let page = |format: KvFormat| bytes(format.key) + bytes(format.value);
+        let formats = group.streams.as_deref().filter(|_| sealed);
+        for format in formats.unwrap_or(&[format]) {
+            for codec in [format.key, format.value].into_iter().filter(|c| !c.fits(head_dim)) {
                 return Err(Error::Unsupported {
-                    what: format!("the KV format {codec} with a head_dim of {}", group.head_dim),
-                    remedy:
-                        "choose another --kv; kf formats take 64, 128 and 256, kivi multiples of 32"
-                            .into(),
+                    what: format!("the KV codec {codec} with a head_dim of {head_dim}"),
+                    remedy: "kf formats take 64, 128 and 256, kivi formats multiples of 32".into(),
                 });
             }
         }
-        let ragged = matches!(class.kind, RaggedSink | RaggedHot | RaggedSealed);
-        let (head_dim, page_tokens) = (group.head_dim, class.page_tokens);
-        let bytes = |codec: Codec| codec.tile().tile_bytes(head_dim) * page_tokens / TILE_TOKENS;
-        let (key_bytes, page_bytes) = (bytes(key), bytes(key) + bytes(value));
-        let pages = if ragged { 1 } else { group.layers * group.kv_heads };
-        if (page_bytes * pages) as u64 != class.block_bytes {
+        let mut block_bytes = 0;
+        let mut place = |format: &KvFormat| {
+            block_bytes += page(*format);
+            (*format, block_bytes - page(*format))
+        };
+        let mixed = formats.map(|formats| formats.iter().map(&mut place).collect::<Arc<[_]>>());
+        let pages = if ragged { 1 } else { streams };
+        let (page_bytes, block_bytes) = match formats {
+            None => (page(format), page(format) * pages),
+            Some(formats) => {
+                let largest = formats.iter().map(|format| page(*format)).max().unwrap_or(0);
+                (largest, if ragged { largest } else { block_bytes })
+            }
+        };
+        if block_bytes as u64 != class.block_bytes {
             let what = format!(
-                "{:?} blocks have {} bytes, the format {} needs {}",
-                class.kind,
-                class.block_bytes,
-                group.format,
-                page_bytes * pages
+                "{:?} blocks have {} bytes, the format {format} needs {block_bytes}",
+                class.kind, class.block_bytes,
             );
             return Err(Error::config("classes", what));
         }
-        let group = class.group;
-        Ok(Self { group, key, value, head_dim, page_tokens, key_bytes, page_bytes, pages, ragged })
+        let (group, KvFormat { key, value, .. }) = (class.group, format);
+        let key_bytes = bytes(key);
+        Ok(Self {
+            group,
+            key,
+            value,
+            head_dim,
+            page_tokens,
+            key_bytes,
+            page_bytes,
+            pages,
+            ragged,
+            mixed,
+        })
+    }
+
+    /// Whether streams have formats of their own.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.mixed.is_some()
+    }
+
+    /// Where the page of a stream lies.
+    pub(super) fn page(&self, stream: usize) -> PagePlace {
+        let Some(mixed) = &self.mixed else {
+            let at = if self.ragged { 0 } else { stream * self.page_bytes };
+            let bytes = at..at + self.page_bytes;
+            return PagePlace {
+                key: self.key,
+                value: self.value,
+                key_bytes: self.key_bytes,
+                bytes,
+            };
+        };
+        let (KvFormat { key, value, .. }, at) = mixed[stream];
+        let [key_bytes, value_bytes] = [key, value].map(|c| c.tile().tile_bytes(self.head_dim));
+        let at = if self.ragged { 0 } else { at };
+        PagePlace { key, value, key_bytes, bytes: at..at + key_bytes + value_bytes }
     }
 
     /// Bytes of one block.
     pub fn block_bytes(&self) -> usize {
-        self.page_bytes * self.pages
+        match self.mixed.as_deref().and_then(|mixed| mixed.len().checked_sub(1)) {
+            Some(last) if !self.ragged => self.page(last).bytes.end,
+            _ => self.page_bytes * self.pages,
+        }
     }
 
     /// Bytes of one row of the key half; float codecs only.

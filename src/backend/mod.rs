@@ -19,6 +19,7 @@ use candle_core::quantized::GgmlDType;
 use draw::Choice;
 use score::{Score, Scores, Top, TopHeads};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// One matrix as it lies in a model file: `[rows, cols]`, row-major, each row a
 /// whole number of blocks of `dtype`.
@@ -58,10 +59,27 @@ pub struct KvGroup {
     pub head_dim: usize,
     /// How sealed pages are stored.
     pub format: KvFormat,
+    /// How those of each stream (layer · kv_heads + head) are, where they differ. All are
+    /// written in the 16-bit form of `format`.
+    pub streams: Option<Arc<[KvFormat]>>,
     /// S: tokens at the start that stay in 16 bits.
     pub sinks: usize,
     /// R: tokens that every query sees in 16 bits, a multiple of 64.
     pub hot_window: usize,
+}
+
+impl KvGroup {
+    /// How sealed pages of a stream are stored.
+    pub fn format_of(&self, stream: usize) -> KvFormat {
+        self.streams.as_ref().map_or(self.format, |formats| formats[stream])
+    }
+
+    /// Bytes of a sealed page of each stream, the largest and all together.
+    pub fn sealed_bytes(&self) -> (u64, u64) {
+        let bytes = |stream| self.format_of(stream).page_bytes(self.head_dim) as u64;
+        let all = (0..self.layers * self.kv_heads).map(bytes);
+        (all.clone().max().unwrap_or(0), all.sum())
+    }
 }
 
 /// Which layer a KV operation concerns.

@@ -14,13 +14,29 @@ pub struct GroupSpec {
     /// Bytes, K and V together, of one 64-token 16-bit page of one head of one
     /// layer; a multiple of 64.
     pub hot_page_bytes: u64,
-    /// Bytes of the same page as written by the codec. `None`: the group stays
+    /// Bytes of pages as written by the codec. `None`: the group stays
     /// in 16 bits; nothing is ever sealed and `sinks` counts as 0.
-    pub sealed_page_bytes: Option<u64>,
+    pub sealed: Option<SealedBytes>,
     /// S: tokens at the start of a stream that are never sealed, at most 64.
     pub sinks: usize,
     /// R: tokens that every query still sees in 16 bits; a multiple of 64.
     pub hot_window: usize,
+}
+
+/// Bytes of sealed pages. They differ where streams have codecs of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedBytes {
+    /// Of the largest page of a stream: a block of a ragged stream.
+    pub page: u64,
+    /// Of one page of each stream: a block of all of them.
+    pub block: u64,
+}
+
+impl SealedBytes {
+    /// Equal pages of so many streams.
+    pub fn equal(page: u64, streams: usize) -> Self {
+        Self { page, block: page * streams as u64 }
+    }
 }
 
 impl GroupSpec {
@@ -43,8 +59,9 @@ impl GroupSpec {
                 format!("{} is not a positive multiple of {page}", self.hot_page_bytes),
             ));
         }
-        if self.sealed_page_bytes == Some(0) {
-            return Err(Error::config("sealed_page_bytes", "must be at least 1, or none"));
+        if self.sealed.is_some_and(|sealed| sealed.page == 0 || sealed.block < sealed.page) {
+            let what = "a page has at least 1 byte, a block at least as many as a page";
+            return Err(Error::config("sealed", what));
         }
         if self.sinks > PAGE_TOKENS {
             return Err(Error::config(
@@ -58,13 +75,15 @@ impl GroupSpec {
                 format!("{} is not a multiple of {PAGE_TOKENS}", self.hot_window),
             ));
         }
-        let page_bytes = self.hot_page_bytes.max(self.sealed_page_bytes.unwrap_or(0));
+        let page_bytes = self.hot_page_bytes.max(self.sealed.map_or(0, |sealed| sealed.page));
         let block_bytes = (self.layers as u64)
             .checked_mul(self.kv_heads as u64)
             .and_then(|streams| streams.checked_mul(page_bytes));
         match block_bytes {
             // So that sums over 2^32 tokens cannot overflow 64 bits.
-            Some(bytes) if bytes <= u64::from(u32::MAX) => Ok(()),
+            Some(bytes) if bytes.max(self.sealed.map_or(0, |s| s.block)) <= u64::from(u32::MAX) => {
+                Ok(())
+            }
             _ => Err(Error::config("layers, kv_heads, page bytes", "a block exceeds 4 GiB")),
         }
     }
@@ -106,7 +125,7 @@ mod tests {
             layers: 30,
             kv_heads: 3,
             hot_page_bytes: 64 * 64 * 2 * 2,
-            sealed_page_bytes: Some(3072),
+            sealed: Some(SealedBytes::equal(3072, 90)),
             sinks: 4,
             hot_window: 128,
         }
@@ -119,7 +138,7 @@ mod tests {
             ("layers", |g| g.layers = 0),
             ("kv_heads", |g| g.kv_heads = 0),
             ("hot_page_bytes", |g| g.hot_page_bytes = 100),
-            ("sealed_page_bytes", |g| g.sealed_page_bytes = Some(0)),
+            ("sealed", |g| g.sealed = Some(SealedBytes::equal(0, 90))),
             ("sinks", |g| g.sinks = 65),
             ("hot_window", |g| g.hot_window = 100),
             ("4 GiB", |g| g.layers = usize::MAX),

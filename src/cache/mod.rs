@@ -35,7 +35,7 @@ mod stream;
 mod view;
 
 pub use class::{BlockRef, ClassDesc, ClassId, ClassKind};
-pub use config::{CacheConfig, GroupSpec};
+pub use config::{CacheConfig, GroupSpec, SealedBytes};
 pub use kv_cache::{KvCache, SeqId};
 pub use step::{Append, Compaction, CopyBlock, Gather, Seal, SeqStep, Step};
 pub use view::{GroupView, Run, RunKind, StreamView};

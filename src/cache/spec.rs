@@ -76,7 +76,7 @@ impl Group {
     /// classes that can hold blocks are made.
     pub(super) fn new(spec: &GroupSpec, group: usize, classes: &mut Vec<ClassDesc>) -> Self {
         let streams = spec.streams();
-        let sinks = if spec.sealed_page_bytes.is_some() { spec.sinks } else { 0 };
+        let sinks = if spec.sealed.is_some() { spec.sinks } else { 0 };
         let mut add = |kind, page_tokens, block_bytes| {
             classes.push(ClassDesc { kind, group, page_tokens, block_bytes });
             ClassId((classes.len() - 1) as u16)
@@ -88,11 +88,12 @@ impl Group {
                 0 => hot,
                 _ => add(kinds[0], sinks, page / PAGE_TOKENS as u64 * sinks as u64),
             };
-            let sealed = match spec.sealed_page_bytes {
+            let sealed = match spec.sealed {
                 None => hot,
-                Some(bytes) => add(kinds[2], PAGE_TOKENS, bytes * pages),
+                Some(bytes) if pages == 1 => add(kinds[2], PAGE_TOKENS, bytes.page),
+                Some(bytes) => add(kinds[2], PAGE_TOKENS, bytes.block),
             };
-            let window_pages = spec.sealed_page_bytes.map(|_| spec.hot_window / PAGE_TOKENS);
+            let window_pages = spec.sealed.map(|_| spec.hot_window / PAGE_TOKENS);
             StreamSpec { sinks, window_pages, sink, hot, sealed }
         };
         use ClassKind::{Hot, RaggedHot, RaggedSealed, RaggedSink, Sealed, Sink};

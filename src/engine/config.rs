@@ -2,15 +2,18 @@
 
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
-use crate::model::KvOptions;
+use crate::model::{Calibration, KvOptions};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
 
 /// Options of an [`Engine`](super::Engine).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct EngineConfig {
-    /// KV format: `f16`, `bf16`, `fp8`, `kivi4`, `kivi2`, or `keys/values`.
+    /// KV format: `f16`, `bf16`, `fp8`, `kivi4`, `kivi2`, `kf4`, `kf3`, `kf3.2`, `kf2`,
+    /// `keys/values`, or the path of a [`Calibration`].
     pub kv: String,
     /// S: tokens at the start that stay in 16 bits, at most 64.
     pub sinks: usize,
@@ -26,7 +29,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     /// Keys in 4, values in 2 bits: small models lose digits with 2-bit keys.
     fn default() -> Self {
-        let KvOptions { format, sinks, hot_window } =
+        let KvOptions { format, sinks, hot_window, .. } =
             KvOptions::new(KvFormat::new(Codec::Kivi4, Codec::Kivi2));
         Self { kv: format.to_string(), sinks, hot_window, prefill_chunk: 512, kv_budget: None }
     }
@@ -83,9 +86,31 @@ impl EngineConfig {
         Ok(())
     }
 
-    /// The KV part, parsed.
+    /// The KV part, parsed; a calibration is read.
     pub(super) fn kv_options(&self) -> Result<KvOptions> {
-        let format = self.kv.parse()?;
-        Ok(KvOptions { format, sinks: self.sinks, hot_window: self.hot_window })
+        let path = Path::new(&self.kv);
+        let calibration = match self.kv.parse::<KvFormat>() {
+            Ok(_) => None,
+            Err(_) if path.is_file() => Some(Arc::new(Calibration::read(path)?)),
+            Err(_) if path.extension().is_some_and(|e| e == "json") => {
+                let what =
+                    format!("there is no file {}; make one with `kvfold calibrate`", self.kv);
+                return Err(Error::config("kv", what));
+            }
+            Err(unknown) => return Err(unknown),
+        };
+        let first = calibration.as_ref().and_then(|c| c.layers.first()?.first().copied());
+        let format = first.map_or_else(|| self.kv.parse(), Ok)?;
+        let (sinks, hot_window) = (self.sinks, self.hot_window);
+        Ok(KvOptions { format, calibration, sinks, hot_window })
+    }
+
+    /// Stored bits an element of sealed pages.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn kv_bits(&self) -> Result<f64> {
+        let options = self.kv_options()?;
+        Ok(options.calibration.map_or(options.format.bits(), |calibration| calibration.bits))
     }
 }

@@ -66,6 +66,8 @@ pub struct LoadedModel {
     pub template: Option<Arc<ChatTemplate>>,
     /// The checkpoint's own name.
     pub name: String,
+    /// [`Checkpoint::fingerprint`].
+    pub fingerprint: String,
 }
 
 impl LoadedModel {
@@ -118,6 +120,7 @@ impl LoadedModel {
             tokenizer: Arc::new(checkpoint.tokenizer()?),
             template: checkpoint.chat_template()?.map(Arc::new),
             name: checkpoint.name().to_owned(),
+            fingerprint: checkpoint.fingerprint()?,
         })
     }
 

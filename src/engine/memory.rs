@@ -8,6 +8,13 @@ use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, KvOptions, ModelConfig, cache_config, kv_groups};
 
+/// Which model a cache is for.
+pub(super) struct Identity<'a> {
+    pub config: &'a ModelConfig,
+    pub name: &'a str,
+    pub fingerprint: &'a str,
+}
+
 /// The KV cache that a configuration asks for.
 pub(super) struct KvPlan {
     pub options: KvOptions,
@@ -22,13 +29,17 @@ impl KvPlan {
     /// For a model on a device that computes in `element` and has `free` bytes, if that
     /// is so.
     pub fn new(
-        model: &ModelConfig,
+        of: Identity<'_>,
         config: &EngineConfig,
         element: Option<Codec>,
         free: Option<u64>,
     ) -> Result<Self> {
         config.validate()?;
+        let model = of.config;
         let options = fit(config.kv_options()?, element)?;
+        if let Some(calibration) = &options.calibration {
+            calibration.check(of.name, of.fingerprint, model.layers, model.kv_heads)?;
+        }
         let groups = kv_groups(model, &options);
         let unlimited = KvCache::new(cache_config(&groups, u64::MAX))?;
         let whole = unlimited.bytes_for(model.context, config.prefill_chunk);
@@ -95,7 +106,9 @@ impl MemoryPlan {
         let weights = weight_bytes(checkpoint);
         let left = free.checked_sub(weights);
         let left = left.ok_or(Error::DeviceOutOfMemory { needed: weights, free })?;
-        let plan = match KvPlan::new(checkpoint.config(), config, Some(element), Some(left)) {
+        let (name, fingerprint) = (checkpoint.name(), &checkpoint.fingerprint()?);
+        let of = Identity { config: checkpoint.config(), name, fingerprint };
+        let plan = match KvPlan::new(of, config, Some(element), Some(left)) {
             Err(Error::DeviceOutOfMemory { needed, .. }) => {
                 let needed = needed.saturating_add(weights);
                 return Err(Error::DeviceOutOfMemory { needed, free });

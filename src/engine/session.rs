@@ -3,7 +3,7 @@
 
 use super::config::EngineConfig;
 use super::loaded::LoadedModel;
-use super::memory::KvPlan;
+use super::memory::{Identity, KvPlan};
 use crate::backend::Ids;
 use crate::backend::draw::Choice;
 use crate::cache::{KvCache, SeqId, Step};
@@ -209,8 +209,9 @@ fn prepare(model: &mut LoadedModel, config: &EngineConfig) -> Result<Prepared> {
     config.validate()?;
     let executor = &mut model.executor;
     let free = executor.free_memory()?;
-    let KvPlan { options, groups, budget, .. } =
-        KvPlan::new(executor.config(), config, executor.element(), free)?;
+    let (name, fingerprint) = (&model.name, &model.fingerprint);
+    let of = Identity { config: executor.config(), name, fingerprint };
+    let KvPlan { options, groups, budget, .. } = KvPlan::new(of, config, executor.element(), free)?;
     let cache = KvCache::new(cache_config(&groups, budget))?;
     executor.configure_kv(&groups, cache.classes(), budget)?;
     let token_bytes_16_bit =

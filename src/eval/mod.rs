@@ -5,6 +5,7 @@
 //! drive a [`Session`](crate::engine::Session) through the path that `run` uses:
 //! there is no second implementation of a lossy cache that could flatter it.
 
+pub mod calibrate;
 pub mod niah;
 pub mod perplexity;
 pub mod prose;

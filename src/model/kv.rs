@@ -1,15 +1,18 @@
 //! The KV cache of a model: which layers form a group, and what the books must know.
 
-use super::ModelConfig;
+use super::{Calibration, ModelConfig};
 use crate::backend::{KvGroup, LayerIndex};
-use crate::cache::{CacheConfig, GroupSpec};
+use crate::cache::{CacheConfig, GroupSpec, SealedBytes};
 use crate::codec::KvFormat;
+use std::sync::Arc;
 
 /// How the KV cache of a model is stored.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct KvOptions {
     /// Format of sealed pages, for every layer.
     pub format: KvFormat,
+    /// Formats of the heads, where each has its own; for this model.
+    pub calibration: Option<Arc<Calibration>>,
     /// S: tokens at the start that stay in 16 bits.
     pub sinks: usize,
     /// R: tokens that every query sees in 16 bits, a multiple of 64.
@@ -19,7 +22,8 @@ pub struct KvOptions {
 impl KvOptions {
     /// S = 4, R = 128.
     pub fn new(format: KvFormat) -> Self {
-        Self { format, sinks: 4, hot_window: GroupSpec::DEFAULT_HOT_WINDOW }
+        let hot_window = GroupSpec::DEFAULT_HOT_WINDOW;
+        Self { format, calibration: None, sinks: 4, hot_window }
     }
 }
 
@@ -49,15 +53,22 @@ pub(super) fn group_sizes(config: &ModelConfig) -> Vec<usize> {
 
 /// The KV groups of a model.
 pub fn kv_groups(config: &ModelConfig, options: &KvOptions) -> Vec<KvGroup> {
-    let group = |layers| KvGroup {
+    let group = |(index, layers)| KvGroup {
         layers,
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
         format: options.format,
+        streams: options.calibration.as_ref().map(|all| streams(config, all, index)),
         sinks: options.sinks,
         hot_window: options.hot_window,
     };
-    group_sizes(config).into_iter().map(group).collect()
+    group_sizes(config).into_iter().enumerate().map(group).collect()
+}
+
+/// The formats of a KV group's streams.
+fn streams(config: &ModelConfig, calibration: &Calibration, group: usize) -> Arc<[KvFormat]> {
+    let layers = kv_layers(config).into_iter().zip(&calibration.layers);
+    layers.filter(|(at, _)| at.group == group).flat_map(|(_, formats)| formats.clone()).collect()
 }
 
 /// What the cache must know about the groups.
@@ -66,8 +77,10 @@ pub fn cache_config(groups: &[KvGroup], budget_bytes: u64) -> CacheConfig {
         layers: group.layers,
         kv_heads: group.kv_heads,
         hot_page_bytes: KvFormat::uniform(group.format.hot()).page_bytes(group.head_dim) as u64,
-        sealed_page_bytes: (group.format.seals())
-            .then(|| group.format.page_bytes(group.head_dim) as u64),
+        sealed: group.format.seals().then(|| {
+            let (page_bytes, block_bytes) = group.sealed_bytes();
+            SealedBytes { page: page_bytes, block: block_bytes }
+        }),
         sinks: group.sinks,
         hot_window: group.hot_window,
     };

@@ -28,6 +28,38 @@ struct Layer<B: Backend> {
     window: Option<usize>,
 }
 
+/// What an observer sees of one layer's attention.
+pub struct Observed<'a, B: Backend> {
+    /// Layer of the model.
+    pub layer: usize,
+    /// The call.
+    pub call: &'a Attend<'a>,
+    /// `[rows][q heads | k heads | v heads]`, after RoPE.
+    pub qkv: &'a B::Buffer,
+    /// The output projection.
+    pub output: &'a B::Matrix,
+    /// The residual stream before the projection is added to it.
+    pub residual: &'a B::Buffer,
+}
+
+/// Looks at attention, layer by layer ([`Llama::forward_observed`]).
+pub trait Observer<B: Backend> {
+    /// Called after attention over a layer.
+    ///
+    /// # Errors
+    /// What stops the pass.
+    fn attended(&mut self, backend: &B, layer: &Observed<'_, B>) -> Result<()>;
+}
+
+/// Looks at nothing.
+struct Blind;
+
+impl<B: Backend> Observer<B> for Blind {
+    fn attended(&mut self, _: &B, _: &Observed<'_, B>) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// A model whose weights are on a backend.
 pub struct Llama<B: Backend> {
     config: ModelConfig,
@@ -180,7 +212,20 @@ impl<B: Backend> Llama<B> {
         rows: &[usize],
     ) -> Result<()> {
         self.begin(backend, ws, step, Ids::Given(ids), rows, &[])?;
-        backend.repeat(2 * ws.id, |backend| self.hidden(backend, ws, &step.seqs))
+        backend.repeat(2 * ws.id, |backend| self.hidden(backend, ws, &step.seqs, &mut Blind))
+    }
+
+    /// As [`forward`](Self::forward), watched.
+    pub fn forward_observed(
+        &self,
+        backend: &mut B,
+        ws: &mut Workspace<B>,
+        step: &Step,
+        ids: &[u32],
+        observer: &mut impl Observer<B>,
+    ) -> Result<()> {
+        self.begin(backend, ws, step, Ids::Given(ids), &[], &[])?;
+        self.hidden(backend, ws, &step.seqs, observer)
     }
 
     /// As [`forward`](Self::forward), then chooses the next token after each of `rows`
@@ -196,7 +241,7 @@ impl<B: Backend> Llama<B> {
     ) -> Result<()> {
         self.begin(backend, ws, step, ids, rows, choices)?;
         backend.repeat(2 * ws.id + 1, |backend| {
-            self.hidden(backend, ws, &step.seqs)?;
+            self.hidden(backend, ws, &step.seqs, &mut Blind)?;
             backend.logits(self.head(), &mut ws.hidden, &mut ws.logits)?;
             backend.sample(&mut ws.logits)
         })?;
@@ -231,7 +276,13 @@ impl<B: Backend> Llama<B> {
     }
 
     /// The layers, the last norm, and the wanted rows of it to `ws.hidden`.
-    fn hidden(&self, backend: &mut B, ws: &mut Workspace<B>, seqs: &[SeqStep]) -> Result<()> {
+    fn hidden(
+        &self,
+        backend: &mut B,
+        ws: &mut Workspace<B>,
+        seqs: &[SeqStep],
+        observer: &mut impl Observer<B>,
+    ) -> Result<()> {
         let eps = self.config.norm_eps;
         backend.embed(&self.embedding, &mut ws.x)?;
         // Single tokens seal only pages that earlier steps have filled.
@@ -244,7 +295,7 @@ impl<B: Backend> Llama<B> {
         for (i, layer) in self.layers.iter().enumerate() {
             let delta = (i > 0).then_some(&ws.delta);
             backend.rms_norm(&mut ws.x, delta, &layer.input_norm, eps, &mut ws.normed)?;
-            self.attention(layer, backend, ws, seqs, !decodes)?;
+            self.attention(i, backend, ws, seqs, !decodes, observer)?;
             let delta = Some(&ws.delta);
             backend.rms_norm(&mut ws.x, delta, &layer.post_norm, eps, &mut ws.normed)?;
             backend.matmul(&layer.gate_up, &mut ws.normed, &mut ws.gate_up)?;
@@ -258,12 +309,14 @@ impl<B: Backend> Llama<B> {
     /// From `ws.normed` to the attention block's contribution in `ws.delta`.
     fn attention(
         &self,
-        layer: &Layer<B>,
+        layer: usize,
         backend: &mut B,
         ws: &mut Workspace<B>,
         seqs: &[SeqStep],
         seal: bool,
+        observer: &mut impl Observer<B>,
     ) -> Result<()> {
+        let (number, layer) = (layer, &self.layers[layer]);
         let ModelConfig { heads, kv_heads, head_dim, norm_eps: eps, .. } = self.config;
         let LayerIndex { group, layer: index } = layer.kv;
         backend.matmul(&layer.qkv, &mut ws.normed, &mut ws.qkv)?;
@@ -297,7 +350,9 @@ impl<B: Backend> Llama<B> {
             seqs: &shares,
         };
         backend.attend(&call, &ws.qkv, &mut ws.attended, None)?;
-        backend.matmul(&layer.output, &mut ws.attended, &mut ws.delta)
+        backend.matmul(&layer.output, &mut ws.attended, &mut ws.delta)?;
+        let (qkv, output, residual) = (&ws.qkv, &layer.output, &ws.x);
+        observer.attended(backend, &Observed { layer: number, call: &call, qkv, output, residual })
     }
 
     /// Logits of the hidden states that [`forward`](Self::forward) left, rows

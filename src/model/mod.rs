@@ -21,6 +21,7 @@
 //! | `source.rs` | where its weights come from |
 //! | `complaint.rs` | errors that quote a file |
 
+mod calibration;
 mod chat;
 mod checkpoint;
 mod complaint;
@@ -37,11 +38,12 @@ mod tokenizer_gguf;
 mod tokenizer_json;
 mod weights;
 
+pub use calibration::Calibration;
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, DtypeCount};
 pub use config::{Family, ModelConfig, RopeConfig, RopeScaling, Yarn};
 pub use kv::{KvOptions, cache_config, kv_groups};
-pub use llama::{Llama, Workspace};
+pub use llama::{Llama, Observed, Observer, Workspace};
 pub use source::Weights;
 pub use tokenizer::Tokenizer;
 pub use weights::{RawTensor, WeightType};

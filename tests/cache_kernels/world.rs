@@ -6,7 +6,9 @@ use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::driver::emulated::EmulatorOptions;
 use kvfold::backend::driver::{Device, Stream};
 use kvfold::backend::{KvGroup, Rope};
-use kvfold::cache::{BlockRef, CacheConfig, ClassDesc, ClassId, ClassKind, GroupSpec, KvCache};
+use kvfold::cache::{
+    BlockRef, CacheConfig, ClassDesc, ClassId, ClassKind, GroupSpec, KvCache, SealedBytes,
+};
 use kvfold::codec::{Codec, KvFormat, Side, TILE_TOKENS};
 use std::ops::Range;
 
@@ -18,7 +20,7 @@ pub fn devices(seed: u64) -> Vec<Device> {
 
 pub fn group(format: &str, head_dim: usize, layers: usize, kv_heads: usize) -> KvGroup {
     let format = format.parse().unwrap();
-    KvGroup { layers, kv_heads, head_dim, format, sinks: 4, hot_window: 128 }
+    KvGroup { layers, kv_heads, head_dim, format, streams: None, sinks: 4, hot_window: 128 }
 }
 
 pub fn rope(head_dim: usize) -> Rope {
@@ -44,7 +46,9 @@ pub fn cache_of(groups: &[KvGroup]) -> KvCache {
         layers: g.layers,
         kv_heads: g.kv_heads,
         hot_page_bytes: KvFormat::uniform(g.format.hot()).page_bytes(g.head_dim) as u64,
-        sealed_page_bytes: g.format.seals().then_some(g.format.page_bytes(g.head_dim) as u64),
+        sealed: (g.format.seals()).then(|| {
+            SealedBytes::equal(g.format.page_bytes(g.head_dim) as u64, g.layers * g.kv_heads)
+        }),
         sinks: g.sinks,
         hot_window: g.hot_window,
     };

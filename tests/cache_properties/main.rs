@@ -10,7 +10,9 @@ mod model;
 mod operations;
 
 use kvfold::Error;
-use kvfold::cache::{CacheConfig, GroupSpec, GroupView, KvCache, RunKind, SeqId, Step};
+use kvfold::cache::{
+    CacheConfig, GroupSpec, GroupView, KvCache, RunKind, SealedBytes, SeqId, Step,
+};
 use proptest::prelude::*;
 
 use model::{MGroup, MSeq, MStream, Seen, World};
@@ -112,7 +114,11 @@ fn group(layers: usize, kv_heads: usize, sealed: Option<u64>, sinks: usize, r: u
         layers,
         kv_heads,
         hot_page_bytes: 256,
-        sealed_page_bytes: sealed,
+        // Pages of unequal streams.
+        sealed: sealed.map(|page| SealedBytes {
+            page,
+            block: page * (layers * kv_heads) as u64 - 8 * (layers * kv_heads - 1) as u64,
+        }),
         sinks,
         hot_window: r,
     }

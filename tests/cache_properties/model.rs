@@ -20,7 +20,7 @@ pub struct Rule {
 
 impl Rule {
     pub fn new(spec: &GroupSpec) -> Self {
-        let seals = spec.sealed_page_bytes.is_some();
+        let seals = spec.sealed.is_some();
         Self {
             sinks: if seals { spec.sinks } else { 0 },
             window: seals.then_some(spec.hot_window),

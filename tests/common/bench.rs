@@ -1,14 +1,14 @@
 //! One subject, one cache and the oracle's copy of everything, led through steps.
 
 use super::oracle::{Query, Stream};
-use super::plan::{cache_of, group, relocate, rope, round, shares};
+use super::plan::{MIXED, cache_of, group, relocate, rope, round, shares};
 use super::random::Random;
 use super::subject::{Attended, Kind, LayerStep, Subject};
 use kvfold::backend::{Attend, KvGroup, LayerIndex, Rope};
 use kvfold::cache::{BlockRef, KvCache, SeqId};
 
 /// All formats; the last are for the CPU only.
-pub const FORMATS: [&str; 24] = [
+pub const FORMATS: [&str; 25] = [
     "f16",
     "bf16",
     "fp8",
@@ -27,6 +27,7 @@ pub const FORMATS: [&str; 24] = [
     "bf16+kf3",
     "bf16+kf3.2",
     "bf16+kf2",
+    MIXED,
     "kf4/kf2",
     "kivi4/kf2",
     "f16/kivi2",
@@ -73,7 +74,9 @@ pub struct Layer<'a> {
 
 impl Bench {
     /// Empty sequences, one a seed.
-    pub fn new(kind: Kind, group: KvGroup, heads: usize, seeds: &[u64]) -> Self {
+    pub fn new(kind: Kind, mut group: KvGroup, heads: usize, seeds: &[u64]) -> Self {
+        let n = group.layers * group.kv_heads;
+        group.streams = group.streams.map(|all| all.iter().copied().take(n).collect());
         let mut cache = cache_of(&group);
         let rope = rope(group.head_dim);
         let mut subject = kind.subject();
@@ -216,10 +219,13 @@ impl Bench {
         let (d, kv_heads) = (self.group.head_dim, self.group.kv_heads);
         let kv_head = head / (self.heads / kv_heads);
         let sequence = &self.sequences[layer.asked[share]];
-        let stream = &sequence.streams[call.at.layer * kv_heads + kv_head];
+        let stream = call.at.layer * kv_heads + kv_head;
+        let format = self.group.format_of(stream);
+        let stream = &sequence.streams[stream];
         let share = &call.seqs[share];
         let query = Query {
             group: &self.group,
+            format,
             q: &qkv[(share.first_row + i) * cols + head * d..][..d],
             index: stream.keys.len() - share.q_len + i,
             scale: call.scale,

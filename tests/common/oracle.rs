@@ -1,13 +1,15 @@
 //! Attention in float64, one number at a time, straight from DESIGN rule 1.
 
 use kvfold::backend::{KvGroup, Rope};
-use kvfold::codec::{Side, TILE_TOKENS};
+use kvfold::codec::{KvFormat, Side, TILE_TOKENS};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 /// One query head, and what it sees of a stream.
 pub struct Query<'a> {
     pub group: &'a KvGroup,
+    /// Of the stream.
+    pub format: KvFormat,
     /// `[head_dim]`.
     pub q: &'a [f32],
     /// Its kept index.
@@ -53,7 +55,8 @@ impl Stream {
         let mut cache = self.sealed.borrow_mut();
         let page = cache.entry((side, first)).or_insert_with(|| {
             let page = rows[first..first + TILE_TOKENS].concat();
-            let codec = if side == Side::Key { group.format.key } else { group.format.value };
+            let KvFormat { key, value, .. } = query.format;
+            let codec = if side == Side::Key { key } else { value };
             let mut bytes = vec![0; codec.tile().tile_bytes(group.head_dim)];
             let mut back = vec![0f32; page.len()];
             codec.tile().encode(side, &page, group.head_dim, &mut bytes);

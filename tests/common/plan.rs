@@ -5,10 +5,26 @@ use kvfold::cache::{GroupView, KvCache, RunKind, SeqStep};
 use kvfold::codec::Codec;
 use kvfold::model::cache_config;
 
+/// Streams of as many formats as there are codes of different sizes and sorts.
+pub const MIXED: &str = "mixed";
+
 /// One layer with four sinks and two hot pages.
 pub fn group(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {
-    let format = format.parse().unwrap();
-    KvGroup { layers: 1, kv_heads, head_dim, format, sinks: 4, hot_window: 128 }
+    let mut group = KvGroup {
+        layers: 1,
+        kv_heads,
+        head_dim,
+        format: if format == MIXED { "kf3.2" } else { format }.parse().unwrap(),
+        streams: None,
+        sinks: 4,
+        hot_window: 128,
+    };
+    if format == MIXED {
+        let formats = ["kf4", "kf2", "kf3.2", "kf3"].into_iter().cycle();
+        let formats = formats.take(8 * kv_heads).map(|format| format.parse().unwrap());
+        group.streams = Some(formats.collect());
+    }
+    group
 }
 
 /// A cache of one group that is never full.

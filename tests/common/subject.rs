@@ -403,7 +403,9 @@ impl Kind {
         const FORMATS: [&str; 10] =
             ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2", "kf4", "kf3", "kf3.2", "kf2"];
         let name = group.format.to_string();
-        let format = FORMATS.contains(&name.trim_start_matches("bf16+")) && name != "bf16+f16";
+        let format = FORMATS.contains(&name.trim_start_matches("bf16+"))
+            && name != "bf16+f16"
+            && group.streams.is_none();
         let fits = group.format.key.fits(group.head_dim) && group.format.value.fits(group.head_dim);
         let cpu = matches!(self, Kind::Cpu(_)) && fits;
         cpu || (format && [64, 128, 256].contains(&group.head_dim))

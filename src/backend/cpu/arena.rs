@@ -45,16 +45,14 @@ impl Arenas {
         let bytes = self.arenas[usize::from(block.class.0)]
             .get(block.index as usize)
             .ok_or_else(|| missing(block))?;
-        let at = if layout.pages == 1 { 0 } else { stream * layout.page_bytes };
-        Ok(bytes[at..at + layout.page_bytes].split_at(layout.key_bytes))
+        let page = layout.page(stream);
+        Ok(bytes[page.bytes].split_at(page.key_bytes))
     }
 
     /// As [`page`](Self::page), to write; the block is allocated if it is new.
     pub(super) fn page_mut(&mut self, block: BlockRef, stream: usize) -> (&mut [u8], &mut [u8]) {
-        let layout = self.layouts[usize::from(block.class.0)];
-        let at = if layout.pages == 1 { 0 } else { stream * layout.page_bytes };
-        let bytes = &mut self.block_mut(block)[at..at + layout.page_bytes];
-        bytes.split_at_mut(layout.key_bytes)
+        let page = self.layout(block.class).page(stream);
+        self.block_mut(block)[page.bytes].split_at_mut(page.key_bytes)
     }
 
     fn block_mut(&mut self, block: BlockRef) -> &mut [u8] {

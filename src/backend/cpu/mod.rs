@@ -269,8 +269,7 @@ impl Backend for CpuBackend {
 
     fn gather(&mut self, gathers: &[Gather]) -> Result<()> {
         for gather in gathers {
-            let layout = *self.arenas.layout(gather.to.class);
-            let row = layout.key_row_bytes();
+            let row = self.arenas.layout(gather.to.class).key_row_bytes();
             for (i, &(from, slot)) in gather.rows.iter().enumerate() {
                 let (key, value) = self.arenas.page(from, gather.stream)?;
                 let at = usize::from(slot) * row;
@@ -311,8 +310,8 @@ impl Backend for CpuBackend {
         let mut first_row = 0;
         for seq in seqs {
             for a in seq.appends.iter().filter(|a| a.group == at.group) {
-                let layout = *self.arenas.layout(a.block.class);
-                let row_bytes = layout.key_row_bytes();
+                let layout = self.arenas.layout(a.block.class);
+                let (hot, row_bytes) = (layout.key, layout.key_row_bytes());
                 let all = a.stream.map_or(streams.clone(), |s| s..s + 1);
                 for stream in all.filter(|s| streams.contains(s)) {
                     let head = stream - streams.start;
@@ -322,7 +321,7 @@ impl Backend for CpuBackend {
                         let (k, v) = row[heads * d..].split_at(n * d);
                         let at = (a.slot + i) * row_bytes;
                         for (from, to) in [(k, &mut *key), (v, &mut *value)] {
-                            narrow(layout.key, &from[head * d..][..d], &mut to[at..][..row_bytes]);
+                            narrow(hot, &from[head * d..][..d], &mut to[at..][..row_bytes]);
                         }
                     }
                 }
@@ -359,8 +358,8 @@ impl Backend for CpuBackend {
             let (seal, stream) = pages[i / 2];
             let (key, key_len, value, value_len) = &outputs[i / 2];
             let (side, codec, out, len) = match i % 2 {
-                0 => (Side::Key, group.format.key, key, *key_len),
-                _ => (Side::Value, group.format.value, value, *value_len),
+                0 => (Side::Key, group.format_of(stream).key, key, *key_len),
+                _ => (Side::Value, group.format_of(stream).value, value, *value_len),
             };
             match arenas.page(seal.from, stream) {
                 Ok((k, v)) => {

@@ -91,6 +91,12 @@ impl Arenas {
         let mut memory = Vec::with_capacity(classes.len());
         for class in classes {
             let layout = PageLayout::new(groups, class)?;
+            if layout.is_mixed() {
+                return Err(Error::Unsupported {
+                    what: "a KV format of each head on this device".into(),
+                    remedy: "run calibrated formats on the CPU, or choose one format".into(),
+                });
+            }
             let block_bytes = layout.block_bytes() as u64;
             let most = (room / block_bytes.max(1)).min(u32::MAX.into()) as u32;
             memory.push(ClassMemory::new(device, block_bytes, most, chunk_bytes)?);

@@ -1,10 +1,12 @@
 //! The `kvfold` command line: a file per subcommand.
 
 mod bench;
+mod calibrate;
 mod eval;
 mod fetch;
 mod info;
 mod model_args;
+mod output;
 mod prompt;
 mod run;
 mod size;
@@ -29,6 +31,7 @@ enum Command {
     Fetch(fetch::FetchArgs),
     Info(info::InfoArgs),
     Eval(Box<eval::EvalArgs>),
+    Calibrate(calibrate::CalibrateArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Run(args) => args.model.threads,
         Command::Info(args) => args.model.threads,
         Command::Eval(args) => args.threads(),
+        Command::Calibrate(args) => args.model.threads,
         Command::Bench(args) => args.model.threads,
         Command::Fetch(_) => None,
     };
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args, cancel.clone()),
         Command::Info(args) => info::run(&args, &cancel),
         Command::Eval(args) => eval::run(&args, &cancel),
+        Command::Calibrate(args) => calibrate::run(&args, &cancel),
         Command::Bench(args) => bench::run(&args, &cancel),
     });
     match outcome {

@@ -101,6 +101,7 @@ impl<'a> Stream<'a> {
         let sealed_below = self.sealed_below(query);
         for run in &self.view.runs {
             let layout = self.arenas.layout(run.class);
+            let form = layout.page(self.index);
             debug_assert!(layout.head_dim <= MAX_HEAD_DIM);
             let start_page = run.start as usize / PAGE_TOKENS;
             let entries = (run.n_tokens as usize).div_ceil(layout.page_tokens);
@@ -122,8 +123,8 @@ impl<'a> Stream<'a> {
                 pages.push(Page {
                     key,
                     value,
-                    key_codec: layout.key,
-                    value_codec: layout.value,
+                    key_codec: form.key,
+                    value_codec: form.value,
                     first: sinks + run.start as usize + offset,
                     tokens: (run.n_tokens as usize - offset).min(layout.page_tokens),
                     live: run.live.map_or(u64::MAX, |m| self.view.masks[m as usize + entry]),

@@ -7,7 +7,7 @@ use crate::backend::cuda::copy::Copier;
 use crate::backend::cuda::seal::SealPlan;
 use crate::backend::cuda::tables::AttendTables;
 use crate::backend::driver::emulated::EmulatorOptions;
-use crate::cache::{CacheConfig, ClassKind, CopyBlock, GroupSpec, KvCache, Seal};
+use crate::cache::{CacheConfig, ClassKind, CopyBlock, GroupSpec, KvCache, Seal, SealedBytes};
 use crate::codec::KvFormat;
 use std::collections::HashSet;
 
@@ -24,13 +24,21 @@ struct World {
 
 fn world(memory: u64) -> World {
     let format: KvFormat = "kivi2".parse().unwrap();
-    let group = KvGroup { layers: 1, kv_heads: 2, head_dim: 64, format, sinks: 4, hot_window: 128 };
+    let group = KvGroup {
+        layers: 1,
+        kv_heads: 2,
+        head_dim: 64,
+        format,
+        streams: None,
+        sinks: 4,
+        hot_window: 128,
+    };
     let page = |format: KvFormat| format.page_bytes(64) as u64;
     let spec = GroupSpec {
         layers: 1,
         kv_heads: 2,
         hot_page_bytes: page(KvFormat::uniform(format.hot())),
-        sealed_page_bytes: Some(page(format)),
+        sealed: Some(SealedBytes::equal(page(format), 2)),
         sinks: 4,
         hot_window: 128,
     };

@@ -1,0 +1,100 @@
+//! `kvfold calibrate`: a KV format for each head, from measured errors.
+
+use crate::model_args::ModelArgs;
+use crate::output::write_whole;
+use anyhow::{Context, Result};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use kvfold::eval::calibrate::{CalibrateOptions, calibrate};
+use kvfold::eval::table;
+use kvfold::model::Checkpoint;
+use kvfold::rag::read_document;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Choose a KV format for each head of a model by measuring attention's error on a text.
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Stored bits an element that the cache may take in the mean, from 2.5 to 4.5
+    #[arg(long, value_name = "BITS")]
+    target_bits: f64,
+
+    /// The text (or - for stdin), of the kind that the model will read
+    #[arg(short, long, value_name = "PATH")]
+    text: PathBuf,
+
+    /// Where to write the formats; give this file to --kv
+    #[arg(short, long, value_name = "FILE", default_value = "kv-formats.json")]
+    output: PathBuf,
+
+    /// Tokens a window
+    #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
+    context: usize,
+
+    /// Windows to measure
+    #[arg(long, default_value_t = 4, value_name = "COUNT")]
+    windows: usize,
+
+    /// Tokens at the start that stay in 16 bits
+    #[arg(long, default_value_t = 4, value_name = "TOKENS")]
+    sinks: usize,
+
+    /// Recent tokens that stay in 16 bits, a multiple of 64
+    #[arg(long, default_value_t = 128, value_name = "TOKENS")]
+    hot_window: usize,
+}
+
+/// Runs the subcommand; setting `cancel` stops it.
+pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
+    let mut options = CalibrateOptions::new(args.target_bits);
+    options.context = args.context;
+    options.windows = Some(args.windows);
+    (options.sinks, options.hot_window) = (args.sinks, args.hot_window);
+    options.validate()?;
+    let text = read_document(&args.text)?;
+    let checkpoint = Checkpoint::open(args.model.path(cancel)?)?;
+    let bar = ProgressBar::new((args.context * args.windows) as u64);
+    if let Ok(style) = ProgressStyle::with_template("calibrating [{bar:30}] {pos}/{len} {eta}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.tick();
+    let weights = args.model.weights.into();
+    let found = calibrate(
+        &checkpoint,
+        weights,
+        text.text(),
+        &args.text,
+        &options,
+        cancel,
+        &mut |tokens| bar.set_position(tokens as u64),
+    )?;
+    bar.finish_and_clear();
+    write_whole(&args.output, found.calibration.to_json().as_bytes())
+        .with_context(|| args.output.display().to_string())?;
+
+    let row = |name: String, bits: f64, error: f64, heads: usize| {
+        vec![name, format!("{bits:.2}"), format!("{error:.2e}"), heads.to_string()]
+    };
+    let all = found.calibration.layers.iter().flatten();
+    let mut rows: Vec<_> = (found.uniform.iter())
+        .map(|(format, error)| {
+            let heads = all.clone().filter(|chosen| *chosen == format).count();
+            row(format.to_string(), format.bits(), *error, heads)
+        })
+        .collect();
+    let name = args.output.display().to_string();
+    rows.push(row(name, found.calibration.bits, found.error, all.count()));
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{}: relative squared error of attention, a head in the mean, and heads with each format\n\n{}",
+        checkpoint.name(),
+        table(&["kv", "bits", "error", "heads"], &rows)
+    )?;
+    Ok(out.flush()?)
+}

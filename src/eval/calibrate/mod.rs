@@ -1,0 +1,219 @@
+//! Choosing a KV format for each head of a model, by the error of attention's output.
+//!
+//! The model runs over a text with a 16-bit cache. In every layer, queries spread over the
+//! text attend once more, to keys or values as each codec gives them back, and what that
+//! changes goes through the layer's output projection:
+//!
+//! ```text
+//! error(layer, head, side, codec) = mean over queries of ‖W_o (o' − o)‖² / ‖x‖²
+//! ```
+//!
+//! x being the residual stream to which it is added. Errors of heads and sides are taken to
+//! add up, so the best formats under a budget are found head by head ([`allocate`]).
+
+mod allocate;
+mod attention;
+
+use super::perplexity::Windows;
+use crate::backend::cpu::CpuBackend;
+use crate::backend::{Backend, WeightPolicy};
+use crate::cache::KvCache;
+use crate::codec::{Codec, KvFormat};
+use crate::error::{Error, Result};
+use crate::model::{
+    Calibration, Checkpoint, KvOptions, Llama, Observed, Observer, Workspace, cache_config,
+    kv_groups,
+};
+use attention::{Head, SIDES};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Formats that a head may get, by growing size.
+pub const FORMATS: [KvFormat; 4] = [
+    KvFormat::uniform(Codec::Kf2),
+    KvFormat::new(Codec::Kf3, Codec::Kf2),
+    KvFormat::uniform(Codec::Kf3),
+    KvFormat::uniform(Codec::Kf4),
+];
+
+/// Their codecs.
+const CODECS: [Codec; 3] = [Codec::Kf2, Codec::Kf3, Codec::Kf4];
+
+/// Queries of a window that attend once more.
+const QUERIES: usize = 128;
+
+/// What is to be measured, and how much may be spent.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CalibrateOptions {
+    /// Mean stored bits an element of sealed pages, at most; from 2.5 to 4.5.
+    pub target_bits: f64,
+    /// Tokens a window.
+    pub context: usize,
+    /// Windows of the text; `None`: all that it fills.
+    pub windows: Option<usize>,
+    /// S.
+    pub sinks: usize,
+    /// R.
+    pub hot_window: usize,
+}
+
+impl CalibrateOptions {
+    /// Four windows of 2,048 tokens, S = 4, R = 128.
+    pub fn new(target_bits: f64) -> Self {
+        let KvOptions { sinks, hot_window, .. } = KvOptions::new(FORMATS[0]);
+        Self { target_bits, context: 2048, windows: Some(4), sinks, hot_window }
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field.
+    pub fn validate(&self) -> Result<()> {
+        let [least, .., most] = FORMATS.map(|f| f.bits());
+        if !(least..=most).contains(&self.target_bits) {
+            let what = format!("{} is not between {least} and {most}", self.target_bits);
+            return Err(Error::config("target_bits", what));
+        }
+        let first = attention::first_query(self.sinks, self.hot_window);
+        if self.context < first + QUERIES {
+            let what = format!("{} leaves too little behind {first}", self.context);
+            return Err(Error::config("context", what));
+        }
+        Ok(())
+    }
+}
+
+/// Formats for a model, and the errors that led to them.
+#[derive(Clone, Debug)]
+pub struct Calibrated {
+    /// The formats.
+    pub calibration: Calibration,
+    /// Their relative squared error, a head and layer in the mean.
+    pub error: f64,
+    /// Stored bits and the same error of each of [`FORMATS`], alone.
+    pub uniform: Vec<(KvFormat, f64)>,
+}
+
+/// Measures a model on a text and chooses a format for each head. `progress` is told the
+/// tokens that are done.
+///
+/// # Errors
+/// [`CalibrateOptions::validate`]'s; [`Error::Unsupported`] for a head dim without kf
+/// formats; [`Error::Document`] for a text that is too short; [`Error::Cancelled`].
+pub fn calibrate(
+    checkpoint: &Checkpoint,
+    policy: WeightPolicy,
+    text: &str,
+    source: &Path,
+    options: &CalibrateOptions,
+    cancel: &AtomicBool,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Calibrated> {
+    options.validate()?;
+    let config = checkpoint.config();
+    if !Codec::Kf2.fits(config.head_dim) {
+        return Err(Error::Unsupported {
+            what: format!("calibration of heads of {} channels", config.head_dim),
+            remedy: "kf formats take 64, 128 and 256; choose a kivi format with --kv".into(),
+        });
+    }
+    let windows =
+        Windows::new(&checkpoint.tokenizer()?, text, source, options.context, options.windows)?;
+    let mut backend = CpuBackend::new();
+    let model = Llama::load(checkpoint, &backend, policy)?;
+    let groups = kv_groups(config, &KvOptions::new(KvFormat::uniform(Codec::F16)));
+    let mut cache = KvCache::new(cache_config(&groups, u64::MAX))?;
+    backend.configure_kv(&groups, cache.classes(), cache.budget())?;
+    let mut ws = Workspace::new(&backend)?;
+
+    let streams = config.layers * config.kv_heads;
+    let mut meter = Meter {
+        options,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        hidden: config.hidden,
+        errors: vec![[[0.0; CODECS.len()]; 2]; streams],
+        cancel,
+    };
+    for window in 0..windows.count() {
+        let seq = cache.create();
+        let step = cache.prepare(&[(seq, windows.context())])?;
+        let ids = windows.window(window);
+        model.forward_observed(&mut backend, &mut ws, &step, &ids, &mut meter)?;
+        backend.free_blocks(&cache.commit(step, &[windows.context()])?);
+        backend.free_blocks(&cache.free(seq)?);
+        progress((window + 1) * windows.context());
+    }
+
+    let of_format = |errors: &[[f64; CODECS.len()]; 2], format: KvFormat| {
+        let of = |side: usize, codec: Codec| {
+            CODECS.iter().position(|c| *c == codec).map_or(0.0, |i| errors[side][i])
+        };
+        (of(0, format.key) + of(1, format.value)) / windows.count() as f64
+    };
+    let errors: Vec<[f64; FORMATS.len()]> =
+        meter.errors.iter().map(|e| FORMATS.map(|format| of_format(e, format))).collect();
+    let chosen = allocate::allocate(&FORMATS.map(|f| f.bits()), &errors, options.target_bits);
+    let mean = |error: &dyn Fn(usize) -> f64| (0..streams).map(error).sum::<f64>() / streams as f64;
+
+    let layers = chosen.chunks_exact(config.kv_heads);
+    let layers = layers.map(|heads| heads.iter().map(|&i| FORMATS[i]).collect()).collect();
+    let mut calibration = Calibration::new(checkpoint.name(), &checkpoint.fingerprint()?, layers);
+    calibration.target_bits = options.target_bits;
+    calibration.text = source.file_name().map_or("-".into(), |n| n.to_string_lossy().into_owned());
+    calibration.tokens = windows.count() * windows.context();
+    let uniform = (0..FORMATS.len()).map(|i| (FORMATS[i], mean(&|s| errors[s][i]))).collect();
+    Ok(Calibrated { calibration, error: mean(&|s| errors[s][chosen[s]]), uniform })
+}
+
+/// Adds up errors, layer by layer.
+struct Meter<'a> {
+    options: &'a CalibrateOptions,
+    kv_heads: usize,
+    head_dim: usize,
+    hidden: usize,
+    /// `[layer · kv_heads + head][side][codec]`, over all windows.
+    errors: Vec<[[f64; CODECS.len()]; 2]>,
+    cancel: &'a AtomicBool,
+}
+
+impl<B: Backend> Observer<B> for Meter<'_> {
+    fn attended(&mut self, backend: &B, layer: &Observed<'_, B>) -> Result<()> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        let (d, n) = (self.head_dim, self.kv_heads);
+        let (heads, tokens) = (layer.call.heads, self.options.context);
+        let cols = (heads + 2 * n) * d;
+        let mut qkv = vec![0f32; tokens * cols];
+        for (row, out) in qkv.chunks_exact_mut(cols).enumerate() {
+            backend.read_row(layer.qkv, row, out)?;
+        }
+        let queries = attention::queries(self.options, QUERIES);
+        let mut buffer = backend.buffer(0, 0)?;
+        let mut projected = backend.buffer(0, 0)?;
+
+        for kv_head in 0..n {
+            let head = Head { qkv: &qkv, cols, heads, kv_heads: n, d, kv_head };
+            let rows = head.errors(layer.call, &queries, self.options, &CODECS);
+            backend.write(&rows, heads * d, &mut buffer)?;
+            backend.matmul(layer.output, &mut buffer, &mut projected)?;
+            let of = &mut self.errors[layer.layer * n + kv_head];
+            let (mut out, mut x) = (vec![0f32; self.hidden], vec![0f32; self.hidden]);
+            for (i, &query) in queries.iter().enumerate() {
+                backend.read_row(layer.residual, query, &mut x)?;
+                let size: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+                for side in 0..SIDES {
+                    for codec in 0..CODECS.len() {
+                        let row = (side * CODECS.len() + codec) * queries.len() + i;
+                        backend.read_row(&projected, row, &mut out)?;
+                        let error: f64 = out.iter().map(|x| f64::from(*x).powi(2)).sum();
+                        of[side][codec] += error / size / queries.len() as f64;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! A KV format for each head of a model, chosen by measurement: a small JSON file.
+//!
+//! ```json
+//! { "kvfold": "kv-formats-1", "model": "SmolLM2 135M", "fingerprint": "5c0f…",
+//!   "target_bits": 2.75, "bits": 2.744, "text": "notes.txt", "tokens": 8192,
+//!   "layers": [["kf3.2", "kf2", "kf2"], …] }
+//! ```
+//!
+//! `layers` has a list for each layer, with the format of each KV head. The fingerprint
+//! ties it to the weights that it was measured on.
+
+use super::{Checkpoint, complaint};
+use crate::codec::KvFormat;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// What the files' first field says.
+const KIND: &str = "kv-formats-1";
+
+/// Bytes of each tensor that a fingerprint looks at.
+const SAMPLE: usize = 4096;
+
+/// Formats of all heads of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    kvfold: String,
+    /// The model's name, for messages.
+    pub model: String,
+    /// [`Checkpoint::fingerprint`] of the model.
+    pub fingerprint: String,
+    /// Mean stored bits an element that were asked for.
+    pub target_bits: f64,
+    /// Mean stored bits an element of sealed pages.
+    pub bits: f64,
+    /// The text that was measured on.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: usize,
+    /// `[layer][KV head]`.
+    #[serde(with = "names")]
+    pub layers: Vec<Vec<KvFormat>>,
+}
+
+impl Calibration {
+    /// Formats `[layer][KV head]` for the model of a fingerprint.
+    pub fn new(model: &str, fingerprint: &str, layers: Vec<Vec<KvFormat>>) -> Self {
+        let all = layers.iter().flatten();
+        let bits = all.clone().map(|f| f.bits()).sum::<f64>() / all.count().max(1) as f64;
+        Self {
+            kvfold: KIND.into(),
+            model: model.into(),
+            fingerprint: fingerprint.into(),
+            target_bits: bits,
+            bits,
+            text: String::new(),
+            tokens: 0,
+            layers,
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io), or [`Error::BadFile`](crate::Error::BadFile) for
+    /// one that is no calibration, or whose formats differ in their 16-bit type.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bad = |what: String| {
+            let remedy = "make one with `kvfold calibrate`";
+            Error::bad_file(path, complaint::one_line(&what), remedy)
+        };
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let read: Self = serde_json::from_str(&text)
+            .map_err(|e| bad(format!("it is no calibration of KV formats: {e}")))?;
+        if read.kvfold != KIND {
+            let what = format!("it is a \"{}\", this version reads \"{KIND}\"", read.kvfold);
+            return Err(bad(what));
+        }
+        let mut formats = read.layers.iter().flatten();
+        let Some(first) = formats.next() else { return Err(bad("it names no formats".into())) };
+        if let Some(other) = formats.find(|f| f.hot() != first.hot() || !f.seals()) {
+            return Err(bad(format!("{first} and {other} cannot be in one cache")));
+        }
+        Ok(read)
+    }
+
+    /// The file's text.
+    pub fn to_json(&self) -> String {
+        // One line a layer.
+        let mut all = serde_json::to_value(self).unwrap_or_default();
+        let layers = all.as_object_mut().and_then(|fields| fields.remove("layers"));
+        let layers = layers.as_ref().and_then(|layers| layers.as_array()).cloned();
+        let lines: Vec<_> = layers.iter().flatten().map(|layer| format!("    {layer}")).collect();
+        let head = serde_json::to_string_pretty(&all).unwrap_or_default();
+        let head = head.trim_end_matches(['\n', '}']).trim_end();
+        format!("{head},\n  \"layers\": [\n{}\n  ]\n}}\n", lines.join(",\n"))
+    }
+
+    /// Checks that this was made for a model.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming both models.
+    pub fn check(&self, name: &str, fingerprint: &str, layers: usize, heads: usize) -> Result<()> {
+        let fits = self.layers.len() == layers && self.layers.iter().all(|l| l.len() == heads);
+        if self.fingerprint == fingerprint && fits {
+            return Ok(());
+        }
+        let what = format!(
+            "the calibration was made for other weights ({}, {}) than {name} ({fingerprint}): make \
+             one for this model with `kvfold calibrate`",
+            self.model, self.fingerprint
+        );
+        Err(Error::config("kv", what))
+    }
+}
+
+/// Formats by name.
+mod names {
+    use super::*;
+    use serde::{Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(layers: &[Vec<KvFormat>], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(layers.iter().map(|l| l.iter().map(ToString::to_string).collect::<Vec<_>>()))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> std::result::Result<Vec<Vec<KvFormat>>, D::Error> {
+        let layers = Vec::<Vec<String>>::deserialize(from)?;
+        let format = |name: &String| name.parse().map_err(de::Error::custom);
+        layers.iter().map(|layer| layer.iter().map(format).collect()).collect()
+    }
+
+    type Result<T, E> = std::result::Result<T, E>;
+}
+
+impl Checkpoint {
+    /// Sixteen hexadecimal digits that tell models apart: of the geometry and of the first
+    /// 4 KiB of each key projection and of the embedding, so also of each fine-tune.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`](crate::Error::BadFile) if a tensor cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        let config = self.config();
+        let mut hash = Sha256::new();
+        let numbers = [config.vocab, config.hidden, config.heads, config.kv_heads, config.head_dim];
+        numbers.iter().for_each(|n| hash.update((*n as u64).to_le_bytes()));
+        let keys = (0..config.layers).map(|i| format!("model.layers.{i}.self_attn.k_proj.weight"));
+        for name in keys.chain(["model.embed_tokens.weight".to_owned()]) {
+            let tensor = self.tensor(&name)?;
+            hash.update(&tensor.bytes[..tensor.bytes.len().min(SAMPLE)]);
+        }
+        Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Calibration {
+        let formats = |names: [&str; 2]| names.map(|n| n.parse().unwrap()).to_vec();
+        let layers = vec![formats(["kf3.2", "kf2"]), formats(["kf4", "kf2"])];
+        Calibration::new("A model", "0123456789abcdef", layers)
+    }
+
+    fn read(text: &str) -> Result<Calibration> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("formats.json");
+        std::fs::write(&path, text).unwrap();
+        Calibration::read(&path)
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let calibration = example();
+        assert_eq!(calibration.bits, 3.125);
+        let text = calibration.to_json();
+        assert!(text.contains("    [\"kf3.2\",\"kf2\"],\n"), "{text}");
+        assert_eq!(read(&text).unwrap(), calibration);
+    }
+
+    #[test]
+    fn other_files_are_refused_by_what_is_wrong() {
+        let text = example().to_json();
+        for (from, to, named) in [
+            ("kv-formats-1", "kv-formats-9", "kv-formats-9"),
+            ("kf3.2", "kf9", "kf9"),
+            ("\"bits\"", "\"bit\"", "bit"),
+            ("\"kf4\"", "\"bf16+kf4\"", "bf16+kf4"),
+            ("\"kf4\"", "\"f16\"", "f16"),
+        ] {
+            let error = read(&text.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(named) && !error.contains('\n'), "{named}: {error}");
+        }
+        assert!(read("{}").unwrap_err().to_string().contains("no calibration"));
+    }
+
+    #[test]
+    fn another_model_is_named() {
+        let calibration = example();
+        assert!(calibration.check("A model", "0123456789abcdef", 2, 2).is_ok());
+        for (fingerprint, layers) in [("ffff456789abcdef", 2), ("0123456789abcdef", 3)] {
+            let error = calibration.check("Another", fingerprint, layers, 2).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("A model") && error.contains("Another"), "{error}");
+        }
+    }
+}
