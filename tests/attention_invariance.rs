@@ -97,9 +97,14 @@ fn assert_same(what: &str, one: &Rows, other: &Rows, seq: usize) {
 #[test]
 fn the_batch_changes_no_bit() {
     for kind in Kind::all(3..4) {
-        for (format, causal) in
-            [("f16", true), ("kivi2", true), ("kivi4/kivi2", true), ("kivi2", false)]
-        {
+        for (format, causal) in [
+            ("f16", true),
+            ("kivi2", true),
+            ("kivi4/kivi2", true),
+            ("kivi2", false),
+            ("kf3.2", true),
+            ("kf2", false),
+        ] {
             let alone = run(kind, format, causal, &[&[(1, 70)], &[(1, 230)], &[(1, 1)], &[(1, 1)]]);
             let among = run(
                 kind,
@@ -122,7 +127,7 @@ fn the_batch_changes_no_bit() {
 #[test]
 fn verification_gives_the_bits_of_decoding() {
     for kind in Kind::all(5..6).into_iter().filter(|kind| !matches!(kind, Kind::Cpu(_))) {
-        for format in ["bf16", "fp8", "kivi2", "kivi4/kivi2"] {
+        for format in ["bf16", "fp8", "kivi2", "kivi4/kivi2", "kf3.2", "bf16+kf2", "kf4"] {
             let prefix: &[(usize, usize)] = &[(0, 4 + 5 * 64 - 3)];
             let one_by_one = run(
                 kind,

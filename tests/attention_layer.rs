@@ -23,12 +23,14 @@ fn shape() -> AttentionShape {
 #[test]
 fn shapes_without_a_kernel_are_named() {
     type Spoil = fn(&mut AttentionShape);
-    let cases: [(&str, Spoil); 10] = [
+    let cases: [(&str, Spoil); 12] = [
         ("head_dim 96", |s| s.head_dim = 96),
         ("17 query heads", |s| (s.heads, s.kv_heads) = (17, 1)),
         ("5 do not fit 2", |s| s.heads = 5),
         ("do not fit 0", |s| s.kv_heads = 0),
         ("kivi2/f16", |s| s.format = "kivi2/f16".parse::<KvFormat>().unwrap()),
+        ("kf2/kf3", |s| s.format = "kf2/kf3".parse().unwrap()),
+        ("kf2/kivi2", |s| s.format = "kf2/kivi2".parse().unwrap()),
         ("bf16+f16", |s| s.format = "bf16+f16".parse().unwrap()),
         ("65 sinks", |s| s.sinks = 65),
         ("hot window 100", |s| s.hot_window = 100),

@@ -269,7 +269,7 @@ fn equals_give_the_lowest_index() {
 #[test]
 fn the_batch_changes_no_bit() {
     for kind in Kind::all(3..4) {
-        for format in ["f16", "kivi4/kivi2"] {
+        for format in ["f16", "kivi4/kivi2", "kf3.2"] {
             let mut alone = Bench::new(kind, group(format, 64, 2), 6, &[7]);
             let mut among = Bench::new(kind, group(format, 64, 2), 6, &[1, 7, 2]);
             for (one, all) in

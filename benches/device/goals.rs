@@ -5,7 +5,7 @@ use crate::kv::Order;
 use crate::report::Row;
 use crate::roofs::Roofs;
 use crate::workloads::{PREFILL_TWIN, PREFILLS, decode_cases, decode_name, has_twin, prefill_name};
-use kvfold::codec::Codec;
+use kvfold::codec::{Codec, KvFormat};
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -82,19 +82,21 @@ impl fmt::Display for Goal {
 pub fn goals(rows: &[Row], roofs: &Roofs) -> Vec<Goal> {
     let row = |name: &str| rows.iter().find(|row| row.name == name);
     let seconds = |name: &str| row(name).and_then(Row::seconds);
-    let decode = |(heads, d, b, context): (&str, usize, usize, usize), codec, order| {
-        format!("decode/{}", decode_name(heads, d, codec, b, context, order))
+    let decode = |(heads, d, b, context): (&str, usize, usize, usize), format, order| {
+        format!("decode/{}", decode_name(heads, d, format, b, context, order))
     };
+    let [f16, kivi2, kivi4, kf2] =
+        [Codec::F16, Codec::Kivi2, Codec::Kivi4, Codec::Kf2].map(KvFormat::uniform);
     let many = || decode_cases().filter(|(_, _, batch, context)| batch * context >= MANY);
     let bandwidth = many().filter_map(|case| {
-        let name = decode(case, Codec::F16, Order::Shuffled);
+        let name = decode(case, f16, Order::Shuffled);
         let row = row(&name)?;
         Some((100.0 * row.bytes as f64 / row.seconds()? / roofs.read, name))
     });
-    let over_16_bit = |codec| {
+    let over_16_bit = |format| {
         many().filter_map(move |case| {
-            let name = decode(case, codec, Order::Shuffled);
-            Some((seconds(&decode(case, Codec::F16, Order::Shuffled))? / seconds(&name)?, name))
+            let name = decode(case, format, Order::Shuffled);
+            Some((seconds(&decode(case, f16, Order::Shuffled))? / seconds(&name)?, name))
         })
     };
     let prefills = |d: usize| {
@@ -112,8 +114,8 @@ pub fn goals(rows: &[Row], roofs: &Roofs) -> Vec<Goal> {
     };
     let decode_loss =
         decode_cases().filter(|&(h, d, b, c)| has_twin(h, d, b, c)).flat_map(|case| {
-            crate::workloads::FORMATS.into_iter().filter_map(move |codec| {
-                loss(decode(case, codec, Order::Shuffled), decode(case, codec, Order::Contiguous))
+            crate::workloads::FORMATS.into_iter().filter_map(move |format| {
+                loss(decode(case, format, Order::Shuffled), decode(case, format, Order::Contiguous))
             })
         });
     let prefill_loss = [128, 64].into_iter().filter_map(|d| {
@@ -131,13 +133,25 @@ pub fn goals(rows: &[Row], roofs: &Roofs) -> Vec<Goal> {
             "KIVI-2 decode >= 4.5 x 16-bit, from 512k tokens",
             Bound::AtLeast(4.5),
             " x",
-            over_16_bit(Codec::Kivi2),
+            over_16_bit(kivi2),
         ),
         Goal::new(
             "KIVI-4 decode >= 2.7 x 16-bit, from 512k tokens",
             Bound::AtLeast(2.7),
             " x",
-            over_16_bit(Codec::Kivi4),
+            over_16_bit(kivi4),
+        ),
+        Goal::new(
+            "kf3.2 decode >= 4.5 x 16-bit, from 512k tokens",
+            Bound::AtLeast(4.5),
+            " x",
+            over_16_bit(KvFormat::new(Codec::Kf3, Codec::Kf2)),
+        ),
+        Goal::new(
+            "kf2 decode >= 5.4 x 16-bit, from 512k tokens",
+            Bound::AtLeast(5.4),
+            " x",
+            over_16_bit(kf2),
         ),
         Goal::new(
             "causal prefill, d128 >= 440 TFLOP/s",

@@ -11,7 +11,16 @@ use kvfold::backend::driver::{Device, Stream};
 use kvfold::codec::{Codec, KvFormat};
 
 /// Formats of decode and prefill cells, the reference first.
-pub const FORMATS: [Codec; 4] = [Codec::F16, Codec::Fp8, Codec::Kivi4, Codec::Kivi2];
+pub const FORMATS: [KvFormat; 6] = [
+    F16,
+    KvFormat::uniform(Codec::Fp8),
+    KvFormat::uniform(Codec::Kivi4),
+    KIVI2,
+    KvFormat::new(Codec::Kf3, Codec::Kf2),
+    KvFormat::uniform(Codec::Kf2),
+];
+const F16: KvFormat = KvFormat::uniform(Codec::F16);
+const KIVI2: KvFormat = KvFormat::uniform(Codec::Kivi2);
 const BATCHES: [usize; 3] = [1, 16, 64];
 const CONTEXTS: [usize; 5] = [1 << 10, 4 << 10, 16 << 10, 32 << 10, 128 << 10];
 const HEAD_DIMS: [usize; 2] = [128, 64];
@@ -39,12 +48,12 @@ pub fn families(device: &Device, stream: &Stream) -> Vec<Family> {
 pub fn decode_name(
     heads: &str,
     head_dim: usize,
-    codec: Codec,
+    format: KvFormat,
     batch: usize,
     context: usize,
     order: Order,
 ) -> String {
-    let name = format!("{heads}/d{head_dim}/{codec}/b{batch}/{}k", context >> 10);
+    let name = format!("{heads}/d{head_dim}/{format}/b{batch}/{}k", context >> 10);
     match order {
         Order::Shuffled => name,
         Order::Contiguous => format!("{name}/contiguous"),
@@ -76,14 +85,13 @@ fn decode(device: &Device) -> Vec<Cell> {
             _ => false,
         };
         let (_, q_heads, kv_heads) = if heads == GQA.0 { GQA } else { MHA };
-        for codec in FORMATS {
-            let format = KvFormat::uniform(codec);
+        for format in FORMATS {
             let kv = KvShape { kv_heads, head_dim, format, batch, context, q_len: 1 };
             for order in [Order::Shuffled, Order::Contiguous] {
                 if order == Order::Contiguous && !twin {
                     continue;
                 }
-                let name = decode_name(heads, head_dim, codec, batch, context, order);
+                let name = decode_name(heads, head_dim, format, batch, context, order);
                 let case = attention::Case { heads: q_heads, kv, order, causal: true };
                 cells.push(case.cell(device, name, quick));
             }
@@ -110,16 +118,15 @@ fn prefill(device: &Device, stream: &Stream) -> Vec<Cell> {
     let (heads_name, heads, kv_heads) = GQA;
     let mut cells = Vec::new();
     for head_dim in HEAD_DIMS {
-        let case = |context, q_len, codec, order| {
-            let format = KvFormat::uniform(codec);
+        let case = |context, q_len, format, order| {
             let kv = KvShape { kv_heads, head_dim, format, batch: 1, context, q_len };
             attention::Case { heads, kv, order, causal: true }
         };
-        let whole = |tokens, order| case(tokens, tokens, Codec::F16, order);
+        let whole = |tokens, order| case(tokens, tokens, F16, order);
         let mut add = |name, case: attention::Case, quick, lacks: &Option<String>| {
             cells.push(Cell { lacks: lacks.clone(), ..case.cell(device, name, quick) });
         };
-        let lacks = |codec| attention::lacks(&case(1, 1, codec, Order::Shuffled), device, stream);
+        let lacks = |format| attention::lacks(&case(1, 1, format, Order::Shuffled), device, stream);
         let lacking = FORMATS.map(lacks);
         for tokens in PREFILLS {
             let quick = head_dim == 128 && [4 << 10, 8 << 10, 32 << 10].contains(&tokens);
@@ -131,10 +138,10 @@ fn prefill(device: &Device, stream: &Stream) -> Vec<Cell> {
             }
         }
         // A chunk late in a long prompt, over pages of each form.
-        for (codec, lacking) in FORMATS.into_iter().zip(&lacking) {
-            let name = format!("{heads_name}/d{head_dim}/{codec}/32k/last1k");
-            let quick = head_dim == 128 && codec == Codec::Kivi2;
-            add(name, case(32 << 10, 1 << 10, codec, Order::Shuffled), quick, lacking);
+        for (format, lacking) in FORMATS.into_iter().zip(&lacking) {
+            let name = format!("{heads_name}/d{head_dim}/{format}/32k/last1k");
+            let quick = head_dim == 128 && format == KIVI2;
+            add(name, case(32 << 10, 1 << 10, format, Order::Shuffled), quick, lacking);
         }
         for tokens in PREFILLS {
             let name = format!("{heads_name}/d{head_dim}/f16/{}k/full", tokens >> 10);
@@ -148,13 +155,12 @@ fn prefill(device: &Device, stream: &Stream) -> Vec<Cell> {
 fn seal(device: &Device) -> Vec<Cell> {
     let mut cells = Vec::new();
     for head_dim in HEAD_DIMS {
-        for codec in &FORMATS[1..] {
+        for format in FORMATS[1..].iter().copied() {
             // A long prompt's pages, and those of a batch that decodes.
             for blocks in [2048, 16] {
-                let format = KvFormat::uniform(*codec);
                 let case = seal::Case { kv_heads: GQA.2, head_dim, format, blocks };
-                let name = format!("{}/d{head_dim}/{codec}/{blocks}-pages", GQA.0);
-                let quick = head_dim == 128 && *codec == Codec::Kivi2;
+                let name = format!("{}/d{head_dim}/{format}/{blocks}-pages", GQA.0);
+                let quick = head_dim == 128 && format == KIVI2;
                 cells.push(case.cell(device, name, quick));
             }
         }

@@ -8,7 +8,7 @@
 // operand column 8n + g, with g = lane / 4, t = lane % 4.
 #pragma once
 
-#include "attention/element.cuh"
+#include "attention/hadamard.cuh"
 #include "common/params.h"
 
 // What one column sees.
@@ -116,6 +116,19 @@ DEVICE void load_queries(const AttendParams& p, const Columns& columns, uint32_t
                 y = Element<To>::pack(b0 * r0.x + a0 * r0.y, b1 * r1.x + a1 * r1.y);
             }
         }
+    }
+}
+
+// Rotates the queries of a decode item as pages are. Warp.
+template <int D, int NT> DEVICE void rotate_queries(Queries<D, NT>& q) {
+    UNROLL
+    for (int n = 0; n < NT; ++n) {
+        uint32_t words[D / 8];
+        UNROLL
+        for (int i = 0; i < D / 8; ++i) words[i] = q.b[i / 2][n][i % 2];
+        rotate_words<D>(words);
+        UNROLL
+        for (int i = 0; i < D / 8; ++i) q.b[i / 2][n][i % 2] = words[i];
     }
 }
 

@@ -7,24 +7,51 @@
 // tiles through its own part of shared memory, with no barrier until the end,
 // where the warps' states merge in order.
 //
+// Of pages that are stored rotated (tile_rotated.cuh) the sum of weighted values is
+// rotated too. So an item is read in two passes, each in a state of its own: 16-bit
+// pages, whose merged state is set aside, then sealed ones, whose merged state is rotated
+// back. What a column does not see changes no bit of either.
+//
 // Bytes in flight a block: WARPS · (STAGES − 1) tiles. Floor: bytes of K and V.
 #pragma once
 
+#include "attention/hadamard.cuh"
 #include "attention/record.cuh"
 #include "attention/tile_fp8.cuh"
 #include "attention/tile_half.cuh"
 #include "attention/tile_kivi.cuh"
+#include "attention/tile_rotated.cuh"
 #include "attention/walk.cuh"
 
 // How sealed pages of a kernel are stored.
 template <class K, class V> struct Sealed {
     using Keys = K;
     using Values = V;
+    static constexpr bool ROTATED = false;
     static constexpr uint32_t TOKENS = K::TOKENS; // of a tile
     static constexpr uint32_t BYTES = K::BYTES + V::BYTES;
+
+    // Starts the copy of part `part` of a page.
+    static DEVICE void issue(uint8_t* shared, const uint8_t* page, uint32_t key_bytes, uint32_t part) {
+        K::issue(shared, page + part * K::BYTES);
+        V::issue(shared + K::BYTES, page + key_bytes + part * V::BYTES);
+    }
+};
+// Rotated: a tile is a page, copied whole.
+template <class K, class V> struct SealedRotated {
+    using Keys = K;
+    using Values = V;
+    static constexpr bool ROTATED = true;
+    static constexpr uint32_t TOKENS = 64;
+    static constexpr uint32_t BYTES = K::BYTES + V::BYTES;
+
+    static DEVICE void issue(uint8_t* shared, const uint8_t* page, uint32_t, uint32_t) {
+        issue_straight<BYTES>(shared + lane_id() * 16, page + lane_id() * 16);
+    }
 };
 // All pages have 16 bits.
 struct NeverSealed {
+    static constexpr bool ROTATED = false;
     static constexpr uint32_t TOKENS = 16;
     static constexpr uint32_t BYTES = 0;
 };
@@ -41,6 +68,9 @@ constexpr uint32_t decode_warp_bytes(uint32_t half, uint32_t sealed) {
     return three <= 24576 ? three : two;
 }
 
+// Bytes of a merged state that is set aside: D channels, maximum and sum of each column.
+constexpr uint32_t decode_aside_bytes(int d, int nt, bool rotated) { return rotated ? 8 * nt * (d + 2) * 4 : 0; }
+
 // Shared memory of a multiprocessor that registers are shared out for: 100 KB on the
 // smaller devices, whose registers would do for more blocks, else that of the largest.
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
@@ -51,17 +81,18 @@ constexpr int DECODE_SHARED = 228 * 1024;
 
 // Blocks that a multiprocessor is to hold, for which registers are limited: no more
 // than fit its shared memory.
-constexpr int decode_blocks(int d, int nt, uint32_t sealed) {
+constexpr int decode_blocks(int d, int nt, uint32_t sealed, bool rotated) {
     int wanted = (d == 64 ? 4 : 3) - (nt - 1);
-    int fit = DECODE_SHARED / (decode_warps(d) * decode_warp_bytes(64 * d, sealed) + 640 + 1024);
+    int block = decode_warps(d) * decode_warp_bytes(64 * d, sealed) + decode_aside_bytes(d, nt, rotated) + 640;
+    int fit = DECODE_SHARED / (block + 1024);
     return wanted < fit ? wanted : fit;
 }
 
 // What one warp works on, in shared memory: registers are dear.
 struct WarpContext {
     uint8_t walk[120]; // a Walk
-    uint32_t run;      // of the stream
-    uint32_t reserved;
+    uint32_t run;      // of the stream, counted on through the passes
+    uint32_t halves;   // 1: the item has 16-bit tiles for it, of a rotated format
 };
 
 // What a block works on, in shared memory.
@@ -91,6 +122,9 @@ template <class T, int D, int NT, class Pages> struct Decode {
     static constexpr int WARPS = decode_warps(D);
     static constexpr uint32_t COLUMNS = 8 * NT;
     static constexpr uint32_t ROW = D + 4; // floats of a merged column
+    static constexpr bool ROTATED = Pages::ROTATED;
+    static constexpr uint32_t PASSES = ROTATED ? 2 : 1;
+    static constexpr uint32_t SHARE = 32 * WARPS / COLUMNS; // threads that merge a column
 
     using Half = HalfTile<T, D>;
     using WarpState = State<D, NT>;
@@ -125,12 +159,21 @@ template <class T, int D, int NT, class Pages> struct Decode {
         }
     }
 
+    // All runs; of rotated formats those of 16 bits, then all again, and the sealed ones.
     DEVICE void one() {
         WarpState state;
         state.clear();
+        if (ROTATED && lane_id() == 0) context.warps[warp_id()].halves = 0;
         const uint32_t& at = context.warps[warp_id()].run;
-        for (go_to(0); at < context.stream.n_runs; go_to(at + 1)) {
-            KvRun run = load_struct<KvRun>(p.runs, context.stream.first_run + at);
+        for (go_to(0); at < PASSES * context.stream.n_runs; go_to(at + 1)) {
+            bool second = ROTATED && at >= context.stream.n_runs;
+            if (ROTATED && at == context.stream.n_runs) {
+                set_aside(state);
+                state.clear();
+            }
+            uint32_t index = context.stream.first_run + at - (second ? context.stream.n_runs : 0);
+            KvRun run = load_struct<KvRun>(p.runs, index);
+            if (ROTATED && (run.kind == RUN_SEALED) != second) continue;
             KvArena arena = load_struct<KvArena>(p.arenas, run.arena);
             if constexpr (SEALS) {
                 if (run.kind == RUN_SEALED) {
@@ -140,7 +183,9 @@ template <class T, int D, int NT, class Pages> struct Decode {
                 }
             }
             const auto& walk = tiles<Half::TOKENS>(run, arena);
-            if (walk.count > 0) half_run(walk, run.rotation, state);
+            if (walk.count == 0) continue;
+            if (ROTATED && lane_id() == 0) context.warps[warp_id()].halves = 1;
+            half_run(walk, run.rotation, state);
         }
         finish(state);
     }
@@ -199,15 +244,14 @@ template <class T, int D, int NT, class Pages> struct Decode {
         Queries<D, NT> q;
         load_queries<T, F16, D, NT, Keys::ORDER>(p, context.columns, context.seq.first_row,
                                                  context.item.kv_head, rotation, q);
+        if constexpr (ROTATED) rotate_queries<D, NT>(q);
         typename Values::template Extra<NT> extra;
         Values::template enter<NT>(state, extra);
         constexpr uint32_t TOKENS = Form::TOKENS;
         pipeline<WARP_BYTES / Form::BYTES, Form::BYTES>(
             walk, shared,
             [&](uint8_t* stage, uint32_t block, uint32_t k) {
-                const uint8_t* page = walk.base + block * walk.block_bytes;
-                Keys::issue(stage, page + walk.part(k) * Keys::BYTES);
-                Values::issue(stage + Keys::BYTES, page + walk.key_bytes + walk.part(k) * Values::BYTES);
+                Form::issue(stage, walk.base + block * walk.block_bytes, walk.key_bytes, walk.part(k));
             },
             [&](const uint8_t* stage, uint32_t k) {
                 float s[TOKENS / 16][NT][4], factor[NT][2];
@@ -220,8 +264,8 @@ template <class T, int D, int NT, class Pages> struct Decode {
         Values::template leave<NT>(state, extra);
     }
 
-    // Merges the warps and writes rows or parts.
-    DEVICE void finish(WarpState& state) {
+    // This warp's state in its part of shared memory, for the others to see.
+    DEVICE void put(const WarpState& state) {
         float* mine = reinterpret_cast<float*>(shared); // [COLUMNS][ROW], max, sum
         uint32_t g = lane_id() / 4, t = lane_id() % 4;
         UNROLL
@@ -244,22 +288,114 @@ template <class T, int D, int NT, class Pages> struct Decode {
             }
         }
         sync_block();
-        constexpr uint32_t SHARE = 32 * WARPS / COLUMNS; // threads a column
+    }
+
+    // A column of the states that the warps have put.
+    struct Merged {
+        const float* all; // of warp 0; the next warp's lies STRIDE further
+        float max, sum;
+        float weight[WARPS];
+
+        static constexpr uint32_t STRIDE = WARP_BYTES / 4;
+
+        // `max` may be that of a further state, which then adds its `sum`.
+        DEVICE Merged(uint32_t column, float max_so_far) {
+            all = reinterpret_cast<const float*>(shared_memory() + sizeof(Context));
+            max = max_so_far, sum = 0.0f;
+            UNROLL
+            for (int w = 0; w < WARPS; ++w) max = max_of(max, all[w * STRIDE + COLUMNS * ROW + column]);
+            UNROLL
+            for (int w = 0; w < WARPS; ++w) {
+                weight[w] = of(all[w * STRIDE + COLUMNS * ROW + column]);
+                sum = fma_fast(weight[w], all[w * STRIDE + COLUMNS * ROW + COLUMNS + column], sum);
+            }
+            all += column * ROW;
+        }
+        // What a state with this maximum counts.
+        DEVICE float of(float its) const { return exp2_fast(its - (max == -INFINITY ? 0.0f : max)); }
+        DEVICE FloatPair channels(uint32_t i) const {
+            float x = 0.0f, y = 0.0f;
+            UNROLL
+            for (int w = 0; w < WARPS; ++w) {
+                x = fma_fast(weight[w], all[w * STRIDE + i], x);
+                y = fma_fast(weight[w], all[w * STRIDE + i + 1], y);
+            }
+            return {x, y};
+        }
+    };
+
+    // A state that was set aside: [COLUMNS][D], max, sum.
+    static DEVICE float* aside() {
+        return reinterpret_cast<float*>(shared_memory() + sizeof(Context) + WARPS * WARP_BYTES);
+    }
+
+    // Whether 16-bit pages of the item were read, and so a state was set aside.
+    DEVICE bool any_halves() const {
+        bool any = false;
+        UNROLL
+        for (int w = 0; w < WARPS; ++w) any |= context.warps[w].halves != 0;
+        return any;
+    }
+
+    // Merges the warps' states of 16-bit pages, if any were read.
+    DEVICE void set_aside(const WarpState& state) {
+        sync_block(); // all warps have read theirs
+        if (!any_halves()) return;
+        put(state);
         uint32_t column = threadIdx.x / SHARE;
+        const Merged merged(column, -INFINITY);
+        if (threadIdx.x % SHARE == 0) {
+            aside()[COLUMNS * D + column] = merged.max;
+            aside()[COLUMNS * D + COLUMNS + column] = merged.sum;
+        }
+        for (uint32_t i = 2 * (threadIdx.x % SHARE); i < uint32_t(D); i += 2 * SHARE)
+            *reinterpret_cast<FloatPair*>(aside() + column * D + i) = merged.channels(i);
+        sync_block(); // the warps' parts are free again
+    }
+
+    // Merges the warps and writes rows or parts.
+    DEVICE void finish(const WarpState& state) {
+        put(state);
+        uint32_t column = threadIdx.x / SHARE;
+        if constexpr (ROTATED) {
+            finish_rotated(column);
+        } else {
+            if (column >= context.columns.count) return;
+            Merged merged(column, -INFINITY);
+            write(column, merged.max, merged.sum, [&](uint32_t, uint32_t i) { return merged.channels(i); });
+        }
+    }
+
+    // As finish: rotates the merged state back and adds what was set aside.
+    DEVICE void finish_rotated(uint32_t column) {
+        bool plain = any_halves();
+        float max = plain ? aside()[COLUMNS * D + column] : -INFINITY;
+        Merged merged(column, max);
+        float x[D / SHARE]; // channels 2·SHARE·k + 2·thread + e at 2k + e
+        UNROLL
+        for (uint32_t k = 0; k < D / (2 * SHARE); ++k) {
+            FloatPair pair = merged.channels(2 * SHARE * k + 2 * (threadIdx.x % SHARE));
+            x[2 * k] = pair.x, x[2 * k + 1] = pair.y;
+        }
+        butterfly_registers(x);
+        butterfly_lanes<SHARE>(x);
+        if (column >= context.columns.count) return;
+        float weight = merged.of(max), sum = merged.sum;
+        if (plain) sum = fma_fast(weight, aside()[COLUMNS * D + COLUMNS + column], sum);
+        write(column, merged.max, sum, [&](uint32_t k, uint32_t i) {
+            FloatPair pair = {x[2 * k] * hadamard_norm<D>(), x[2 * k + 1] * hadamard_norm<D>()};
+            if (plain) {
+                const float* other = aside() + column * D + i;
+                pair = {fma_fast(weight, other[0], pair.x), fma_fast(weight, other[1], pair.y)};
+            }
+            return pair;
+        });
+    }
+
+    // Writes this thread's share of a column, of which `channels` gives the k-th pair, at i.
+    template <class Channels> DEVICE void write(uint32_t column, float max, float sum, Channels channels) {
         const Columns& columns = context.columns;
         const AttendItem& item = context.item;
-        if (column >= columns.count) return;
-        const float* all = reinterpret_cast<const float*>(shared_memory() + sizeof(Context));
-        constexpr uint32_t STRIDE = WARP_BYTES / 4;
-        float max = -INFINITY, sum = 0.0f, weight[WARPS];
-        UNROLL
-        for (int w = 0; w < WARPS; ++w) max = max_of(max, all[w * STRIDE + COLUMNS * ROW + column]);
-        float base = max == -INFINITY ? 0.0f : max;
-        UNROLL
-        for (int w = 0; w < WARPS; ++w) {
-            weight[w] = exp2_fast(all[w * STRIDE + COLUMNS * ROW + column] - base);
-            sum = fma_fast(weight[w], all[w * STRIDE + COLUMNS * ROW + COLUMNS + column], sum);
-        }
         float norm = sum > 0.0f ? 1.0f / sum : 0.0f;
         float lse = sum > 0.0f ? max + log2_fast(sum) : -INFINITY;
 
@@ -268,19 +404,16 @@ template <class T, int D, int NT, class Pages> struct Decode {
         uint32_t head = item.kv_head * columns.group + c % columns.group;
         size_t at = size_t(row) * p.heads + head, part = item.part + size_t(c) * item.n_splits;
         bool whole = item.n_splits == 1;
-        for (uint32_t i = 2 * (threadIdx.x % SHARE); i < uint32_t(D); i += 2 * SHARE) {
-            float x = 0.0f, y = 0.0f;
-            UNROLL
-            for (int w = 0; w < WARPS; ++w) {
-                x = fma_fast(weight[w], all[w * STRIDE + column * ROW + i], x);
-                y = fma_fast(weight[w], all[w * STRIDE + column * ROW + i + 1], y);
-            }
-            x *= norm, y *= norm;
+        UNROLL
+        for (uint32_t k = 0; k < D / (2 * SHARE); ++k) {
+            uint32_t i = 2 * (threadIdx.x % SHARE) + 2 * SHARE * k;
+            FloatPair pair = channels(k, i);
+            pair.x *= norm, pair.y *= norm;
             if (whole) {
-                store(reinterpret_cast<uint32_t*>(reinterpret_cast<T*>(p.out) + at * D + i), Element<T>::pack(x, y));
+                store(reinterpret_cast<uint32_t*>(reinterpret_cast<T*>(p.out) + at * D + i),
+                      Element<T>::pack(pair.x, pair.y));
             } else {
-                FloatPair* to = reinterpret_cast<FloatPair*>(reinterpret_cast<float*>(p.part_out) + part * D + i);
-                store(to, FloatPair{x, y});
+                store(reinterpret_cast<FloatPair*>(reinterpret_cast<float*>(p.part_out) + part * D + i), pair);
             }
         }
         if (threadIdx.x % SHARE == 0) {
@@ -294,18 +427,26 @@ template <class T, int D, int NT, class Pages> struct Decode {
 // sass: decode_kivi2_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=3*D/32
 // sass: decode_kivi4_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=5*D/32
 // sass: decode_kivi42_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=D/8
+// sass: decode_kf4_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=9*D/64
+// sass: decode_kf3_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=7*D/64
+// sass: decode_kf32_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=3*D/32
+// sass: decode_kf2_* elements=4*D; keys=(D/4+D/16)*N; values=(D/4+4)*N; copies=5*D/64
 // sass: decode_fp8_* elements=2*D; keys=D/8*N; values=D/8*N; copies=D/8
 // sass: decode_half_* elements=D; keys=D/16*N; values=D/16*N; copies=D/8
 // sass: decode_kivi2_* shared=d64:37504 d128:74368 d256:66176; blocks_80=d64:4/3 d128:2 d256:2; blocks_90=d64:4/3 d128:3/2 d256:3
 // sass: decode_kivi4_* shared=d64:62080 d128:82560 d256:82560; blocks_80=d64:2 d128:2 d256:2; blocks_90=d64:3 d128:2 d256:2
 // sass: decode_kivi42_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+// sass: decode_kf4_* shared=d64:58048/60160 d128:78528/82688 d256:82624; blocks_80=d64:2 d128:2 d256:2; blocks_90=d64:3 d128:2 d256:2
+// sass: decode_kf3_* shared=d64:45760/47872 d128:90816/94976 d256:74432; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+// sass: decode_kf32_* shared=d64:39616/41728 d128:78528/82688 d256:74432; blocks_80=d64:4/3 d128:2 d256:2; blocks_90=d64:4/3 d128:2 d256:3
+// sass: decode_kf2_* shared=d64:35520/37632 d128:70336/74496 d256:74432; blocks_80=d64:4/3 d128:2 d256:2; blocks_90=d64:4/3 d128:3/2 d256:3
 // sass: decode_fp8_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
 // sass: decode_half_* shared=d64:49792 d128:98944 d256:66176; blocks_80=d64:3 d128:1 d256:2; blocks_90=d64:4/3 d128:2 d256:3
 //
 // The kernels of one form of sealed pages. n8 and n16: columns of an item.
 #define DECODE_KERNEL(form, Pages, type, T, d, n)                                                  \
     KERNEL(decode_##form##_##type##_d##d##_n##n, AttendParams, decode_threads(d),                  \
-           decode_blocks(d, n / 8, Pages<d>::BYTES)) {                                             \
+           decode_blocks(d, n / 8, Pages<d>::BYTES, Pages<d>::ROTATED)) {                          \
         Decode<T, d, n / 8, Pages<d>>::run(params);                                                \
     }
 #define DECODE_KERNELS(form, Pages)                                                                \

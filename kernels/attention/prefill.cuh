@@ -10,6 +10,9 @@
 // warps, once a block. Either way there is one barrier a half (two for sealed pages
 // at D = 256, where one tile is left).
 //
+// Of pages that are stored rotated the sum of weighted values is rotated too. So sealed
+// runs come first there, are rotated back together, and 16-bit runs follow.
+//
 //   D                                 64      128     256
 //   rows                              128     128     64
 //   shared memory (prefill_shared)    40.25   80.25   96.25 KB
@@ -27,7 +30,7 @@
 
 #include "attention/page_fp8.cuh"
 #include "attention/page_half.cuh"
-#include "attention/page_kivi.cuh"
+#include "attention/page_affine.cuh"
 #include "attention/record.cuh"
 #include "attention/walk.cuh"
 
@@ -35,9 +38,17 @@
 template <class K, class V> struct SealedPages {
     using Keys = K;
     using Values = V;
+    static constexpr bool ROTATED = false;
+};
+template <class K, class V> struct RotatedPages {
+    using Keys = K;
+    using Values = V;
+    static constexpr bool ROTATED = true;
 };
 // All pages have 16 bits.
-struct HalfPages {};
+struct HalfPages {
+    static constexpr bool ROTATED = false;
+};
 
 // What a block works on, in shared memory: registers are dear.
 struct PrefillContext {
@@ -48,6 +59,7 @@ struct PrefillContext {
     uint32_t rotation; // of the run
     uint32_t sealed;   // 1: the run is
     uint32_t loaded;   // 1: the queries are there as the run wants them; 2: no run was read yet
+    uint32_t rotated;  // 1: the outputs are
     Walk<64> walk; // pages of the run
 };
 constexpr uint32_t PREFILL_CONTEXT = 256; // bytes of it
@@ -64,6 +76,8 @@ constexpr uint32_t prefill_shared(int d) {
 
 template <class T, int D, class Pages> struct Prefill {
     static constexpr bool SEALS = !SameType<Pages, HalfPages>::VALUE;
+    static constexpr bool ROTATED = Pages::ROTATED;
+    static constexpr uint32_t PASSES = ROTATED ? 2 : 1; // over the runs
     static constexpr int MT = prefill_blocks_of_16(D);
     static constexpr int STAGES = prefill_stages(D);
     static constexpr uint32_t ROWS = prefill_rows(D);
@@ -85,6 +99,7 @@ template <class T, int D, class Pages> struct Prefill {
         PrefillContext& context = *reinterpret_cast<PrefillContext*>(shared_memory());
         if (threadIdx.x == 0) {
             context.next_run = 0;
+            context.rotated = 0;
             context.loaded = NONE_LOADED;
             context.seq = load_struct<AttendSeq>(p.seqs, blockIdx.z);
             context.stream = load_stream(p, context.seq, blockIdx.y);
@@ -104,6 +119,7 @@ template <class T, int D, class Pages> struct Prefill {
         while (more) {
             if (threadIdx.x == 0) enter(context.next_run++);
             sync_block();
+            if (ROTATED && context.next_run == context.stream.n_runs + 1 && context.rotated) rotate_outputs<D, MT>(state);
             if (context.walk.count > 0) {
                 if constexpr (SEALS) {
                     if (context.sealed) sealed_run<typename Pages::Keys, typename Pages::Values>(state);
@@ -112,15 +128,19 @@ template <class T, int D, class Pages> struct Prefill {
                     half_run(state);
                 }
             }
-            more = context.next_run < context.stream.n_runs;
+            more = context.next_run < PASSES * context.stream.n_runs;
             sync_block(); // the ring and the context are free again
         }
         write_rows<T>(p, context.columns, context.seq.first_row, blockIdx.y, first_row(), state, queries);
     }
 
-    // Makes run r the current one. By one thread.
+    // Makes run r the current one: of rotated formats sealed runs count in the first pass
+    // over all runs, the others in the second. By one thread.
     DEVICE void enter(uint32_t r) {
-        KvRun run = load_struct<KvRun>(p.runs, context.stream.first_run + r);
+        bool second = ROTATED && r >= context.stream.n_runs;
+        KvRun run = load_struct<KvRun>(p.runs, context.stream.first_run + r - (second ? context.stream.n_runs : 0));
+        context.walk.count = 0;
+        if (ROTATED && (run.kind == RUN_SEALED) == second) return;
         KvArena arena = load_struct<KvArena>(p.arenas, run.arena);
         AttendItem whole = {};
         whole.n_pages = KV_NONE;
@@ -129,14 +149,15 @@ template <class T, int D, class Pages> struct Prefill {
         if (context.walk.count == 0) return;
         uint32_t sealed = SEALS && run.kind == RUN_SEALED;
         context.loaded = context.loaded != NONE_LOADED && context.rotation == run.rotation &&
-                         (context.sealed == sealed || SameType<T, F16>::VALUE);
+                         (context.sealed == sealed || (SameType<T, F16>::VALUE && !ROTATED));
         context.rotation = run.rotation;
         context.sealed = sealed;
+        if (sealed) context.rotated = 1;
     }
 
-    template <class To> DEVICE void load_queries() {
+    template <class To, bool HADAMARD = false> DEVICE void load_queries() {
         if (context.loaded == 1) return;
-        load_rows<T, To, D, MT>(p, context.columns, context.seq.first_row, blockIdx.y, first_row(),
+        load_rows<T, To, D, MT, HADAMARD>(p, context.columns, context.seq.first_row, blockIdx.y, first_row(),
                                 context.rotation, queries);
     }
 
@@ -208,7 +229,7 @@ template <class T, int D, class Pages> struct Prefill {
         };
         copy_keys(0);
         copy_values(0);
-        load_queries<F16>();
+        load_queries<F16, ROTATED>();
         cp_async_wait<1>();
         sync_block(); // the first keys are here
         for (uint32_t k = 0; k < walk.count; ++k) {
@@ -275,6 +296,10 @@ template <class T, int D, class Pages> struct Prefill {
 // sass: prefill_kivi2_* sealed=d64:2 d128:4 d256:6
 // sass: prefill_kivi4_* sealed=d64:4 d128:6 d256:10
 // sass: prefill_kivi42_* sealed=d64:3 d128:5 d256:8
+// sass: prefill_kf4_* sealed=d64:4 d128:6 d256:10
+// sass: prefill_kf3_* sealed=d64:2 d128:4 d256:8
+// sass: prefill_kf32_* sealed=d64:2 d128:4 d256:7
+// sass: prefill_kf2_* sealed=d64:2 d128:4 d256:6
 // sass: prefill_fp8_* sealed=D/16
 // sass: prefill_* shared=d64:41216 d128:82176 d256:98560; blocks_80=d64:2 d128:2 d256:1; blocks_90=d64:2 d128:2 d256:2
 //

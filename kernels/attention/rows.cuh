@@ -55,11 +55,31 @@ DEVICE void load_fragment(uint32_t (&x)[4], const uint8_t* fragments, int index)
     for (int i = 0; i < 4; ++i) x[i] = v.w[i];
 }
 
+// Rotates a row that D/16 neighbouring lanes hold: eight f16 channels of each half a lane.
+// Warp.
+template <int D> DEVICE void rotate_chunks(Vec16& low, Vec16& high) {
+    float x[16];
+    UNROLL
+    for (int w = 0; w < 4; ++w) {
+        x[2 * w] = Element<F16>::low(low.w[w]), x[2 * w + 1] = Element<F16>::high(low.w[w]);
+        x[2 * w + 8] = Element<F16>::low(high.w[w]), x[2 * w + 9] = Element<F16>::high(high.w[w]);
+    }
+    butterfly_registers(x);
+    butterfly_lanes<D / 16>(x);
+    UNROLL
+    for (int i = 0; i < 16; ++i) x[i] *= hadamard_norm<D>();
+    UNROLL
+    for (int w = 0; w < 4; ++w) {
+        low.w[w] = Element<F16>::pack(x[2 * w], x[2 * w + 1]);
+        high.w[w] = Element<F16>::pack(x[2 * w + 8], x[2 * w + 9]);
+    }
+}
+
 // Copies rows [first, first + 16·MT) of the tile to this warp's part of shared
 // memory as A operands (16 × 16) of type To, j·MT + m for channels 16j on of rows
-// 16m on, turned by −Δ if `rotation` names a row of p.rotations. Rows
-// not in use are 0.
-template <class From, class To, int D, int MT>
+// 16m on, turned by −Δ if `rotation` names a row of p.rotations, then HADAMARD if pages
+// are stored so. Rows not in use are 0.
+template <class From, class To, int D, int MT, bool HADAMARD = false>
 DEVICE void load_rows(const AttendParams& p, const Columns& columns, uint32_t first_row, uint32_t kv_head,
                       uint32_t first, uint32_t rotation, uint8_t* shared) {
     constexpr uint32_t CHUNKS = D / 16; // of half a row: channel i turns with channel i + D/2
@@ -88,6 +108,7 @@ DEVICE void load_rows(const AttendParams& p, const Columns& columns, uint32_t fi
                 high.w[w] = Element<To>::pack(b0 * r0.x + a0 * r0.y, b1 * r1.x + a1 * r1.y);
             }
         }
+        if constexpr (HADAMARD) rotate_chunks<D>(low, high);
         *reinterpret_cast<Vec16*>(shared + swizzled<D>(row, chunk)) = low;
         *reinterpret_cast<Vec16*>(shared + swizzled<D>(row, chunk + CHUNKS)) = high;
     }
@@ -212,6 +233,23 @@ DEVICE void softmax_rows(float (&s)[MT][8][4], RowState<D, MT>& state, float sca
         for (int n = 0; n < D / 8; ++n) {
             UNROLL
             for (int e = 0; e < 4; ++e) state.out[m][n][e] *= factor[m][e / 2];
+        }
+    }
+}
+
+// Rotates a warp's outputs back. Warp.
+template <int D, int MT> DEVICE void rotate_outputs(RowState<D, MT>& state) {
+    UNROLL
+    for (int m = 0; m < MT; ++m) {
+        UNROLL
+        for (int h = 0; h < 2; ++h) {
+            float x[D / 4];
+            UNROLL
+            for (int i = 0; i < D / 4; ++i) x[i] = state.out[m][i / 2][2 * h + i % 2];
+            butterfly_registers(x);
+            butterfly_lanes<4>(x);
+            UNROLL
+            for (int i = 0; i < D / 4; ++i) state.out[m][i / 2][2 * h + i % 2] = x[i] * hadamard_norm<D>();
         }
     }
 }

@@ -24,13 +24,19 @@
 
 #include "attention/page_fp8.cuh"
 #include "attention/page_half.cuh"
-#include "attention/page_kivi.cuh"
+#include "attention/page_affine.cuh"
 #include "attention/record.cuh"
 #include "attention/walk.cuh"
 
 // How sealed keys of a kernel are stored.
 template <class K> struct SealedKeys {
     using Keys = K;
+    static constexpr bool ROTATED = false;
+};
+// Rotated keys are rotated back: a page has few of them, and many queries pass.
+template <class K> struct RotatedSealedKeys {
+    using Keys = K;
+    static constexpr bool ROTATED = true;
 };
 // All pages have 16 bits.
 struct HalfKeys {};
@@ -373,6 +379,10 @@ template <class T, int D, class Pages> struct Score {
         sync_block();
         Keys::unpack(shared_memory() + TILE, raw);
         sync_block();
+        if constexpr (Pages::ROTATED) {
+            rotate_key_fragments<D>(shared_memory() + TILE);
+            sync_block();
+        }
     }
 
     // ---- probabilities -------------------------------------------------------

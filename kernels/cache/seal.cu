@@ -4,15 +4,17 @@
 // Grid (n_jobs, n_layers · kv_heads), 128 threads; (n_jobs, 1) if every job names its
 // stream. A block encodes one half of one stream's page.
 //
-// Shared memory: floats none; affine codecs a padded tile of 64 · (2d + 16) bytes
-// and 16d bytes for scales and zeros (g = 32): 37 KiB at d = 256.
+// Shared memory: floats none; KIVI a padded tile of 64 · (2d + 16) bytes and 16d bytes
+// for scales and zeros (37 KiB at d = 256); kvfold's own codecs a tile of 64 · (4d + 16)
+// bytes and 8d (67 KiB).
 // Must move, a half page: 128·d bytes in, and out 64·d (fp8), 128·d (16 bits),
-// 40·d (kivi4) or 24·d (kivi2).
+// 40·d (kivi4), 24·d (kivi2), 36·d (kf4), 28·d (kf3) or 20·d (kf2).
 //
 // sass: seal_* wide=1
 
 #include "cache/seal_affine.cuh"
 #include "cache/seal_float.cuh"
+#include "cache/seal_rotated.cuh"
 
 namespace cache {
 
@@ -29,6 +31,13 @@ template <class T, uint32_t BITS, Side SIDE> DEVICE void seal_as_kivi(const Seal
     seal_affine<T, BITS, 32, SIDE>(half.from, half.to, p.head_dim);
 }
 
+// kvfold's own: groups of 64, rotated, ranges searched.
+template <class T, uint32_t BITS, Side SIDE> DEVICE void seal_as_kf(const SealParams& p) {
+    if (nothing_to_seal(p)) return;
+    SealHalf half = seal_half<SIDE>(p);
+    seal_rotated<T, BITS, SIDE>(half.from, half.to, p.head_dim);
+}
+
 } // namespace cache
 
 using namespace cache;
@@ -41,6 +50,19 @@ KERNEL(seal_bf16_kivi2_key, SealParams, SEAL_THREADS, 4) { seal_as_kivi<Bf16, 2,
 KERNEL(seal_bf16_kivi2_value, SealParams, SEAL_THREADS, 4) { seal_as_kivi<Bf16, 2, VALUE>(params); }
 KERNEL(seal_bf16_kivi4_key, SealParams, SEAL_THREADS, 4) { seal_as_kivi<Bf16, 4, KEY>(params); }
 KERNEL(seal_bf16_kivi4_value, SealParams, SEAL_THREADS, 4) { seal_as_kivi<Bf16, 4, VALUE>(params); }
+
+KERNEL(seal_f16_kf2_key, SealParams, SEAL_THREADS, 4) { seal_as_kf<F16, 2, KEY>(params); }
+KERNEL(seal_f16_kf2_value, SealParams, SEAL_THREADS, 4) { seal_as_kf<F16, 2, VALUE>(params); }
+KERNEL(seal_f16_kf3_key, SealParams, SEAL_THREADS, 4) { seal_as_kf<F16, 3, KEY>(params); }
+KERNEL(seal_f16_kf3_value, SealParams, SEAL_THREADS, 4) { seal_as_kf<F16, 3, VALUE>(params); }
+KERNEL(seal_f16_kf4_key, SealParams, SEAL_THREADS, 4) { seal_as_kf<F16, 4, KEY>(params); }
+KERNEL(seal_f16_kf4_value, SealParams, SEAL_THREADS, 4) { seal_as_kf<F16, 4, VALUE>(params); }
+KERNEL(seal_bf16_kf2_key, SealParams, SEAL_THREADS, 4) { seal_as_kf<Bf16, 2, KEY>(params); }
+KERNEL(seal_bf16_kf2_value, SealParams, SEAL_THREADS, 4) { seal_as_kf<Bf16, 2, VALUE>(params); }
+KERNEL(seal_bf16_kf3_key, SealParams, SEAL_THREADS, 4) { seal_as_kf<Bf16, 3, KEY>(params); }
+KERNEL(seal_bf16_kf3_value, SealParams, SEAL_THREADS, 4) { seal_as_kf<Bf16, 3, VALUE>(params); }
+KERNEL(seal_bf16_kf4_key, SealParams, SEAL_THREADS, 4) { seal_as_kf<Bf16, 4, KEY>(params); }
+KERNEL(seal_bf16_kf4_value, SealParams, SEAL_THREADS, 4) { seal_as_kf<Bf16, 4, VALUE>(params); }
 
 KERNEL(seal_f16_fp8_key, SealParams, SEAL_THREADS, 4) { seal_as_float<F16, ToFp8, KEY>(params); }
 KERNEL(seal_f16_fp8_value, SealParams, SEAL_THREADS, 4) { seal_as_float<F16, ToFp8, VALUE>(params); }

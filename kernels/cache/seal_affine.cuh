@@ -1,6 +1,7 @@
 // One half of a page as affine codes (src/codec/affine.rs): fit a scale and a zero
 // to each group, round them to f16, write codes in fragment order
-// (src/codec/fragment.rs).
+// (src/codec/fragment.rs). KIVI fits them to extremes; kvfold's own codecs
+// (seal_rotated.cuh) share all but the tile and the fit.
 //
 // Arithmetic is defined to the last bit: f32, one IEEE rounding an operation.
 #pragma once
@@ -35,12 +36,6 @@ template <class T> struct Tile {
 struct Fits {
     float* scale;
     float* zero;
-};
-
-// What happens to a tile between loading and fitting. A rotated codec turns the
-// rows here (and ends with sync_block()); KIVI takes them as they are.
-struct Unrotated {
-    template <class T> static DEVICE void apply(Tile<T>) {}
 };
 
 template <class T> DEVICE void load_tile(Tile<T> tile, uint64_t from) {
@@ -113,15 +108,39 @@ template <uint32_t BITS> DEVICE uint32_t quantise(float x, Fits fits, uint32_t g
     return uint32_t(rint_rn(min_of(max_of(code, 0.0f), float((1u << BITS) - 1))));
 }
 
-// The word that lane 4·g + t holds of fragment (outer, inner): register r has
+// The order of codes of BITS bits, as src/codec/fragment.rs has it.
+template <uint32_t BITS> struct Fragments {
+    static constexpr uint32_t SPAN = BITS == 3 ? 64 : 64 / BITS; // elements along k of a unit
+    static constexpr uint32_t WORDS = SPAN * BITS / 64;          // of a unit, of one thread
+    static constexpr uint32_t REGISTERS = SPAN / 4;
+
+    // Puts a register's two codes in their place: side by side at some bit, but for the
+    // last of 3 bits, whose bits are the highest of three words.
+    static DEVICE void put(uint32_t (&words)[WORDS], uint32_t r, uint32_t even, uint32_t odd) {
+        uint32_t pair = even | odd << 16;
+        if constexpr (BITS == 3) {
+            if (r == 15) {
+                UNROLL
+                for (uint32_t i = 0; i < 3; ++i) words[i] |= (pair >> i & 0x10001) << 15;
+            } else {
+                words[r / 5] |= pair << r % 5 * 3;
+            }
+        } else {
+            words[0] |= pair << BITS * r;
+        }
+    }
+};
+
+// The words that lane 4·g + t holds of unit (outer, inner): register r has
 // row g + 8·(r%2) and k = 2t + 8·(r/2%2) + 16·(r/4), and the next k 16 bits up.
-template <class T, uint32_t BITS, uint32_t GROUP, Side SIDE>
-DEVICE uint32_t code_word(Tile<T> tile, Fits fits, uint32_t outer, uint32_t inner) {
-    constexpr uint32_t SPAN = 64 / BITS; // elements along k
+template <uint32_t BITS, uint32_t GROUP, Side SIDE, class Tile>
+DEVICE void code_words(Tile tile, Fits fits, uint32_t outer, uint32_t inner, uint32_t (&words)[Fragments<BITS>::WORDS]) {
+    constexpr uint32_t SPAN = Fragments<BITS>::SPAN;
     uint32_t g = lane_id() / 4, t = lane_id() % 4;
-    uint32_t word = 0;
     UNROLL
-    for (uint32_t r = 0; r < 16 / BITS; ++r) {
+    for (uint32_t i = 0; i < Fragments<BITS>::WORDS; ++i) words[i] = 0;
+    UNROLL
+    for (uint32_t r = 0; r < Fragments<BITS>::REGISTERS; ++r) {
         uint32_t row = g + r % 2 * 8, k = 2 * t + r / 2 % 2 * 8 + r / 4 * 16;
         uint32_t even, odd;
         if constexpr (SIDE == KEY) {
@@ -136,23 +155,26 @@ DEVICE uint32_t code_word(Tile<T> tile, Fits fits, uint32_t outer, uint32_t inne
             even = quantise<BITS>(tile.one(token, channel), fits, group);
             odd = quantise<BITS>(tile.one(token + 1, channel), fits, group + 1);
         }
-        word |= (even << (BITS * r)) | (odd << (BITS * r + 16));
+        Fragments<BITS>::put(words, r, even, odd);
     }
-    return word;
 }
 
-// Fragments lie [outer][inner]: keys [token block of 16][channel span], values
-// [token span][channel block of 16]. A warp writes one at a time.
-template <class T, uint32_t BITS, uint32_t GROUP, Side SIDE>
-DEVICE void write_codes(Tile<T> tile, Fits fits, uint64_t to) {
-    constexpr uint32_t SPAN = 64 / BITS;
+// Units lie [outer][inner]: keys [token block of 16][channel span], values
+// [token span][channel block of 16]; the fragments of one follow each other. A warp
+// writes one unit at a time.
+template <uint32_t BITS, uint32_t GROUP, Side SIDE, class Tile>
+DEVICE void write_codes(Tile tile, Fits fits, uint64_t to) {
+    constexpr uint32_t SPAN = Fragments<BITS>::SPAN, WORDS = Fragments<BITS>::WORDS;
     constexpr uint32_t OUTER = TILE_TOKENS / (SIDE == KEY ? 16 : SPAN);
-    static_assert(SEAL_WARPS % OUTER == 0, "warps share the outer fragments equally");
+    static_assert(SEAL_WARPS % OUTER == 0, "warps share the outer units equally");
     uint32_t n_inner = tile.head_dim / (SIDE == KEY ? SPAN : 16);
     uint32_t outer = warp_id() % OUTER;
     for (uint32_t inner = warp_id() / OUTER; inner < n_inner; inner += SEAL_WARPS / OUTER) {
-        uint32_t word = code_word<T, BITS, GROUP, SIDE>(tile, fits, outer, inner);
-        store(address<uint32_t>(to) + (outer * n_inner + inner) * 32 + lane_id(), word);
+        uint32_t words[WORDS];
+        code_words<BITS, GROUP, SIDE>(tile, fits, outer, inner, words);
+        uint32_t* unit = address<uint32_t>(to) + (outer * n_inner + inner) * WORDS * 32 + lane_id();
+        UNROLL
+        for (uint32_t i = 0; i < WORDS; ++i) store(unit + 32 * i, words[i]);
     }
 }
 
@@ -165,23 +187,32 @@ DEVICE void write_fits(Fits fits, uint32_t groups, uint64_t to) {
     }
 }
 
-template <class T, uint32_t BITS, uint32_t GROUP, Side SIDE, class Transform = Unrotated>
+// The codes of a fitted tile, then scales and zeros.
+template <uint32_t BITS, uint32_t GROUP, Side SIDE, class Tile>
+DEVICE void write_affine(Tile tile, Fits fits, uint64_t to) {
+    write_codes<BITS, GROUP, SIDE>(tile, fits, to);
+    write_fits(fits, TILE_TOKENS * tile.head_dim / GROUP, to + TILE_TOKENS * tile.head_dim * BITS / 8);
+}
+
+// Scales and zeros behind a tile's `bytes` bytes of shared memory.
+DEVICE Fits fits_behind(uint32_t bytes, uint32_t groups) {
+    float* numbers = reinterpret_cast<float*>(shared_memory() + bytes);
+    return {numbers, numbers + groups};
+}
+
+// KIVI: GROUP numbers as they are.
+template <class T, uint32_t BITS, uint32_t GROUP, Side SIDE>
 DEVICE void seal_affine(uint64_t from, uint64_t to, uint32_t head_dim) {
     Tile<T> tile{shared_memory(), head_dim};
-    uint32_t groups = TILE_TOKENS * head_dim / GROUP;
-    float* numbers = reinterpret_cast<float*>(tile.at(TILE_TOKENS, 0));
-    Fits fits{numbers, numbers + groups};
-
+    Fits fits = fits_behind(TILE_TOKENS * Tile<T>::row_bytes(head_dim), TILE_TOKENS * head_dim / GROUP);
     load_tile(tile, from);
-    Transform::apply(tile);
     if constexpr (SIDE == KEY) {
         fit_keys<T, BITS, GROUP>(tile, fits);
     } else {
         fit_values<T, BITS, GROUP>(tile, fits);
     }
     sync_block();
-    write_codes<T, BITS, GROUP, SIDE>(tile, fits, to);
-    write_fits(fits, groups, to + TILE_TOKENS * head_dim * BITS / 8);
+    write_affine<BITS, GROUP, SIDE>(tile, fits, to);
 }
 
 } // namespace cache

@@ -1,6 +1,6 @@
 //! What a kernel cannot do is an error that names it, before anything is launched.
 
-use crate::world::{World, devices, group, rope};
+use crate::world::{World, cache_of, devices, group, rope};
 use half::bf16;
 use kvfold::Error;
 use kvfold::backend::LayerIndex;
@@ -30,6 +30,15 @@ fn head_dims_without_a_kernel() {
         let stream = device.stream().unwrap();
         let groups = [group("f16", d, 1, 1)];
         names(Arenas::new(device, &groups, &[], 0, &stream), &[&format!("head_dim {d}"), "32"]);
+    }
+    for (format, codec, d) in [("kf2", "kf2", 32), ("f16/kf3", "kf3", 96), ("kf4/fp8", "kf4", 192)]
+    {
+        let device = &devices(0)[0];
+        let stream = device.stream().unwrap();
+        let groups = [group(format, d, 1, 1)];
+        let cache = cache_of(&groups);
+        let words = [codec, &format!("head_dim of {d}")];
+        names(Arenas::new(device, &groups, cache.classes(), 0, &stream), &words);
     }
 }
 

@@ -34,7 +34,15 @@ impl World {
             let class = usize::from(self.class(kind).0);
             let tile = TILE_TOKENS * group.head_dim;
             for i in 0..self.bytes[class].len() / (2 * tile) {
-                let rows = numbers(i, group.format.hot(), group.head_dim, &mut self.random);
+                let mut rows = numbers(i, group.format.hot(), group.head_dim, &mut self.random);
+                // The rotated codecs say what becomes of what is not a finite number.
+                if i % 3 == 1 && [group.format.key, group.format.value].iter().all(|c| c.rotated())
+                {
+                    for _ in 0..3 {
+                        let at = self.random.below(rows.len());
+                        rows[at] = self.random.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+                    }
+                }
                 let bits: Vec<u16> = rows.iter().map(|x| narrow(group.format.hot(), *x)).collect();
                 self.bytes[class][i * 2 * tile..][..2 * tile]
                     .copy_from_slice(bytemuck::cast_slice(&bits));
@@ -67,7 +75,7 @@ fn numbers(kind: usize, hot: Codec, d: usize, random: &mut Random) -> Vec<f32> {
     (0..TILE_TOKENS * d).map(|i| one(i / d, i % d)).map(|x| widen(hot, narrow(hot, x))).collect()
 }
 
-const FORMATS: [&str; 16] = [
+const FORMATS: [&str; 23] = [
     "kivi2",
     "kivi4",
     "fp8",
@@ -84,6 +92,13 @@ const FORMATS: [&str; 16] = [
     "bf16/fp8",
     "fp8/bf16",
     "bf16/f16",
+    "kf4",
+    "kf3",
+    "kf3.2",
+    "kf2/kf3",
+    "bf16+kf4",
+    "bf16+kf3",
+    "bf16+kf2",
 ];
 
 /// All codecs, both sides: uniform pages, ragged ones, and one stream of a uniform page.
@@ -149,5 +164,8 @@ fn other_head_dims_and_seeds() {
         for format in ["kivi4/kivi2", "kivi2/kivi4", "fp8", "bf16/kivi2", "kivi4/bf16"] {
             seal_everything(format, d, seed);
         }
+    }
+    for (seed, format) in (20..).zip(["kf4/kf2", "kf3.2", "bf16+kf2/kf3", "kf2/kivi4", "fp8/kf4"]) {
+        seal_everything(format, 256, seed);
     }
 }

@@ -40,6 +40,22 @@ pub fn widen(codec: Codec, bits: u16) -> f32 {
     }
 }
 
+/// The books of groups, with more budget than any test needs.
+pub fn cache_of(groups: &[KvGroup]) -> KvCache {
+    let spec = |g: &KvGroup| GroupSpec {
+        layers: g.layers,
+        kv_heads: g.kv_heads,
+        hot_page_bytes: KvFormat::uniform(g.format.hot()).page_bytes(g.head_dim) as u64,
+        sealed: (g.format.seals()).then(|| {
+            SealedBytes::equal(g.format.page_bytes(g.head_dim) as u64, g.layers * g.kv_heads)
+        }),
+        sinks: g.sinks,
+        hot_window: g.hot_window,
+    };
+    let specs = groups.iter().map(spec).collect();
+    KvCache::new(CacheConfig { groups: specs, budget_bytes: 1 << 32 }).unwrap()
+}
+
 pub struct World {
     pub device: Device,
     pub stream: Stream,
@@ -56,18 +72,7 @@ impl World {
     /// Arenas of `blocks` uniform blocks a class and as many ragged ones a stream,
     /// filled with a pattern.
     pub fn new(device: &Device, groups: Vec<KvGroup>, blocks: u32, seed: u64) -> Self {
-        let spec = |g: &KvGroup| GroupSpec {
-            layers: g.layers,
-            kv_heads: g.kv_heads,
-            hot_page_bytes: KvFormat::uniform(g.format.hot()).page_bytes(g.head_dim) as u64,
-            sealed: (g.format.seals()).then(|| {
-                SealedBytes::equal(g.format.page_bytes(g.head_dim) as u64, g.layers * g.kv_heads)
-            }),
-            sinks: g.sinks,
-            hot_window: g.hot_window,
-        };
-        let specs = groups.iter().map(spec).collect();
-        let cache = KvCache::new(CacheConfig { groups: specs, budget_bytes: 1 << 32 }).unwrap();
+        let cache = cache_of(&groups);
         let classes = cache.classes().to_vec();
         let counts: Vec<u32> = classes
             .iter()

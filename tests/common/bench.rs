@@ -8,7 +8,7 @@ use kvfold::backend::{Attend, KvGroup, LayerIndex, Rope};
 use kvfold::cache::{BlockRef, KvCache, SeqId};
 
 /// All formats; the last are for the CPU only.
-pub const FORMATS: [&str; 22] = [
+pub const FORMATS: [&str; 25] = [
     "f16",
     "bf16",
     "fp8",
@@ -23,7 +23,10 @@ pub const FORMATS: [&str; 22] = [
     "kf3",
     "kf3.2",
     "kf2",
+    "bf16+kf4",
+    "bf16+kf3",
     "bf16+kf3.2",
+    "bf16+kf2",
     MIXED,
     "kf4/kf2",
     "kivi4/kf2",

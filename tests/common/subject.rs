@@ -400,7 +400,8 @@ impl Kind {
 
     /// Whether it has kernels for a shape. Others are refused: see the test of that.
     pub fn takes(self, group: &KvGroup) -> bool {
-        const FORMATS: [&str; 6] = ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2"];
+        const FORMATS: [&str; 10] =
+            ["f16", "bf16", "fp8", "kivi4", "kivi2", "kivi4/kivi2", "kf4", "kf3", "kf3.2", "kf2"];
         let name = group.format.to_string();
         let format = FORMATS.contains(&name.trim_start_matches("bf16+"))
             && name != "bf16+f16"

@@ -355,10 +355,17 @@ impl Attention {
     fn decode_launch(&self, max_items: u32) -> Launch {
         let d = self.shape.head_dim;
         let warps = if d == 256 { 2 } else { 4 };
-        let shared = DECODE_CONTEXT + warps * warp_bytes(&self.shape);
+        let shared = DECODE_CONTEXT + warps * warp_bytes(&self.shape) + self.aside_bytes();
         let per_multiprocessor = (self.device.info().shared_bytes as usize / shared).clamp(1, 4);
         let blocks = self.device.info().multiprocessors * per_multiprocessor as u32;
         Launch::new(blocks.min(max_items), 32 * warps as u32).shared(shared as u32)
+    }
+
+    /// Shared memory for a state that is set aside: `decode_aside_bytes` there.
+    fn aside_bytes(&self) -> usize {
+        let AttentionShape { head_dim, format, .. } = &self.shape;
+        let state = self.tile_columns * (head_dim + 2) * size_of::<f32>();
+        if format.value.rotated() { state } else { 0 }
     }
 
     /// A block for each tile of rows; those beyond a sequence's end leave at once.
@@ -401,10 +408,15 @@ fn form(format: &KvFormat) -> Result<&'static str> {
         (Codec::Kivi4, Codec::Kivi4) => "kivi4",
         (Codec::Kivi2, Codec::Kivi2) => "kivi2",
         (Codec::Kivi4, Codec::Kivi2) => "kivi42",
+        (Codec::Kf4, Codec::Kf4) => "kf4",
+        (Codec::Kf3, Codec::Kf3) => "kf3",
+        (Codec::Kf3, Codec::Kf2) => "kf32",
+        (Codec::Kf2, Codec::Kf2) => "kf2",
         _ => {
             return Err(Error::Unsupported {
                 what: format!("the KV format {format} on this device"),
-                remedy: "f16, bf16, fp8, kivi4, kivi2 and kivi4/kivi2 are".into(),
+                remedy: "f16, bf16, fp8, kivi4, kivi2, kivi4/kivi2, kf4, kf3, kf3.2 and kf2 are"
+                    .into(),
             });
         }
     })

@@ -228,7 +228,10 @@ fn form(format: &KvFormat) -> Result<&'static str> {
         Codec::Fp8 => "fp8",
         Codec::Kivi4 => "kivi4",
         Codec::Kivi2 => "kivi2",
-        Codec::F16 | Codec::Bf16 | Codec::Kf4 | Codec::Kf3 | Codec::Kf2 => {
+        Codec::Kf4 => "kf4",
+        Codec::Kf3 => "kf3",
+        Codec::Kf2 => "kf2",
+        Codec::F16 | Codec::Bf16 => {
             return Err(Error::Unsupported {
                 what: format!("the KV format {format} on this device"),
                 remedy: "keys that are not sealed go with values that are not".into(),

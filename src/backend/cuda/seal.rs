@@ -137,10 +137,13 @@ fn kernel(hot: Codec, codec: Codec, side: Side) -> Result<String> {
     Ok(format!("seal_{hot}_{codec}_{side}"))
 }
 
-/// Affine codecs stage a half page, its rows 16 bytes apart, with scales and zeros.
+/// Affine codecs stage a half page, in f32 if it is rotated, its rows 16 bytes apart, with
+/// scales and zeros.
 fn shared_bytes(codec: Codec, d: usize) -> u32 {
-    let staged =
-        |c: &Affine| TILE_TOKENS * (2 * d + 16) + 2 * size_of::<f32>() * TILE_TOKENS * d / c.group;
+    let staged = |c: &Affine| {
+        let element = if c.rotated { size_of::<f32>() } else { size_of::<u16>() };
+        TILE_TOKENS * (element * d + 16) + 2 * size_of::<f32>() * TILE_TOKENS * d / c.group
+    };
     codec.affine().map_or(0, |affine| staged(affine) as u32)
 }
 
