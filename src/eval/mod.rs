@@ -1,7 +1,7 @@
 //! Measuring what a KV format costs in quality (floor 7).
 //!
 //! A [`TaskSpec`] says what to measure; it becomes a [`Task`], whose prompts are made
-//! once, and runs in one [`Setting`] after another; [`paired`] compares two outcomes.
+//! once, and runs in one [`Setting`] after another; [`paired()`] compares two outcomes.
 //!
 //! | module | task |
 //! |---|---|

@@ -34,12 +34,12 @@ impl Evaluation {
             document.insert("windows".into(), json!(windows));
         }
         document.insert("hot_window".into(), json!(self.hot_window));
-        let results: Result<Vec<Value>> = self.rows.iter().map(|row| self.result(row)).collect();
-        document.insert("results".into(), json!(results?));
+        let results: Vec<Value> = self.rows.iter().map(|row| self.result(row)).collect();
+        document.insert("results".into(), json!(results));
         Ok(Value::Object(document))
     }
 
-    fn result(&self, row: &Row) -> Result<Value> {
+    fn result(&self, row: &Row) -> Value {
         let outcome = &row.outcome;
         let Setting { kv, sinks } = &row.setting;
         let mut value = json!({ "kv": kv.name, "sinks": sinks, "bits": kv.bits });
@@ -69,7 +69,7 @@ impl Evaluation {
         value["paired"] = json!(row.paired);
         value["trials"] = json!(outcome.trials);
         value["seconds"] = json!(row.seconds);
-        Ok(value)
+        value
     }
 
     fn change_percent(&self, row: &Row) -> Option<f64> {
