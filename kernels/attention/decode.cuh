@@ -31,10 +31,10 @@ template <class K, class V> struct Sealed {
     static constexpr uint32_t TOKENS = K::TOKENS; // of a tile
     static constexpr uint32_t BYTES = K::BYTES + V::BYTES;
 
-    // Starts the copy of part `part` of a page.
-    static DEVICE void issue(uint8_t* shared, const uint8_t* page, uint32_t key_bytes, uint32_t part) {
-        K::issue(shared, page + part * K::BYTES);
-        V::issue(shared + K::BYTES, page + key_bytes + part * V::BYTES);
+    // Starts the copy of tile k, which is in this page.
+    static DEVICE void issue(uint8_t* shared, const uint8_t* page, const Walk<TOKENS>& walk, uint32_t k) {
+        K::issue(shared, page + walk.part(k) * K::BYTES);
+        V::issue(shared + K::BYTES, page + walk.key_bytes + walk.part(k) * V::BYTES);
     }
 };
 // Rotated: a tile is a page, copied whole.
@@ -45,7 +45,7 @@ template <class K, class V> struct SealedRotated {
     static constexpr uint32_t TOKENS = 64;
     static constexpr uint32_t BYTES = K::BYTES + V::BYTES;
 
-    static DEVICE void issue(uint8_t* shared, const uint8_t* page, uint32_t, uint32_t) {
+    static DEVICE void issue(uint8_t* shared, const uint8_t* page, const Walk<TOKENS>&, uint32_t) {
         issue_straight<BYTES>(shared + lane_id() * 16, page + lane_id() * 16);
     }
 };
@@ -171,8 +171,8 @@ template <class T, int D, int NT, class Pages> struct Decode {
                 set_aside(state);
                 state.clear();
             }
-            uint32_t index = context.stream.first_run + at - (second ? context.stream.n_runs : 0);
-            KvRun run = load_struct<KvRun>(p.runs, index);
+            uint32_t first = context.stream.first_run - (second ? context.stream.n_runs : 0);
+            KvRun run = load_struct<KvRun>(p.runs, first + at);
             if (ROTATED && (run.kind == RUN_SEALED) != second) continue;
             KvArena arena = load_struct<KvArena>(p.arenas, run.arena);
             if constexpr (SEALS) {
@@ -251,7 +251,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
         pipeline<WARP_BYTES / Form::BYTES, Form::BYTES>(
             walk, shared,
             [&](uint8_t* stage, uint32_t block, uint32_t k) {
-                Form::issue(stage, walk.base + block * walk.block_bytes, walk.key_bytes, walk.part(k));
+                Form::issue(stage, walk.base + block * walk.block_bytes, walk, k);
             },
             [&](const uint8_t* stage, uint32_t k) {
                 float s[TOKENS / 16][NT][4], factor[NT][2];

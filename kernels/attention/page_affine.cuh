@@ -73,37 +73,39 @@ template <int BITS, int D, int GROUP, int N, int K> struct AffineHalf {
         for (uint32_t part = 0; part < N / 16 / BLOCKS; part += WARPS_ACROSS) {
             UNROLL
             for (uint32_t s = 0; s < SPANS; s += WARPS_ALONG)
-                unpack_part(tile, raw, (first_part + part) * BLOCKS, first_span + s, unit);
+                unpack_part(tile, raw, first_part + part, first_span + s, unit);
         }
     }
 
   private:
     template <class Unit>
-    static DEVICE void unpack_part(uint8_t* tile, const uint8_t* raw, uint32_t first, uint32_t span, Unit unit) {
-        uint32_t lane = lane_id();
-        const uint8_t* params = raw + CODES + (first * 16 / GROUP * K + span * SPAN + lane % 4 * 2) * 2;
-        uint32_t scale[2 * STEPS], zero[2 * STEPS]; // of k = 8i + 2t, + 1
-        UNROLL
-        for (uint32_t j = 0; j < 2 * STEPS; ++j) {
-            scale[j] = *reinterpret_cast<const uint32_t*>(params + 16 * j);
-            zero[j] = *reinterpret_cast<const uint32_t*>(params + PARAMS + 16 * j);
-        }
+    static DEVICE void unpack_part(uint8_t* tile, const uint8_t* raw, uint32_t part, uint32_t span, Unit unit) {
+        uint32_t lane = lane_id(), group = part / (GROUP / 16 / BLOCKS);
+        const uint8_t* params = raw + CODES + (group * K + span * SPAN + lane % 4 * 2) * 2;
+        uint32_t words[BLOCKS][WORDS];
         UNROLL
         for (uint32_t i = 0; i < BLOCKS; ++i) {
-            uint32_t block = first + i;
-            uint32_t words[WORDS];
+            const uint8_t* codes = raw + unit(BLOCKS * part + i, span) * (WORDS * 128) + lane * 4;
             UNROLL
-            for (uint32_t w = 0; w < WORDS; ++w)
-                words[w] = reinterpret_cast<const uint32_t*>(raw)[(unit(block, span) * WORDS + w) * 32 + lane];
+            for (uint32_t w = 0; w < WORDS; ++w) words[i][w] = *reinterpret_cast<const uint32_t*>(codes + w * 128);
+        }
+        UNROLL
+        for (uint32_t j = 0; j < STEPS; ++j) {
+            uint32_t scale[2], zero[2]; // of k = 2t, + 1 and 8 + 2t, + 1
             UNROLL
-            for (uint32_t j = 0; j < STEPS; ++j) {
+            for (uint32_t h = 0; h < 2; ++h) {
+                scale[h] = *reinterpret_cast<const uint32_t*>(params + 32 * j + 16 * h);
+                zero[h] = *reinterpret_cast<const uint32_t*>(params + PARAMS + 32 * j + 16 * h);
+            }
+            UNROLL
+            for (uint32_t i = 0; i < BLOCKS; ++i) {
                 Vec16 x;
                 UNROLL
                 for (uint32_t w = 0; w < 4; ++w) { // rows 0–7 or 8–15, then k 0–7 or 8–15
-                    uint32_t code = code_pair<BITS>(words, 4 * j + w / 2 + w % 2 * 2);
-                    x.w[w] = fma_f16x2(code, scale[2 * j + w % 2], zero[2 * j + w % 2]);
+                    uint32_t code = code_pair<BITS>(words[i], 4 * j + w / 2 + w % 2 * 2);
+                    x.w[w] = fma_f16x2(code, scale[w % 2], zero[w % 2]);
                 }
-                uint32_t index = block * (K / 16) + span * STEPS + j;
+                uint32_t index = (BLOCKS * part + i) * (K / 16) + span * STEPS + j;
                 reinterpret_cast<Vec16*>(tile)[index * 32 + lane] = x;
             }
         }

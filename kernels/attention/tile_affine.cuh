@@ -129,14 +129,8 @@ template <int BITS, int D, int GROUP> struct AffineValues {
         }
     }
 
-    // Where this lane reads the zeros of 32 tokens for `add_zeros`: matrices 0, 2, 1, 3,
-    // that is, tokens 0–15 in rows g, 16–31 in rows g + 8.
-    static DEVICE const uint8_t* zeros_of(const uint8_t* zeros) {
-        uint32_t lane = lane_id(), matrix = lane / 8;
-        return zeros + lane % 8 % (D / GROUP) * 128 + (matrix % 2 * 2 + matrix / 2) * 16;
-    }
-
-    // The zeros of 32 tokens, 64 bytes from those before, times their weights.
+    // The zeros of 32 tokens times their weights. `zeros` is this lane's part of matrices 0,
+    // 2, 1, 3: tokens 0–15 in rows g, 16–31 in rows g + 8.
     template <int NT>
     static DEVICE void add_zeros(const uint8_t* zeros, const uint32_t (&low)[NT][2], const uint32_t (&high)[NT][2],
                                  Extra<NT>& extra) {

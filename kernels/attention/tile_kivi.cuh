@@ -132,8 +132,10 @@ template <int BITS, int D> struct KiviValues : AffineValues<BITS, D, 32> {
         constexpr int WORDS = 32 * BITS / 64; // along 32 tokens: 1 or 2
         constexpr int OPERANDS = Codes<BITS>::OPERANDS;
         constexpr int PAIR = 2 / WORDS; // groups whose words are read at once
-        const uint8_t* scales = shared + Layout::CODES + lane_id() / 8 * 16;
-        const uint8_t* zeros = Common::zeros_of(shared + Layout::CODES + Layout::PARAMS);
+        uint32_t lane = lane_id(), matrix = lane / 8;
+        const uint8_t* scales = shared + Layout::CODES + matrix * 16;
+        const uint8_t* zeros = shared + Layout::CODES + Layout::PARAMS + lane % 8 % GROUPS * 128 +
+                               (matrix % 2 * 2 + matrix / 2) * 16;
         UNROLL
         for (int span = 0; span < 2; ++span) { // of 32 tokens
             // Keeps the compiler from loading both spans at once into registers that the

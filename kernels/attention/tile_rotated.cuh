@@ -133,8 +133,10 @@ template <int BITS, int D> struct RotatedValues : AffineValues<BITS, D, 64> {
     template <int NT>
     static DEVICE void accumulate(const uint8_t* shared, const float (&p)[4][NT][4],
                                   State<D, NT>& state, Extra<NT>& extra) {
-        const uint8_t* scales = shared + Layout::CODES + lane_id() / 8 * 16;
-        const uint8_t* zeros = Common::zeros_of(shared + Layout::CODES + Layout::PARAMS);
+        uint32_t lane = lane_id(), matrix = lane / 8;
+        const uint8_t* scales = shared + Layout::CODES + matrix * 16;
+        const uint8_t* zeros = shared + Layout::CODES + Layout::PARAMS + lane % 8 % (D / 64) * 128 +
+                               (matrix % 2 * 2 + matrix / 2) * 16;
         UNROLL
         for (int token = 0; token < 64; token += Layout::CHUNK) {
             // Keeps the compiler from loading all tokens at once into registers that the
