@@ -126,8 +126,8 @@ struct Trial {
 
 // The range of one group, by one thread: all ratios in one pass over the numbers.
 template <uint32_t BITS, Side SIDE> DEVICE void search_group(FloatTile tile, Fits to, uint32_t group) {
-    constexpr uint32_t RATIOS = 7;
-    const float ratios[RATIOS] = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f};
+    constexpr uint32_t RATIOS = 4;
+    const float ratios[RATIOS] = {1.0f, 0.95f, 0.9f, 0.85f};
     constexpr float LEVELS = float((1u << BITS) - 1);
     float min = SEAL_LIMIT, max = -SEAL_LIMIT;
     for_group<SIDE>(tile, group, [&](float x) {
