@@ -65,7 +65,8 @@ impl PageLayout {
         let page = |format: KvFormat| bytes(format.key) + bytes(format.value);
         let formats = group.streams.as_deref().filter(|_| sealed);
         for format in formats.unwrap_or(&[format]) {
-            for codec in [format.key, format.value].into_iter().filter(|c| !c.fits(head_dim)) {
+            let misfit = [format.key, format.value].into_iter().find(|c| !c.fits(head_dim));
+            if let Some(codec) = misfit {
                 return Err(Error::Unsupported {
                     what: format!("the KV codec {codec} with a head_dim of {head_dim}"),
                     remedy: "kf formats take 64, 128 and 256, kivi formats multiples of 32".into(),

@@ -47,7 +47,8 @@ mod tests {
             let mut y = x.clone();
             rotate(&mut y);
             for (i, y) in y.iter().enumerate() {
-                let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+                let odd = |j: usize| (i & j).count_ones() % 2;
+                let sign = |j: usize| if odd(j) == 1 { -1.0 } else { 1.0 };
                 let want: f64 = x.iter().enumerate().map(|(j, &x)| sign(j) * f64::from(x)).sum();
                 assert!((f64::from(*y) - want / (d as f64).sqrt()).abs() < 1e-4, "{d} {i}");
             }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! x being the residual stream to which it is added. Errors of heads and sides are taken to
-//! add up, so the best formats under a budget are found head by head ([`allocate`]).
+//! add up, so the best formats under a budget are found head by head (`allocate.rs`).
 
 mod allocate;
 mod attention;
@@ -174,7 +174,7 @@ struct Meter<'a> {
     head_dim: usize,
     hidden: usize,
     /// `[layer · kv_heads + head][side][codec]`, over all windows.
-    errors: Vec<[[f64; CODECS.len()]; 2]>,
+    errors: Vec<[[f64; CODECS.len()]; SIDES]>,
     cancel: &'a AtomicBool,
 }
 
@@ -204,13 +204,10 @@ impl<B: Backend> Observer<B> for Meter<'_> {
             for (i, &query) in queries.iter().enumerate() {
                 backend.read_row(layer.residual, query, &mut x)?;
                 let size: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
-                for side in 0..SIDES {
-                    for codec in 0..CODECS.len() {
-                        let row = (side * CODECS.len() + codec) * queries.len() + i;
-                        backend.read_row(&projected, row, &mut out)?;
-                        let error: f64 = out.iter().map(|x| f64::from(*x).powi(2)).sum();
-                        of[side][codec] += error / size / queries.len() as f64;
-                    }
+                for (variant, of) in of.as_flattened_mut().iter_mut().enumerate() {
+                    backend.read_row(&projected, variant * queries.len() + i, &mut out)?;
+                    let error: f64 = out.iter().map(|x| f64::from(*x).powi(2)).sum();
+                    *of += error / size / queries.len() as f64;
                 }
             }
         }

@@ -3,6 +3,9 @@
 //! Words are put together as floats: half a word has 16 bits, which a float holds
 //! exactly, so a code is multiplied by the power of two of its place and added.
 
+// Register pairs, words and rows are numbers.
+#![allow(clippy::needless_range_loop)]
+
 use super::Seal;
 use super::fit::Groups;
 use crate::backend::cpu::simd::Simd;
