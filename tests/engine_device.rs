@@ -58,7 +58,7 @@ fn tokens(engine: &Engine, sampling: &SamplingParams) -> Vec<u32> {
 fn greedy_tokens_are_those_of_the_cpu() {
     let greedy = SamplingParams::default();
     let penalised = greedy.clone().with_repetition_penalty(1.3);
-    for kv in ["f16", "kivi4", "kivi4/kivi2", "fp8", "kf3.2"] {
+    for kv in ["f16", "kivi4", "kivi4/kivi2", "fp8"] {
         let cpu = Engine::start(on_cpu(), config(kv)).unwrap();
         let device = Engine::start(on_device(1), config(kv)).unwrap();
         for sampling in [&greedy, &penalised] {
