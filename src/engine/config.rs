@@ -87,11 +87,19 @@ impl EngineConfig {
     }
 
     /// The KV part, parsed; a calibration is read.
-    pub(super) fn kv_options(&self) -> Result<KvOptions> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown format, [`Error::BadFile`] for a file that is no
+    /// calibration.
+    pub fn kv_options(&self) -> Result<KvOptions> {
         let path = Path::new(&self.kv);
-        let calibration = match self.kv.parse::<KvFormat>() {
-            Ok(_) => None,
-            Err(_) if path.is_file() => Some(Arc::new(Calibration::read(path)?)),
+        let (format, calibration) = match self.kv.parse::<KvFormat>() {
+            Ok(format) => (format, None),
+            Err(unknown) if path.is_file() => {
+                let read = Calibration::read(path)?;
+                let first = read.layers.iter().flatten().next().copied();
+                (first.ok_or(unknown)?, Some(Arc::new(read)))
+            }
             Err(_) if path.extension().is_some_and(|e| e == "json") => {
                 let what =
                     format!("there is no file {}; make one with `kvfold calibrate`", self.kv);
@@ -99,35 +107,7 @@ impl EngineConfig {
             }
             Err(unknown) => return Err(unknown),
         };
-        let first = calibration.as_ref().and_then(|c| c.layers.first()?.first().copied());
-        let format = first.map_or_else(|| self.kv.parse(), Ok)?;
         let (sinks, hot_window) = (self.sinks, self.hot_window);
         Ok(KvOptions { format, calibration, sinks, hot_window })
-    }
-
-    /// The KV format as it prints itself, or the calibration's path.
-    ///
-    /// # Errors
-    /// As [`validate`](Self::validate).
-    pub fn kv_name(&self) -> Result<String> {
-        let KvOptions { format, calibration, .. } = self.kv_options()?;
-        Ok(calibration.map_or(format.to_string(), |_| self.kv.clone()))
-    }
-
-    /// Whether pages are ever sealed.
-    ///
-    /// # Errors
-    /// As [`validate`](Self::validate).
-    pub fn kv_seals(&self) -> Result<bool> {
-        Ok(self.kv_options()?.format.seals())
-    }
-
-    /// Stored bits an element of sealed pages.
-    ///
-    /// # Errors
-    /// As [`validate`](Self::validate).
-    pub fn kv_bits(&self) -> Result<f64> {
-        let options = self.kv_options()?;
-        Ok(options.calibration.map_or(options.format.bits(), |calibration| calibration.bits))
     }
 }

@@ -206,7 +206,6 @@ struct Prepared {
 
 /// An empty cache for `config` and the arenas for it.
 fn prepare(model: &mut LoadedModel, config: &EngineConfig) -> Result<Prepared> {
-    config.validate()?;
     let executor = &mut model.executor;
     let free = executor.free_memory()?;
     let (name, fingerprint) = (&model.name, &model.fingerprint);

@@ -22,7 +22,12 @@ impl Format {
     /// # Errors
     /// As [`EngineConfig::validate`] for an unknown name or a file that is no calibration.
     pub fn find(name: &str) -> Result<Self> {
-        let config = EngineConfig::default().with_kv(name.trim());
-        Ok(Self { name: config.kv_name()?, bits: config.kv_bits()?, seals: config.kv_seals()? })
+        let name = name.trim();
+        let options = EngineConfig::default().with_kv(name).kv_options()?;
+        let name = match options.calibration {
+            Some(_) => name.to_owned(),
+            None => options.format.to_string(),
+        };
+        Ok(Self { name, bits: options.bits(), seals: options.format.seals() })
     }
 }

@@ -25,6 +25,11 @@ impl KvOptions {
         let hot_window = GroupSpec::DEFAULT_HOT_WINDOW;
         Self { format, calibration: None, sinks: 4, hot_window }
     }
+
+    /// Mean stored bits an element of sealed pages.
+    pub fn bits(&self) -> f64 {
+        self.calibration.as_ref().map_or(self.format.bits(), |calibration| calibration.bits)
+    }
 }
 
 /// Where each layer's keys and values are kept: full and sliding layers in groups of

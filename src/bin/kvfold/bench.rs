@@ -24,7 +24,7 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// KV formats, each f16, bf16, fp8, kivi4, kivi2, or KEYS/VALUES
+    /// KV formats, each f16, bf16, fp8, kivi4, kivi2, kf4, kf3, kf3.2, kf2, KEYS/VALUES, or a file of `calibrate`
     #[arg(long, value_delimiter = ',', default_value = "f16,kivi2")]
     pub kv: Vec<String>,
 

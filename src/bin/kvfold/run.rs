@@ -39,7 +39,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// KV format: f16, bf16, fp8, kivi4, kivi2, or KEYS/VALUES
+    /// KV format: f16, bf16, fp8, kivi4, kivi2, kf4, kf3, kf3.2, kf2, KEYS/VALUES, or a file of `calibrate`
     #[arg(long, default_value = "kivi4/kivi2")]
     pub kv: String,
 

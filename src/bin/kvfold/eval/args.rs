@@ -41,7 +41,7 @@ pub struct CommonArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// KV formats to compare: f16, bf16, fp8, kivi4, kivi2 or KEYS/VALUES; the first is the reference
+    /// KV formats to compare: f16, bf16, fp8, kivi4, kivi2, kf4, kf3, kf3.2, kf2, KEYS/VALUES or a file of `calibrate`; the first is the reference
     #[arg(long, value_delimiter = ',', default_value = "f16,kivi4,kivi2", value_name = "LIST")]
     kv: Vec<String>,
 
