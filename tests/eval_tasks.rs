@@ -4,8 +4,8 @@ use kvfold::backend::WeightPolicy;
 use kvfold::engine::{EngineConfig, LoadedModel, Session};
 use kvfold::eval::prose_zh::prose_zh;
 use kvfold::eval::{
-    CommonWordsSpec, FrequentWordsSpec, Grade, Language, Metric, NeedleKind, NeedleSpec,
-    PerplexitySpec, QaSpec, Question, StarsKind, StarsSpec, Task, TaskSpec, VtSpec, paired,
+    Grade, Language, Metric, NeedleKind, NeedleSpec, PerplexitySpec, QaSpec, Question, StarsKind,
+    StarsSpec, Task, TaskSpec, VtSpec, WordsSpec, paired,
 };
 use kvfold::model::{ChatTemplate, Tokenizer};
 use std::collections::HashMap;
@@ -367,8 +367,8 @@ fn every_task_runs() {
         assert_eq!(back.trials, exact.trials);
     }
     // The word lists of the others are longer than this model's context.
-    let cwe = TaskSpec::Cwe(CommonWordsSpec { lengths: vec![390], ..CommonWordsSpec::default() });
-    let fwe = TaskSpec::Fwe(FrequentWordsSpec { lengths, ..FrequentWordsSpec::default() });
+    let cwe = TaskSpec::Cwe(WordsSpec { lengths: vec![390], ..WordsSpec::default() });
+    let fwe = TaskSpec::Fwe(WordsSpec { lengths, ..WordsSpec::default() });
     for spec in [cwe, fwe] {
         let error = spec.prepare(&tokenizer, None, 512).map(drop).unwrap_err().to_string();
         assert!(error.contains("too short"), "{error}");

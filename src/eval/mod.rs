@@ -52,7 +52,7 @@ pub use stars::{StarsKind, StarsSpec};
 pub use table::table;
 pub use task::{Metric, Outcome, Speed, Task, Trial};
 pub use vt::VtSpec;
-pub use words::{CommonWordsSpec, FrequentWordsSpec};
+pub use words::WordsSpec;
 
 use crate::engine::EngineConfig;
 use crate::error::{Error, Result};

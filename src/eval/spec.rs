@@ -7,7 +7,7 @@ use super::qa::{Item, QaSpec};
 use super::stars::StarsSpec;
 use super::task::Task;
 use super::vt::VtSpec;
-use super::words::{CommonWordsSpec, FrequentWordsSpec};
+use super::words::WordsSpec;
 use crate::error::Result;
 use crate::model::{ChatTemplate, Tokenizer};
 use crate::rag::{Document, read_document};
@@ -34,9 +34,9 @@ pub enum TaskSpec {
     /// RULER's variable tracking.
     Vt(VtSpec),
     /// RULER's common words.
-    Cwe(CommonWordsSpec),
+    Cwe(WordsSpec),
     /// RULER's frequent words.
-    Fwe(FrequentWordsSpec),
+    Fwe(WordsSpec),
     /// Questions about long documents.
     Qa(QaSpec),
 }
@@ -183,8 +183,8 @@ impl Loaded {
                 Box::new(spec.questions(tokenizer, template, context, text)?)
             }
             TaskSpec::Vt(spec) => Box::new(spec.questions(tokenizer, template, context, text)?),
-            TaskSpec::Cwe(spec) => Box::new(spec.questions(tokenizer, template, context)?),
-            TaskSpec::Fwe(spec) => Box::new(spec.questions(tokenizer, template, context)?),
+            TaskSpec::Cwe(spec) => Box::new(spec.common(tokenizer, template, context)?),
+            TaskSpec::Fwe(spec) => Box::new(spec.frequent(tokenizer, template, context)?),
             TaskSpec::Qa(spec) => {
                 Box::new(spec.questions(tokenizer, template, context, &self.items)?)
             }

@@ -25,10 +25,10 @@ pub const COMMON: usize = 10;
 /// Frequent words that are asked for.
 pub const FREQUENT: usize = 3;
 
-/// Which lists of common words to make.
+/// Which lists of words to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct CommonWordsSpec {
+pub struct WordsSpec {
     /// Tokens of the whole prompts.
     pub lengths: Vec<usize>,
     /// Prompts for each length.
@@ -37,31 +37,16 @@ pub struct CommonWordsSpec {
     pub batch: usize,
 }
 
-/// Which texts of frequent words to make.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FrequentWordsSpec {
-    /// Tokens of the whole prompts.
-    pub lengths: Vec<usize>,
-    /// Prompts for each length.
-    pub seeds: usize,
-    /// Which prompts: batches have none in common.
-    pub batch: usize,
-}
-
-impl Default for CommonWordsSpec {
+impl Default for WordsSpec {
     fn default() -> Self {
         Self { lengths: vec![1024, 2048, 4096], seeds: 5, batch: 0 }
     }
 }
 
-impl Default for FrequentWordsSpec {
-    fn default() -> Self {
-        Self { lengths: vec![1024, 2048, 4096], seeds: 5, batch: 0 }
-    }
-}
+/// Makes the prompt of a length and a seed.
+type Make = fn(Prompter<'_>, usize, usize) -> Result<Question>;
 
-impl CommonWordsSpec {
+impl WordsSpec {
     /// Checks the options.
     ///
     /// # Errors
@@ -71,54 +56,50 @@ impl CommonWordsSpec {
         at_least("seeds", self.seeds, 1)
     }
 
-    /// Makes the prompts: every length and seed, in this order.
+    /// Makes the prompts about common words: every length and seed, in this order.
     ///
     /// # Errors
-    /// [`Error::Config`] if a length has no room for the common words or exceeds the
-    /// context; [`Error::ChatTemplate`], [`Error::Tokenizer`].
-    pub fn questions(
+    /// [`Error::Config`] if a length has no room for the words or exceeds the context;
+    /// [`Error::ChatTemplate`], [`Error::Tokenizer`].
+    pub fn common(
         &self,
         tokenizer: &Tokenizer,
         template: Option<&ChatTemplate>,
         context: usize,
     ) -> Result<Questions> {
-        self.validate()?;
-        within(context, &self.lengths, COMMON_ANSWER_TOKENS)?;
-        let prompter = Prompter { tokenizer, template };
-        let list: Result<Vec<Question>> = grid(&self.lengths, self.seeds, self.batch)
-            .map(|(length, seed)| common(prompter, length, seed))
-            .collect();
-        Ok(Questions::new("cwe", list?))
-    }
-}
-
-impl FrequentWordsSpec {
-    /// Checks the options.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming the option.
-    pub fn validate(&self) -> Result<()> {
-        not_empty("lengths", self.lengths.is_empty())?;
-        at_least("seeds", self.seeds, 1)
+        let list = self.questions(tokenizer, template, context, COMMON_ANSWER_TOKENS, common)?;
+        Ok(Questions::new("cwe", list))
     }
 
-    /// Makes the prompts: every length and seed, in this order.
+    /// Makes the prompts about frequent words, likewise.
     ///
     /// # Errors
-    /// As [`CommonWordsSpec::questions`].
-    pub fn questions(
+    /// As [`common`](Self::common).
+    pub fn frequent(
         &self,
         tokenizer: &Tokenizer,
         template: Option<&ChatTemplate>,
         context: usize,
     ) -> Result<Questions> {
+        let list =
+            self.questions(tokenizer, template, context, FREQUENT_ANSWER_TOKENS, frequent)?;
+        Ok(Questions::new("fwe", list))
+    }
+
+    fn questions(
+        &self,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        context: usize,
+        answer_tokens: usize,
+        make: Make,
+    ) -> Result<Vec<Question>> {
         self.validate()?;
-        within(context, &self.lengths, FREQUENT_ANSWER_TOKENS)?;
+        within(context, &self.lengths, answer_tokens)?;
         let prompter = Prompter { tokenizer, template };
-        let list: Result<Vec<Question>> = grid(&self.lengths, self.seeds, self.batch)
-            .map(|(length, seed)| frequent(prompter, length, seed))
-            .collect();
-        Ok(Questions::new("fwe", list?))
+        grid(&self.lengths, self.seeds, self.batch)
+            .map(|(length, seed)| make(prompter, length, seed))
+            .collect()
     }
 }
 

@@ -5,8 +5,7 @@ use clap::{Args, Subcommand};
 use kvfold::Result;
 use kvfold::engine::EngineConfig;
 use kvfold::eval::{
-    CommonWordsSpec, FrequentWordsSpec, NeedleSpec, PerplexitySpec, QaSpec, Setting, StarsSpec,
-    TaskSpec, VtSpec,
+    NeedleSpec, PerplexitySpec, QaSpec, Setting, StarsSpec, TaskSpec, VtSpec, WordsSpec,
 };
 use std::path::{Path, PathBuf};
 
@@ -97,6 +96,13 @@ struct MadeArgs {
 
     #[command(flatten)]
     asked: AskedArgs,
+}
+
+impl MadeArgs {
+    fn words(&self) -> WordsSpec {
+        let Self { lengths, seeds, batch, .. } = self;
+        WordsSpec { lengths: lengths.clone(), seeds: *seeds, batch: *batch }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -274,16 +280,8 @@ impl EvalArgs {
                 batch: args.made.batch,
                 haystack: args.hay.haystack.clone(),
             }),
-            What::Cwe(WordsArgs { made, .. }) => TaskSpec::Cwe(CommonWordsSpec {
-                lengths: made.lengths.clone(),
-                seeds: made.seeds,
-                batch: made.batch,
-            }),
-            What::Fwe(WordsArgs { made, .. }) => TaskSpec::Fwe(FrequentWordsSpec {
-                lengths: made.lengths.clone(),
-                seeds: made.seeds,
-                batch: made.batch,
-            }),
+            What::Cwe(args) => TaskSpec::Cwe(args.made.words()),
+            What::Fwe(args) => TaskSpec::Fwe(args.made.words()),
             What::Qa(args) => {
                 let mut spec = QaSpec::new(&args.file);
                 (spec.length, spec.limit) = (args.length, args.limit);
