@@ -1,55 +1,10 @@
 //! `kvfold eval` as a user meets it: one line for what is wrong, a table or JSON.
 
+#[path = "common/command.rs"]
+mod command;
+
+use command::{Place, model, refused, success};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use tempfile::TempDir;
-
-/// A small model with random weights and a context of 512 tokens.
-fn model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/smollm2/model.gguf")
-}
-
-/// A folder to work in.
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
-        fs::write(self.0.path().join(name), bytes).unwrap();
-        name.to_owned()
-    }
-
-    fn kvfold(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kvfold"));
-        command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
-        command.env("KVFOLD_CACHE", self.0.path().join(".cache"));
-        command.env_remove("KVFOLD_MODEL_DIR").env_remove("KVFOLD_LOG");
-        command.output().unwrap()
-    }
-}
-
-/// The error must be one line that names all of `parts`; stdout must be empty.
-#[track_caller]
-fn refused(output: &Output, parts: &[&str]) {
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(output.stdout.is_empty(), "{:?}", String::from_utf8_lossy(&output.stdout));
-    let line = stderr.trim_end_matches('\n');
-    assert!(line.starts_with("error: ") && !line.contains('\n'), "{stderr}");
-    assert!(parts.iter().all(|part| line.contains(part)), "{parts:?} in {line}");
-}
-
-/// Standard output and standard error of a success.
-#[track_caller]
-fn success(output: &Output) -> (String, String) {
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
-    (String::from_utf8(output.stdout.clone()).unwrap(), stderr)
-}
 
 #[test]
 fn what_cannot_be_evaluated_is_named() {

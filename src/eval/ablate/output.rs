@@ -103,6 +103,14 @@ impl Output {
     }
 }
 
+impl Drop for Output {
+    /// Closing alone would not do: a process being started has a copy of the file until
+    /// it runs its own program, and the lock would live as long.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 /// Reads rows, one a line; blank lines are passed over.
 ///
 /// # Errors
