@@ -61,9 +61,16 @@ impl PageLayout {
             return Err(Error::config("streams", what));
         }
         let (head_dim, page_tokens) = (group.head_dim, class.page_tokens);
+        let mut fed = group.streams.iter().flat_map(|all| all.iter()).flat_map(|s| &s.feedback);
+        if let Some(other) = fed.find(|feedback| feedback.head_dim() != head_dim) {
+            let what = format!("feedback of {} channels, not {head_dim}", other.head_dim());
+            return Err(Error::config("streams", what));
+        }
         let bytes = |codec: Codec| codec.tile().tile_bytes(head_dim) * page_tokens / TILE_TOKENS;
         let page = |format: KvFormat| bytes(format.key) + bytes(format.value);
         let formats = group.streams.as_deref().filter(|_| sealed);
+        let formats = formats.map(|all| all.iter().map(|s| s.format).collect::<Vec<_>>());
+        let formats = formats.as_deref();
         for format in formats.unwrap_or(&[format]) {
             let misfit = [format.key, format.value].into_iter().find(|c| !c.fits(head_dim));
             if let Some(codec) = misfit {

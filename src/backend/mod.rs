@@ -13,6 +13,7 @@ mod layout;
 pub mod score;
 
 use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};
+use crate::codec::feedback::Feedback;
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 use candle_core::quantized::GgmlDType;
@@ -61,17 +62,34 @@ pub struct KvGroup {
     pub format: KvFormat,
     /// How those of each stream (layer · kv_heads + head) are, where they differ. All are
     /// written in the 16-bit form of `format`.
-    pub streams: Option<Arc<[KvFormat]>>,
+    pub streams: Option<Arc<[StreamFormat]>>,
     /// S: tokens at the start that stay in 16 bits.
     pub sinks: usize,
     /// R: tokens that every query sees in 16 bits, a multiple of 64.
     pub hot_window: usize,
 }
 
+/// How sealed pages of one stream are stored.
+#[derive(Clone, Debug)]
+pub struct StreamFormat {
+    /// The codecs.
+    pub format: KvFormat,
+    /// What keys of a kf codec are encoded with.
+    pub feedback: Option<Arc<Feedback>>,
+}
+
 impl KvGroup {
     /// How sealed pages of a stream are stored.
     pub fn format_of(&self, stream: usize) -> KvFormat {
-        self.streams.as_ref().map_or(self.format, |formats| formats[stream])
+        self.sealing_of(stream).0
+    }
+
+    /// The same, and what its keys are encoded with.
+    pub fn sealing_of(&self, stream: usize) -> (KvFormat, Option<&Feedback>) {
+        match &self.streams {
+            Some(streams) => (streams[stream].format, streams[stream].feedback.as_deref()),
+            None => (self.format, None),
+        }
     }
 
     /// Bytes of a sealed page of each stream, the largest and all together.

@@ -26,10 +26,13 @@
 //! values  | codes: tile_words(b, d) × u32 | scale f16 [d/g][64]  | zero f16 [d/g][64]  |
 //! ```
 //!
+//! Keys may be encoded with [`Feedback`]; that changes codes, not what they mean.
+//!
 //! The order of the codes is in [`fragment`](super::fragment). This is `b + 1` bits an
 //! element at `g` = 32, `b + ½` at `g` = 64.
 
 use super::clip::{self, rint};
+use super::feedback::Feedback;
 use super::fragment::{place, tile_words};
 use super::{Side, TILE_TOKENS, TileCodec, hadamard};
 use half::f16;
@@ -88,6 +91,15 @@ impl Affine {
         whole && (!self.rotated || hadamard::fits(head_dim))
     }
 
+    /// The code of an element.
+    pub(crate) fn code(&self, x: f32, scale: f32, zero: f32) -> f32 {
+        if scale == 0.0 {
+            return 0.0;
+        }
+        // Clamping first is the same: the bounds are integers.
+        rint(((x - zero) / scale).clamp(0.0, self.levels()))
+    }
+
     /// Scales and zeros of all groups of a tile.
     fn fit_groups(&self, side: Side, rows: &[f32], head_dim: usize) -> Vec<(f16, f16)> {
         let d = head_dim;
@@ -107,20 +119,15 @@ impl Affine {
         (0..TILE_TOKENS * d / self.group).map(fit).collect()
     }
 
-    fn check(&self, rows: usize, bytes: usize, head_dim: usize) {
-        assert!(self.fits(head_dim), "head_dim {head_dim}");
-        assert_eq!(rows, TILE_TOKENS * head_dim, "rows of a tile");
-        assert_eq!(bytes, self.tile_bytes(head_dim), "bytes of a tile");
-    }
-}
-
-impl TileCodec for Affine {
-    fn tile_bytes(&self, head_dim: usize) -> usize {
-        let (scales, zeros) = self.offsets(head_dim);
-        zeros + (zeros - scales)
-    }
-
-    fn encode(&self, side: Side, rows: &[f32], head_dim: usize, out: &mut [u8]) {
+    /// Encodes a tile, keys of rotated codecs with feedback.
+    pub(super) fn encode_with(
+        &self,
+        feedback: Option<&Feedback>,
+        side: Side,
+        rows: &[f32],
+        head_dim: usize,
+        out: &mut [u8],
+    ) {
         self.check(rows.len(), out.len(), head_dim);
         let d = head_dim;
         let mut rotated = Vec::new();
@@ -128,6 +135,9 @@ impl TileCodec for Affine {
             rotated.extend_from_slice(rows);
             rotated.chunks_exact_mut(d).for_each(hadamard::rotate);
             rotated.iter_mut().for_each(|x| *x = clip::limit(*x));
+            if let (Some(feedback), Side::Key) = (feedback, side) {
+                feedback.aim(self, &mut rotated);
+            }
             &rotated
         } else {
             rows
@@ -145,13 +155,7 @@ impl TileCodec for Affine {
         for (token, row) in rows.chunks_exact(d).enumerate() {
             for (channel, &x) in row.iter().enumerate() {
                 let (scale, zero) = fits[self.group_of(side, d, token, channel)];
-                let (scale, zero) = (scale.to_f32(), zero.to_f32());
-                let code = if scale == 0.0 {
-                    0
-                } else {
-                    // Clamping first is the same: the bounds are integers.
-                    rint(((x - zero) / scale).clamp(0.0, self.levels())) as u32
-                };
+                let code = self.code(x, scale.to_f32(), zero.to_f32()) as u32;
                 let place = place(side, self.bits, d, token, channel);
                 for i in 0..self.bits {
                     let (word, bit) = place.of_bit(i);
@@ -159,6 +163,23 @@ impl TileCodec for Affine {
                 }
             }
         }
+    }
+
+    fn check(&self, rows: usize, bytes: usize, head_dim: usize) {
+        assert!(self.fits(head_dim), "head_dim {head_dim}");
+        assert_eq!(rows, TILE_TOKENS * head_dim, "rows of a tile");
+        assert_eq!(bytes, self.tile_bytes(head_dim), "bytes of a tile");
+    }
+}
+
+impl TileCodec for Affine {
+    fn tile_bytes(&self, head_dim: usize) -> usize {
+        let (scales, zeros) = self.offsets(head_dim);
+        zeros + (zeros - scales)
+    }
+
+    fn encode(&self, side: Side, rows: &[f32], head_dim: usize, out: &mut [u8]) {
+        self.encode_with(None, side, rows, head_dim, out);
     }
 
     fn decode(&self, side: Side, bytes: &[u8], head_dim: usize, rows: &mut [f32]) {

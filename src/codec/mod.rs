@@ -18,12 +18,14 @@
 
 pub mod affine;
 pub mod clip;
+pub mod feedback;
 pub mod float;
 pub mod fragment;
 pub mod hadamard;
 
 use crate::error::{Error, Result};
 use affine::Affine;
+use feedback::Feedback;
 use std::fmt;
 use std::str::FromStr;
 
@@ -116,6 +118,24 @@ impl Codec {
             Codec::Kf4 => Some(&affine::KF4),
             Codec::Kf3 => Some(&affine::KF3),
             Codec::Kf2 => Some(&affine::KF2),
+        }
+    }
+
+    /// Encodes a tile as [`TileCodec::encode`] does, keys of a kf codec with feedback.
+    ///
+    /// # Panics
+    /// As [`TileCodec::encode`]; also if `feedback` is of another `head_dim`.
+    pub fn encode(
+        self,
+        feedback: Option<&Feedback>,
+        side: Side,
+        rows: &[f32],
+        head_dim: usize,
+        out: &mut [u8],
+    ) {
+        match self.affine() {
+            Some(affine) => affine.encode_with(feedback, side, rows, head_dim, out),
+            None => self.tile().encode(side, rows, head_dim, out),
         }
     }
 

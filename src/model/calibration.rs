@@ -1,20 +1,25 @@
-//! A KV format for each head of a model, chosen by measurement: a small JSON file.
+//! What was measured of the KV heads of a model: a format for each, and what its keys are
+//! encoded with. A small JSON file.
 //!
 //! ```json
 //! { "kvfold": "kv-formats-1", "model": "SmolLM2 135M", "fingerprint": "5c0f…",
 //!   "target_bits": 2.75, "bits": 2.744, "text": "notes.txt", "tokens": 8192,
-//!   "layers": [["kf3.2", "kf2", "kf2"], …] }
+//!   "layers": [["kf3.2", "kf2", "kf2"], …],
+//!   "key_feedback": [["UTSxL7a5…", "HTE5LiM0…", "4TEHOEkr…"], …] }
 //! ```
 //!
-//! `layers` has a list for each layer, with the format of each KV head. The fingerprint
-//! ties it to the weights that it was measured on.
+//! `layers` has a list for each layer, with the format of each KV head; `key_feedback`
+//! likewise, with the bytes of each head's [`Feedback`] in base64. The fingerprint ties
+//! both to the weights that they were measured on.
 
 use super::{Checkpoint, complaint};
 use crate::codec::KvFormat;
+use crate::codec::feedback::Feedback;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What the files' first field says.
 const KIND: &str = "kv-formats-1";
@@ -42,11 +47,19 @@ pub struct Calibration {
     /// `[layer][KV head]`.
     #[serde(with = "names")]
     pub layers: Vec<Vec<KvFormat>>,
+    /// `[layer][KV head]`, of equal shape.
+    #[serde(with = "weights")]
+    pub key_feedback: Vec<Vec<Arc<Feedback>>>,
 }
 
 impl Calibration {
-    /// Formats `[layer][KV head]` for the model of a fingerprint.
-    pub fn new(model: &str, fingerprint: &str, layers: Vec<Vec<KvFormat>>) -> Self {
+    /// Formats and feedback, both `[layer][KV head]`, for the model of a fingerprint.
+    pub fn new(
+        model: &str,
+        fingerprint: &str,
+        layers: Vec<Vec<KvFormat>>,
+        key_feedback: Vec<Vec<Arc<Feedback>>>,
+    ) -> Self {
         let all = layers.iter().flatten();
         let bits = all.clone().map(|f| f.bits()).sum::<f64>() / all.count().max(1) as f64;
         Self {
@@ -58,6 +71,7 @@ impl Calibration {
             text: String::new(),
             tokens: 0,
             layers,
+            key_feedback,
         }
     }
 
@@ -78,6 +92,10 @@ impl Calibration {
             let what = format!("it is a \"{}\", this version reads \"{KIND}\"", read.kvfold);
             return Err(bad(what));
         }
+        let heads = read.layers.iter().map(Vec::len);
+        if !heads.eq(read.key_feedback.iter().map(Vec::len)) {
+            return Err(bad("layers and key_feedback are of other heads".into()));
+        }
         let mut formats = read.layers.iter().flatten();
         let Some(first) = formats.next() else { return Err(bad("it names no formats".into())) };
         if let Some(other) = formats.find(|f| f.hot() != first.hot() || !f.seals()) {
@@ -88,14 +106,17 @@ impl Calibration {
 
     /// The file's text.
     pub fn to_json(&self) -> String {
-        // One line a layer.
-        let mut all = serde_json::to_value(self).unwrap_or_default();
-        let layers = all.as_object_mut().and_then(|fields| fields.remove("layers"));
-        let layers = layers.as_ref().and_then(|layers| layers.as_array()).cloned();
-        let lines: Vec<_> = layers.iter().flatten().map(|layer| format!("    {layer}")).collect();
-        let head = serde_json::to_string_pretty(&all).unwrap_or_default();
-        let head = head.trim_end_matches(['\n', '}']).trim_end();
-        format!("{head},\n  \"layers\": [\n{}\n  ]\n}}\n", lines.join(",\n"))
+        let all = serde_json::to_value(self).unwrap_or_default();
+        let field = |(name, value): (&String, &serde_json::Value)| match value.as_array() {
+            // One line a layer.
+            Some(layers) => {
+                let lines: Vec<_> = layers.iter().map(|layer| format!("    {layer}")).collect();
+                format!("  \"{name}\": [\n{}\n  ]", lines.join(",\n"))
+            }
+            None => format!("  \"{name}\": {value}"),
+        };
+        let fields: Vec<_> = all.as_object().into_iter().flatten().map(field).collect();
+        format!("{{\n{}\n}}\n", fields.join(",\n"))
     }
 
     /// Whether it has a format for each head of a model.
@@ -140,6 +161,33 @@ mod names {
     type Result<T, E> = std::result::Result<T, E>;
 }
 
+/// Feedback as base64 of its bytes.
+mod weights {
+    use super::*;
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    use serde::{Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(
+        layers: &[Vec<Arc<Feedback>>],
+        to: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        let text = |head: &Arc<Feedback>| BASE64_STANDARD.encode(head.to_bytes());
+        to.collect_seq(layers.iter().map(|layer| layer.iter().map(text).collect::<Vec<_>>()))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> std::result::Result<Vec<Vec<Arc<Feedback>>>, D::Error> {
+        let head = |text: &String| {
+            let bytes = BASE64_STANDARD.decode(text).ok();
+            let feedback = bytes.and_then(|bytes| Feedback::from_bytes(&bytes)).map(Arc::new);
+            feedback.ok_or_else(|| de::Error::custom("key_feedback has no weights of a head"))
+        };
+        let layers = Vec::<Vec<String>>::deserialize(from)?;
+        layers.iter().map(|layer| layer.iter().map(head).collect()).collect()
+    }
+}
+
 impl Checkpoint {
     /// Sixteen hexadecimal digits that tell models apart: of the geometry and of the first
     /// 4 KiB of each key projection and of the embedding, so also of each fine-tune.
@@ -167,7 +215,12 @@ mod tests {
     fn example() -> Calibration {
         let formats = |names: [&str; 2]| names.map(|n| n.parse().unwrap()).to_vec();
         let layers = vec![formats(["kf3.2", "kf2"]), formats(["kf4", "kf2"])];
-        Calibration::new("A model", "0123456789abcdef", layers)
+        let feedback = |scale: f64| {
+            let moment: Vec<f64> = (0..64).map(|i| scale * f64::from(i % 9 == 0)).collect();
+            Arc::new(Feedback::new(&moment, 8))
+        };
+        let feedback = vec![vec![feedback(1.0), feedback(2.0)], vec![feedback(0.0); 2]];
+        Calibration::new("A model", "0123456789abcdef", layers, feedback)
     }
 
     fn read(text: &str) -> Result<Calibration> {
@@ -195,6 +248,10 @@ mod tests {
             ("\"bits\"", "\"bit\"", "bit"),
             ("\"kf4\"", "\"bf16+kf4\"", "bf16+kf4"),
             ("\"kf4\"", "\"f16\"", "f16"),
+            ("\"kf4\",", "", "key_feedback"),
+            ("AAAAA", "AAA", "key_feedback"),
+            ("AAAAA", "AA!AA", "key_feedback"),
+            ("AAAA", "A/wA", "key_feedback"),
         ] {
             let error = read(&text.replace(from, to)).unwrap_err().to_string();
             assert!(error.contains(named) && !error.contains('\n'), "{named}: {error}");

@@ -1,9 +1,10 @@
 //! The KV cache of a model: which layers form a group, and what the books must know.
 
 use super::{Calibration, ModelConfig};
-use crate::backend::{KvGroup, LayerIndex};
+use crate::backend::{KvGroup, LayerIndex, StreamFormat};
 use crate::cache::{CacheConfig, GroupSpec, SealedBytes};
 use crate::codec::KvFormat;
+use crate::codec::feedback::Feedback;
 use std::sync::Arc;
 
 /// How the KV cache of a model is stored.
@@ -71,9 +72,15 @@ pub fn kv_groups(config: &ModelConfig, options: &KvOptions) -> Vec<KvGroup> {
 }
 
 /// The formats of a KV group's streams.
-fn streams(config: &ModelConfig, calibration: &Calibration, group: usize) -> Arc<[KvFormat]> {
-    let layers = kv_layers(config).into_iter().zip(&calibration.layers);
-    layers.filter(|(at, _)| at.group == group).flat_map(|(_, formats)| formats.clone()).collect()
+fn streams(config: &ModelConfig, calibration: &Calibration, group: usize) -> Arc<[StreamFormat]> {
+    let layers = calibration.layers.iter().zip(&calibration.key_feedback);
+    let layers = kv_layers(config).into_iter().zip(layers).filter(|(at, _)| at.group == group);
+    let heads = layers.flat_map(|(_, (formats, feedback))| formats.iter().zip(feedback));
+    let stream = |(format, feedback): (&KvFormat, &Arc<Feedback>)| StreamFormat {
+        format: *format,
+        feedback: Some(feedback.clone()),
+    };
+    heads.map(stream).collect()
 }
 
 /// What the cache must know about the groups.

@@ -222,7 +222,7 @@ impl<B: Backend> Llama<B> {
         ws: &mut Workspace<B>,
         step: &Step,
         ids: &[u32],
-        observer: &mut impl Observer<B>,
+        observer: &mut (impl Observer<B> + ?Sized),
     ) -> Result<()> {
         self.begin(backend, ws, step, Ids::Given(ids), &[], &[])?;
         self.hidden(backend, ws, &step.seqs, observer)
@@ -281,7 +281,7 @@ impl<B: Backend> Llama<B> {
         backend: &mut B,
         ws: &mut Workspace<B>,
         seqs: &[SeqStep],
-        observer: &mut impl Observer<B>,
+        observer: &mut (impl Observer<B> + ?Sized),
     ) -> Result<()> {
         let eps = self.config.norm_eps;
         backend.embed(&self.embedding, &mut ws.x)?;
@@ -314,7 +314,7 @@ impl<B: Backend> Llama<B> {
         ws: &mut Workspace<B>,
         seqs: &[SeqStep],
         seal: bool,
-        observer: &mut impl Observer<B>,
+        observer: &mut (impl Observer<B> + ?Sized),
     ) -> Result<()> {
         let (number, layer) = (layer, &self.layers[layer]);
         let ModelConfig { heads, kv_heads, head_dim, norm_eps: eps, .. } = self.config;

@@ -76,7 +76,7 @@ impl Bench {
     /// Empty sequences, one a seed.
     pub fn new(kind: Kind, mut group: KvGroup, heads: usize, seeds: &[u64]) -> Self {
         let n = group.layers * group.kv_heads;
-        group.streams = group.streams.map(|all| all.iter().copied().take(n).collect());
+        group.streams = group.streams.map(|all| all.iter().take(n).cloned().collect());
         let mut cache = cache_of(&group);
         let rope = rope(group.head_dim);
         let mut subject = kind.subject();
@@ -220,12 +220,13 @@ impl Bench {
         let kv_head = head / (self.heads / kv_heads);
         let sequence = &self.sequences[layer.asked[share]];
         let stream = call.at.layer * kv_heads + kv_head;
-        let format = self.group.format_of(stream);
+        let (format, feedback) = self.group.sealing_of(stream);
         let stream = &sequence.streams[stream];
         let share = &call.seqs[share];
         let query = Query {
             group: &self.group,
             format,
+            feedback,
             q: &qkv[(share.first_row + i) * cols + head * d..][..d],
             index: stream.keys.len() - share.q_len + i,
             scale: call.scale,

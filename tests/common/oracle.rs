@@ -1,6 +1,7 @@
 //! Attention in float64, one number at a time, straight from DESIGN rule 1.
 
 use kvfold::backend::{KvGroup, Rope};
+use kvfold::codec::feedback::Feedback;
 use kvfold::codec::{KvFormat, Side, TILE_TOKENS};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,6 +11,8 @@ pub struct Query<'a> {
     pub group: &'a KvGroup,
     /// Of the stream.
     pub format: KvFormat,
+    /// Of the stream.
+    pub feedback: Option<&'a Feedback>,
     /// `[head_dim]`.
     pub q: &'a [f32],
     /// Its kept index.
@@ -59,7 +62,7 @@ impl Stream {
             let codec = if side == Side::Key { key } else { value };
             let mut bytes = vec![0; codec.tile().tile_bytes(group.head_dim)];
             let mut back = vec![0f32; page.len()];
-            codec.tile().encode(side, &page, group.head_dim, &mut bytes);
+            codec.encode(query.feedback, side, &page, group.head_dim, &mut bytes);
             codec.tile().decode(side, &bytes, group.head_dim, &mut back);
             back
         });

@@ -1,9 +1,11 @@
 //! What tests of steps through a cache have in common.
 
-use kvfold::backend::{AttendSeq, KvGroup, Rope};
+use kvfold::backend::{AttendSeq, KvGroup, Rope, StreamFormat};
 use kvfold::cache::{GroupView, KvCache, RunKind, SeqStep};
 use kvfold::codec::Codec;
+use kvfold::codec::feedback::Feedback;
 use kvfold::model::cache_config;
+use std::sync::Arc;
 
 /// Streams of as many formats as there are codes of different sizes and sorts.
 pub const MIXED: &str = "mixed";
@@ -20,9 +22,17 @@ pub fn group(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {
         hot_window: 128,
     };
     if format == MIXED {
-        let formats = ["kf4", "kf2", "kf3.2", "kf3"].into_iter().cycle();
-        let formats = formats.take(8 * kv_heads).map(|format| format.parse().unwrap());
-        group.streams = Some(formats.collect());
+        // Queries of one direction, so that feedback matters.
+        let direction = |i: usize| (i % 5) as f64 - 1.0;
+        let moment = |i: usize| direction(i / head_dim) * direction(i % head_dim);
+        let moment: Vec<_> = (0..head_dim * head_dim).map(moment).collect();
+        let feedback = Arc::new(Feedback::new(&moment, head_dim));
+        let formats = ["kf4", "kf2", "kf3.2", "kf3"].into_iter().enumerate().cycle();
+        let stream = |(i, format): (usize, &str)| StreamFormat {
+            format: format.parse().unwrap(),
+            feedback: (i > 0).then(|| feedback.clone()),
+        };
+        group.streams = Some(formats.take(8 * kv_heads).map(stream).collect());
     }
     group
 }

@@ -357,17 +357,19 @@ impl Backend for CpuBackend {
         parallel_for(2 * pages.len(), |i| {
             let (seal, stream) = pages[i / 2];
             let (key, key_len, value, value_len) = &outputs[i / 2];
+            let (format, feedback) = group.sealing_of(stream);
             let (side, codec, out, len) = match i % 2 {
-                0 => (Side::Key, group.format_of(stream).key, key, *key_len),
-                _ => (Side::Value, group.format_of(stream).value, value, *value_len),
+                0 => (Side::Key, format.key, key, *key_len),
+                _ => (Side::Value, format.value, value, *value_len),
             };
             match arenas.page(seal.from, stream) {
                 Ok((k, v)) => {
-                    let from = if side == Side::Key { k } else { v };
+                    let bytes = if side == Side::Key { k } else { v };
                     // SAFETY: each half of each sealed page is written by one
                     // iteration; sealed and hot pages are different blocks.
                     let out = unsafe { out.slice(0, len) };
-                    seal::seal(level, hot, from, codec, side, d, out);
+                    let tile = seal::Tile { hot, bytes, side, head_dim: d, feedback };
+                    seal::seal(level, tile, codec, out);
                 }
                 Err(error) => {
                     missing.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);

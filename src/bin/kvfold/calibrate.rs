@@ -1,4 +1,4 @@
-//! `kvfold calibrate`: a KV format for each head, from measured errors.
+//! `kvfold calibrate`: a KV format for each head and what its keys are encoded with.
 
 use crate::model_args::ModelArgs;
 use anyhow::Result;
@@ -57,7 +57,7 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     options.validate()?;
     let text = read_document(&args.text)?;
     let checkpoint = Checkpoint::open(args.model.path(cancel)?)?;
-    let bar = ProgressBar::new((args.context * args.windows) as u64);
+    let bar = ProgressBar::new((2 * args.context * args.windows) as u64);
     if let Ok(style) = ProgressStyle::with_template("calibrating [{bar:30}] {pos}/{len} {eta}") {
         bar.set_style(style.progress_chars("=> "));
     }

@@ -1,10 +1,14 @@
 //! What one codec on one side of one head changes in the output of attention.
 
 use super::CalibrateOptions;
-use crate::backend::Attend;
+use crate::backend::{Attend, Backend};
+use crate::codec::feedback::Feedback;
 use crate::codec::{Codec, Side, TILE_TOKENS};
+use crate::error::Result;
+use crate::model::Observed;
 use half::f16;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Keys, values.
 pub(super) const SIDES: usize = 2;
@@ -21,6 +25,22 @@ pub(super) fn queries(options: &CalibrateOptions, count: usize) -> Vec<usize> {
     (0..count).map(|i| first + (2 * i + 1) * spread / (2 * count)).collect()
 }
 
+/// `[q heads | k heads | v heads]` of a range of tokens, after RoPE, one row each.
+pub(super) fn rows<B: Backend>(
+    backend: &B,
+    layer: &Observed<'_, B>,
+    tokens: Range<usize>,
+    kv_heads: usize,
+    d: usize,
+) -> Result<Vec<f32>> {
+    let cols = (layer.call.heads + 2 * kv_heads) * d;
+    let mut rows = vec![0f32; tokens.len() * cols];
+    for (row, out) in tokens.zip(rows.chunks_exact_mut(cols)) {
+        backend.read_row(layer.qkv, row, out)?;
+    }
+    Ok(rows)
+}
+
 /// A KV head and its queries.
 pub(super) struct Head<'a> {
     /// `[tokens][q heads | k heads | v heads]`, after RoPE.
@@ -35,6 +55,8 @@ pub(super) struct Head<'a> {
     pub d: usize,
     /// Which KV head.
     pub kv_head: usize,
+    /// What its keys are encoded with.
+    pub feedback: &'a Feedback,
 }
 
 impl Head<'_> {
@@ -105,7 +127,7 @@ impl Head<'_> {
         let mut rows = rows.to_vec();
         let mut bytes = vec![0; codec.tile().tile_bytes(self.d)];
         for page in rows[sinks * self.d..].chunks_exact_mut(TILE_TOKENS * self.d) {
-            codec.tile().encode(side, page, self.d, &mut bytes);
+            codec.encode(Some(self.feedback), side, page, self.d, &mut bytes);
             codec.tile().decode(side, &bytes, self.d, page);
         }
         rows
@@ -119,7 +141,7 @@ struct View<'a> {
     scale: f32,
     first: usize,
     query: usize,
-    sealed: std::ops::Range<usize>,
+    sealed: Range<usize>,
 }
 
 impl View<'_> {
@@ -169,7 +191,8 @@ mod tests {
         let qkv: Vec<f32> = (0..options.context * cols)
             .map(|i| ((i as u32).wrapping_mul(2_654_435_769) >> 8) as f32 / (1 << 23) as f32 - 1.0)
             .collect();
-        let head = Head { qkv: &qkv, cols, heads, kv_heads, d, kv_head: 1 };
+        let feedback = &Feedback::new(&vec![0.0; d * d], d);
+        let head = Head { qkv: &qkv, cols, heads, kv_heads, d, kv_head: 1, feedback };
         let mut call = Attend {
             at: LayerIndex { group: 0, layer: 0 },
             heads,

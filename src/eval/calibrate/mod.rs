@@ -1,8 +1,11 @@
-//! Choosing a KV format for each head of a model, by the error of attention's output.
+//! Measuring the KV heads of a model: what their keys are encoded with, and a format for
+//! each by the error of attention's output.
 //!
-//! The model runs over a text with a 16-bit cache. In every layer, queries spread over the
-//! text attend once more, to keys or values as each codec gives them back, and what that
-//! changes goes through the layer's output projection:
+//! The model runs over a text with a 16-bit cache, twice. First the moments of the queries
+//! are taken, from which the [`Feedback`](crate::codec::feedback) of each head follows.
+//! Then, in every layer, queries spread over the text attend once more, to keys or values
+//! as each codec gives them back, and what that changes goes through the layer's output
+//! projection:
 //!
 //! ```text
 //! error(layer, head, side, codec) = mean over queries of ‖W_o (o' − o)‖² / ‖x‖²
@@ -13,11 +16,13 @@
 
 mod allocate;
 mod attention;
+mod moments;
 
 use super::perplexity::Windows;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, WeightPolicy};
 use crate::cache::KvCache;
+use crate::codec::feedback::Feedback;
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -25,7 +30,9 @@ use crate::model::{
     kv_groups,
 };
 use attention::{Head, SIDES};
+use moments::Moments;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Formats that a head may get, by growing size.
@@ -96,7 +103,7 @@ pub struct Calibrated {
 }
 
 /// Measures a model on a text and chooses a format for each head. `progress` is told the
-/// tokens that are done.
+/// tokens that are done, each of two passes over the windows.
 ///
 /// # Errors
 /// [`CalibrateOptions::validate`]'s; [`Error::Unsupported`] for a head dim without kf
@@ -127,24 +134,32 @@ pub fn calibrate(
     backend.configure_kv(&groups, cache.classes(), cache.budget())?;
     let mut ws = Workspace::new(&backend)?;
 
+    let mut pass = |number: usize, observer: &mut dyn Observer<CpuBackend>| -> Result<()> {
+        for window in 0..windows.count() {
+            let seq = cache.create();
+            let step = cache.prepare(&[(seq, windows.context())])?;
+            let ids = windows.window(window);
+            model.forward_observed(&mut backend, &mut ws, &step, &ids, observer)?;
+            backend.free_blocks(&cache.commit(step, &[windows.context()])?);
+            backend.free_blocks(&cache.free(seq)?);
+            progress((number * windows.count() + window + 1) * windows.context());
+        }
+        Ok(())
+    };
+    let shape = (config.layers, config.kv_heads, config.head_dim);
+    let mut moments = Moments::new(options, shape, cancel);
+    pass(0, &mut moments)?;
     let streams = config.layers * config.kv_heads;
     let mut meter = Meter {
         options,
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
         hidden: config.hidden,
+        feedback: moments.feedback(),
         errors: vec![[[0.0; CODECS.len()]; 2]; streams],
         cancel,
     };
-    for window in 0..windows.count() {
-        let seq = cache.create();
-        let step = cache.prepare(&[(seq, windows.context())])?;
-        let ids = windows.window(window);
-        model.forward_observed(&mut backend, &mut ws, &step, &ids, &mut meter)?;
-        backend.free_blocks(&cache.commit(step, &[windows.context()])?);
-        backend.free_blocks(&cache.free(seq)?);
-        progress((window + 1) * windows.context());
-    }
+    pass(1, &mut meter)?;
 
     let of_format = |errors: &[[f64; CODECS.len()]; 2], format: KvFormat| {
         let of = |side: usize, codec: Codec| {
@@ -159,7 +174,9 @@ pub fn calibrate(
 
     let layers = chosen.chunks_exact(config.kv_heads);
     let layers = layers.map(|heads| heads.iter().map(|&i| FORMATS[i]).collect()).collect();
-    let mut calibration = Calibration::new(checkpoint.name(), &checkpoint.fingerprint()?, layers);
+    let feedback = meter.feedback.chunks_exact(config.kv_heads).map(<[_]>::to_vec).collect();
+    let (name, fingerprint) = (checkpoint.name(), checkpoint.fingerprint()?);
+    let mut calibration = Calibration::new(name, &fingerprint, layers, feedback);
     calibration.target_bits = options.target_bits;
     calibration.text = source.file_name().map_or("-".into(), |n| n.to_string_lossy().into_owned());
     calibration.tokens = windows.count() * windows.context();
@@ -173,6 +190,8 @@ struct Meter<'a> {
     kv_heads: usize,
     head_dim: usize,
     hidden: usize,
+    /// `[layer · kv_heads + head]`.
+    feedback: Vec<Arc<Feedback>>,
     /// `[layer · kv_heads + head][side][codec]`, over all windows.
     errors: Vec<[[f64; CODECS.len()]; SIDES]>,
     cancel: &'a AtomicBool,
@@ -186,16 +205,14 @@ impl<B: Backend> Observer<B> for Meter<'_> {
         let (d, n) = (self.head_dim, self.kv_heads);
         let (heads, tokens) = (layer.call.heads, self.options.context);
         let cols = (heads + 2 * n) * d;
-        let mut qkv = vec![0f32; tokens * cols];
-        for (row, out) in qkv.chunks_exact_mut(cols).enumerate() {
-            backend.read_row(layer.qkv, row, out)?;
-        }
+        let qkv = attention::rows(backend, layer, 0..tokens, n, d)?;
         let queries = attention::queries(self.options, QUERIES);
         let mut buffer = backend.buffer(0, 0)?;
         let mut projected = backend.buffer(0, 0)?;
 
         for kv_head in 0..n {
-            let head = Head { qkv: &qkv, cols, heads, kv_heads: n, d, kv_head };
+            let feedback = &self.feedback[layer.layer * n + kv_head];
+            let head = Head { qkv: &qkv, cols, heads, kv_heads: n, d, kv_head, feedback };
             let rows = head.errors(layer.call, &queries, self.options, &CODECS);
             backend.write(&rows, heads * d, &mut buffer)?;
             backend.matmul(layer.output, &mut buffer, &mut projected)?;

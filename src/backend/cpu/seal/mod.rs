@@ -3,6 +3,7 @@
 //! The bytes are those of [`Affine`]'s scalar encoder: the same subtraction, division
 //! and rounding of each element (DESIGN rule 5).
 
+mod feedback;
 mod fit;
 mod pack;
 
@@ -10,26 +11,35 @@ use super::attention::rotate_columns;
 use super::simd::{Kernel, Level, Simd, dispatch};
 use crate::codec::affine::Affine;
 use crate::codec::clip::LIMIT;
+use crate::codec::feedback::Feedback;
 use crate::codec::{Codec, Side, TILE_TOKENS};
 use fit::{Groups, Lanes};
 use half::f16;
 
-/// Encodes a tile whose rows stand in the 16-bit type `hot`.
-pub(super) fn seal(
-    level: Level,
-    hot: Codec,
-    from: &[u8],
-    codec: Codec,
-    side: Side,
-    head_dim: usize,
-    out: &mut [u8],
-) {
+/// A tile to be encoded.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    /// The 16-bit type in which its rows stand.
+    pub hot: Codec,
+    /// Its rows.
+    pub bytes: &'a [u8],
+    /// Keys or values.
+    pub side: Side,
+    /// Channels of a row.
+    pub head_dim: usize,
+    /// What keys of rotated codecs are encoded with.
+    pub feedback: Option<&'a Feedback>,
+}
+
+/// Encodes a tile.
+pub(super) fn seal(level: Level, tile: Tile<'_>, codec: Codec, out: &mut [u8]) {
+    let Tile { hot, bytes: from, side, head_dim, feedback } = tile;
     if let Some(codec) = codec.affine() {
-        return dispatch(level, Seal { hot, from, codec, side, head_dim, out });
+        return dispatch(level, Seal { hot, from, codec, side, head_dim, feedback, out });
     }
     let mut rows = vec![0f32; TILE_TOKENS * head_dim];
     hot.tile().decode(side, from, head_dim, &mut rows);
-    codec.tile().encode(side, &rows, head_dim, out);
+    codec.encode(None, side, &rows, head_dim, out);
 }
 
 /// Encodes one tile.
@@ -39,6 +49,7 @@ struct Seal<'a> {
     codec: &'a Affine,
     side: Side,
     head_dim: usize,
+    feedback: Option<&'a Feedback>,
     out: &'a mut [u8],
 }
 
@@ -100,6 +111,11 @@ impl Seal<'_> {
                 s.store(x.as_mut_ptr(), s.select_le(limited, most, limited, most));
             }
         }
+        if let (Some(feedback), Side::Key) = (self.feedback, self.side) {
+            let groups = self.aim(s, &mut columns, feedback);
+            transpose(&columns, TILE_TOKENS, rows);
+            return groups;
+        }
         transpose(&columns, TILE_TOKENS, rows);
         let lanes = match self.side {
             Side::Key => Lanes { x: rows, width: d },
@@ -135,6 +151,7 @@ fn transpose(from: &[f32], columns: usize, to: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::{feedback, hadamard};
     use half::bf16;
 
     /// Bit for bit what the scalar codec gives.
@@ -163,18 +180,26 @@ mod tests {
                             _ => bf16::from_f32(input(i)).to_le_bytes(),
                         })
                         .collect();
+                    let fed = hadamard::fits(d).then(|| feedback::tests::example(d));
                     for codec in Codec::ALL.into_iter().filter(|c| c.fits(d)) {
-                        for side in [Side::Key, Side::Value] {
-                            let tile = codec.tile();
+                        let mut cases = vec![(Side::Key, None), (Side::Value, None)];
+                        cases.extend(
+                            fed.iter().filter(|_| codec.rotated()).map(|f| (Side::Key, Some(f))),
+                        );
+                        for (side, feedback) in cases {
                             let mut rows = vec![0f32; TILE_TOKENS * d];
                             hot.tile().decode(side, &bytes, d, &mut rows);
-                            let mut want = vec![0xaa; tile.tile_bytes(d)];
-                            tile.encode(side, &rows, d, &mut want);
+                            let mut want = vec![0xaa; codec.tile().tile_bytes(d)];
+                            codec.encode(feedback, side, &rows, d, &mut want);
                             for level in Level::ALL.into_iter().filter(|l| l.available()) {
                                 let mut got = vec![0x55; want.len()];
-                                seal(level, hot, &bytes, codec, side, d, &mut got);
-                                let level = level.name();
-                                assert!(got == want, "{what} {d} {hot} {codec} {side:?} {level}");
+                                let tile = Tile { hot, bytes: &bytes, side, head_dim: d, feedback };
+                                seal(level, tile, codec, &mut got);
+                                let (level, fed) = (level.name(), feedback.is_some());
+                                assert!(
+                                    got == want,
+                                    "{what} {d} {hot} {codec} {side:?} {level} {fed}"
+                                );
                             }
                         }
                     }

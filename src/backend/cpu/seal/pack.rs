@@ -10,7 +10,6 @@ use super::Seal;
 use super::fit::Groups;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::TILE_TOKENS;
-use crate::codec::clip::rint;
 use crate::codec::fragment::{register_place, span, unit_words};
 
 /// What the codes of registers `2m` and `2m + 1` count in half of each word of a unit.
@@ -34,7 +33,7 @@ const fn weights(bits: usize) -> Weights {
 impl Seal<'_> {
     /// Codes of `LANES` elements.
     #[inline(always)]
-    fn codes<S: Simd>(&self, s: S, x: S::F, scale: S::F, zero: S::F) -> S::F {
+    pub(super) fn codes<S: Simd>(&self, s: S, x: S::F, scale: S::F, zero: S::F) -> S::F {
         let none = s.splat(0.0);
         let levels = s.splat(self.codec.levels());
         // A lane that is not a number takes the second operand.
@@ -45,8 +44,7 @@ impl Seal<'_> {
 
     /// The code of one element.
     fn code(&self, x: f32, scale: f32, zero: f32) -> u32 {
-        let code = rint(((x - zero) / scale).clamp(0.0, self.codec.levels()));
-        if scale == 0.0 { 0 } else { code as u32 }
+        self.codec.code(x, scale, zero) as u32
     }
 
     /// Rows of fragments are tokens, so the codes of a word stand in one row of the
