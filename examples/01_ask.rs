@@ -8,7 +8,7 @@ fn main() -> kvfold::Result<()> {
     let (path, text) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
     let model = LoadedModel::open(path, WeightPolicy::Auto)?;
     let prompt = model.tokenizer.encode_plain(&text)?;
-    let engine = Engine::start(model, EngineConfig::default().with_kv("kivi4/kivi2"))?;
+    let engine = Engine::start(model, EngineConfig::default())?;
     for event in engine.submit(Request::new(prompt, 64))? {
         match event {
             Event::Token { text, .. } => print!("{text}"),

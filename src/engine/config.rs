@@ -7,13 +7,25 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 
+/// The KV format that is chosen by what a model's heads allow.
+pub const AUTO: &str = "auto";
+
+/// What [`AUTO`] stands for: README, "KV formats" says why.
+fn automatic(head_dim: Option<usize>) -> KvFormat {
+    match head_dim {
+        Some(d) if !Codec::Kf3.fits(d) => KvFormat::new(Codec::Kivi4, Codec::Kivi2),
+        _ => KvFormat::new(Codec::Kf3, Codec::Kf2),
+    }
+}
+
 /// Options of an [`Engine`](super::Engine).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct EngineConfig {
-    /// KV format: `f16`, `bf16`, `fp8`, `kivi4`, `kivi2`, `kf4`, `kf3`, `kf3.2`, `kf2`,
-    /// `keys/values`, or the path of a [`Calibration`].
+    /// KV format: `auto`, `f16`, `bf16`, `fp8`, `kivi4`, `kivi2`, `kf4`, `kf3`, `kf3.2`, `kf2`,
+    /// `keys/values`, or the path of a [`Calibration`]. `auto` is `kf3.2` for heads that it
+    /// can hold (64, 128 or 256 channels), `kivi4/kivi2` for others.
     pub kv: String,
     /// S: tokens at the start that stay in 16 bits, at most 64.
     pub sinks: usize,
@@ -27,11 +39,9 @@ pub struct EngineConfig {
 }
 
 impl Default for EngineConfig {
-    /// Keys in 4, values in 2 bits: small models lose digits with 2-bit keys.
     fn default() -> Self {
-        let KvOptions { format, sinks, hot_window, .. } =
-            KvOptions::new(KvFormat::new(Codec::Kivi4, Codec::Kivi2));
-        Self { kv: format.to_string(), sinks, hot_window, prefill_chunk: 512, kv_budget: None }
+        let KvOptions { sinks, hot_window, .. } = KvOptions::new(automatic(None));
+        Self { kv: AUTO.into(), sinks, hot_window, prefill_chunk: 512, kv_budget: None }
     }
 }
 
@@ -86,7 +96,16 @@ impl EngineConfig {
         Ok(())
     }
 
-    /// The KV part, parsed; a calibration is read.
+    /// The same with [`AUTO`] replaced by what it stands for with heads of `head_dim`
+    /// channels.
+    pub fn resolved(&self, head_dim: usize) -> Self {
+        match self.kv.as_str() {
+            AUTO => self.clone().with_kv(automatic(Some(head_dim)).to_string()),
+            _ => self.clone(),
+        }
+    }
+
+    /// The KV part, parsed; a calibration is read. [`AUTO`] counts as its first choice.
     ///
     /// # Errors
     /// [`Error::Config`] for an unknown format, [`Error::BadFile`] for a file that is no
@@ -94,6 +113,7 @@ impl EngineConfig {
     pub fn kv_options(&self) -> Result<KvOptions> {
         let path = Path::new(&self.kv);
         let (format, calibration) = match self.kv.parse::<KvFormat>() {
+            _ if self.kv == AUTO => (automatic(None), None),
             Ok(format) => (format, None),
             Err(unknown) if path.is_file() => {
                 let read = Calibration::read(path)?;

@@ -129,6 +129,11 @@ impl LoadedModel {
         self.executor.config().context
     }
 
+    /// Channels of a head.
+    pub fn head_dim(&self) -> usize {
+        self.executor.config().head_dim
+    }
+
     /// Bytes that the weights keep resident.
     pub fn weight_bytes(&self) -> u64 {
         self.executor.weight_bytes()

@@ -16,7 +16,7 @@ pub mod text;
 mod tokens;
 mod worker;
 
-pub use config::EngineConfig;
+pub use config::{AUTO, EngineConfig};
 pub use device::DeviceChoice;
 pub use loaded::{LoadOptions, LoadedModel};
 pub use memory::{MemoryPlan, cache_bytes, resident_weights};

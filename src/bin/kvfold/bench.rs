@@ -292,11 +292,12 @@ fn print(out: &mut impl Write, name: &str, reports: &[Report]) -> Result<()> {
         threads(),
         Level::best().name()
     )?;
-    writeln!(out, "{:<12}{:<22}{:>12}{:>10}", "KV", "test", "tokens/s", "best")?;
+    let width = reports.iter().map(|report| report.kv.len() + 2).max().unwrap_or(0).max(12);
+    writeln!(out, "{:<width$}{:<22}{:>12}{:>10}", "KV", "test", "tokens/s", "best")?;
     for report in reports {
         for cell in &report.cells {
             let (median, best) = (cell.median(), cell.best());
-            writeln!(out, "{:<12}{:<22}{median:>12.1}{best:>10.1}", report.kv, cell.name())?;
+            writeln!(out, "{:<width$}{:<22}{median:>12.1}{best:>10.1}", report.kv, cell.name())?;
         }
     }
     for report in reports {

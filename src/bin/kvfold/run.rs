@@ -4,7 +4,7 @@ use crate::model_args::ModelArgs;
 use crate::{prompt, size};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use kvfold::engine::{Engine, EngineConfig, Event, FinishReason, Request, Stats};
+use kvfold::engine::{AUTO, Engine, EngineConfig, Event, FinishReason, Request, Stats};
 use kvfold::sample::SamplingParams;
 use std::io::Write;
 use std::path::PathBuf;
@@ -39,8 +39,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// KV format: f16, bf16, fp8, kivi4, kivi2, kf4, kf3, kf3.2, kf2, KEYS/VALUES, or a file of `calibrate`
-    #[arg(long, default_value = "kivi4/kivi2")]
+    /// KV format: f16, bf16, fp8, kivi4, kivi2, kf4, kf3, kf3.2, kf2, KEYS/VALUES, or a file of `calibrate`; auto: kf3.2, or kivi4/kivi2 for heads that kf3.2 cannot hold
+    #[arg(long, default_value = AUTO)]
     pub kv: String,
 
     /// Tokens at the start that stay in 16 bits
@@ -158,7 +158,9 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         .with_sampling(args.sampling())
         .with_stop(args.stop.clone());
     let device = model.device();
-    let engine = Engine::start(model, args.config())?;
+    let config = args.config().resolved(model.head_dim());
+    let kv = config.kv.clone();
+    let engine = Engine::start(model, config)?;
     let events = engine.submit(request)?;
     let mut out = std::io::stdout().lock();
     let mut print = |text: &str| {
@@ -170,7 +172,7 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
             Event::Finished { reason, text, stats } => {
                 print(&format!("{text}\n"))?;
                 if !args.quiet {
-                    log.write_all(summary(&stats, reason, &device, args).as_bytes())?;
+                    log.write_all(summary(&stats, reason, &device, &kv).as_bytes())?;
                 }
             }
             Event::Failed(error) => return Err(error.into()),
@@ -181,7 +183,7 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
 }
 
 /// The short account after an answer.
-fn summary(stats: &Stats, reason: FinishReason, device: &str, args: &RunArgs) -> String {
+fn summary(stats: &Stats, reason: FinishReason, device: &str, kv: &str) -> String {
     let ms = |d: Duration| format!("{:.0} ms", d.as_secs_f64() * 1e3);
     let ratio = stats.kv_bytes_16_bit as f64 / stats.kv_bytes.max(1) as f64;
     // Whole pages are held, so a short text takes more than its tokens need.
@@ -206,7 +208,7 @@ fn summary(stats: &Stats, reason: FinishReason, device: &str, args: &RunArgs) ->
         stats.decode_rate(),
         ms(stats.time_to_first_token),
         size::show(stats.kv_bytes),
-        args.kv,
+        kv,
         size::show(stats.kv_peak_bytes),
         size::show(stats.kv_bytes_16_bit),
     )
