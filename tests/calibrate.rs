@@ -14,7 +14,7 @@ fn golden(name: &str) -> String {
 }
 
 /// A calibration of the small model, and where its text and it lie.
-fn calibrated(bits: &str) -> (Place, Output) {
+fn calibrated(what: [&str; 2]) -> (Place, Output) {
     let place = Place::new();
     let words = (0..3000).map(|i| format!("word{} ", i * 7919 % 613));
     place.write("text.txt", words.collect::<String>());
@@ -23,8 +23,8 @@ fn calibrated(bits: &str) -> (Place, Output) {
         "calibrate",
         "-m",
         model.to_str().unwrap(),
-        "--target-bits",
-        bits,
+        what[0],
+        what[1],
         "--text",
         "text.txt",
         "--context",
@@ -39,7 +39,7 @@ fn calibrated(bits: &str) -> (Place, Output) {
 
 #[test]
 fn formats_are_chosen_written_and_run() {
-    let (place, output) = calibrated("3.0");
+    let (place, output) = calibrated(["--target-bits", "3.0"]);
     let (stdout, _) = success(&output);
     assert!(stdout.contains("kf3.2") && stdout.contains("formats.json"), "{stdout}");
     let text = std::fs::read_to_string(place.0.path().join("formats.json")).unwrap();
@@ -78,12 +78,25 @@ fn formats_are_chosen_written_and_run() {
 }
 
 #[test]
+fn one_format_for_all_heads_keeps_its_feedback() {
+    let (place, output) = calibrated(["--kv", "kf3.2"]);
+    success(&output);
+    let text = std::fs::read_to_string(place.0.path().join("formats.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((file["bits"].as_f64(), file["target_bits"].as_f64()), (Some(3.0), Some(3.0)));
+    let heads = file["layers"].as_array().unwrap().iter().flat_map(|l| l.as_array().unwrap());
+    assert!(heads.clone().count() > 1 && heads.clone().all(|head| head == "kf3.2"), "{text}");
+    assert!(file["key_feedback"][0][0].as_str().unwrap().len() > 4 * 32 * 31 / 3, "{text}");
+    refused(&calibrated(["--kv", "kivi2"]).1, &["kv", "kivi2", "kf3.2"]);
+}
+
+#[test]
 fn what_cannot_be_calibrated_or_used_is_named() {
-    let (place, output) = calibrated("2.4");
+    let (place, output) = calibrated(["--target-bits", "2.4"]);
     refused(&output, &["target_bits", "2.4", "2.5", "4.5"]);
     assert!(!place.0.path().join("formats.json").exists());
 
-    let (place, output) = calibrated("2.5");
+    let (place, output) = calibrated(["--target-bits", "2.5"]);
     assert!(output.status.success());
     let other = golden("llama3");
     let args = ["run", "-m", &other, "--kv", "formats.json", "hello"];

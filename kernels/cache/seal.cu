@@ -6,13 +6,14 @@
 //
 // Shared memory: floats none; KIVI a padded tile of 64 · (2d + 16) bytes and 16d bytes
 // for scales and zeros (37 KiB at d = 256); kvfold's own codecs a tile of 64 · (4d + 16)
-// bytes and 8d (67 KiB).
+// bytes and 8d (67 KiB), and with feedback 64d + 1040 more (84 KiB).
 // Must move, a half page: 128·d bytes in, and out 64·d (fp8), 128·d (16 bits),
 // 40·d (kivi4), 24·d (kivi2), 36·d (kf4), 28·d (kf3) or 20·d (kf2).
 //
 // sass: seal_* wide=1
 
 #include "cache/seal_affine.cuh"
+#include "cache/seal_feedback.cuh"
 #include "cache/seal_float.cuh"
 #include "cache/seal_rotated.cuh"
 
@@ -31,10 +32,15 @@ template <class T, uint32_t BITS, Side SIDE> DEVICE void seal_as_kivi(const Seal
     seal_affine<T, BITS, 32, SIDE>(half.from, half.to, p.head_dim);
 }
 
-// kvfold's own: groups of 64, rotated, ranges searched.
+// kvfold's own: groups of 64, rotated, ranges searched; keys with feedback, if there is any.
 template <class T, uint32_t BITS, Side SIDE> DEVICE void seal_as_kf(const SealParams& p) {
     if (nothing_to_seal(p)) return;
     SealHalf half = seal_half<SIDE>(p);
+    if (SIDE == KEY && p.feedback) {
+        uint64_t weights = p.feedback + uint64_t(half.stream) * (p.head_dim * (p.head_dim - 1) / 2 * 4);
+        seal_fed<T, BITS>(half.from, half.to, weights, p.head_dim);
+        return;
+    }
     seal_rotated<T, BITS, SIDE>(half.from, half.to, p.head_dim);
 }
 

@@ -133,7 +133,7 @@ template <uint32_t BITS> struct Fragments {
 
 // The words that lane 4·g + t holds of unit (outer, inner): register r has
 // row g + 8·(r%2) and k = 2t + 8·(r/2%2) + 16·(r/4), and the next k 16 bits up.
-template <uint32_t BITS, uint32_t GROUP, Side SIDE, class Tile>
+template <uint32_t BITS, uint32_t GROUP, Side SIDE, class Tile, class Fits>
 DEVICE void code_words(Tile tile, Fits fits, uint32_t outer, uint32_t inner, uint32_t (&words)[Fragments<BITS>::WORDS]) {
     constexpr uint32_t SPAN = Fragments<BITS>::SPAN;
     uint32_t g = lane_id() / 4, t = lane_id() % 4;
@@ -162,7 +162,7 @@ DEVICE void code_words(Tile tile, Fits fits, uint32_t outer, uint32_t inner, uin
 // Units lie [outer][inner]: keys [token block of 16][channel span], values
 // [token span][channel block of 16]; the fragments of one follow each other. A warp
 // writes one unit at a time.
-template <uint32_t BITS, uint32_t GROUP, Side SIDE, class Tile>
+template <uint32_t BITS, uint32_t GROUP, Side SIDE, class Tile, class Fits>
 DEVICE void write_codes(Tile tile, Fits fits, uint64_t to) {
     constexpr uint32_t SPAN = Fragments<BITS>::SPAN, WORDS = Fragments<BITS>::WORDS;
     constexpr uint32_t OUTER = TILE_TOKENS / (SIDE == KEY ? 16 : SPAN);

@@ -115,39 +115,33 @@ struct Trial {
     float inverse;
     float error;
 
-    DEVICE void add(float x, float levels) {
+    DEVICE float square(float x, float levels) const {
         constexpr float MAGIC = 12582912.0f; // 1.5 · 2^23: adding it rounds to an integer
         float code = min_of(max_of(mul_rn(sub_rn(x, zero), inverse), 0.0f), levels);
         code = sub_rn(add_rn(code, MAGIC), MAGIC);
         float off = sub_rn(x, add_rn(mul_rn(code, scale), zero));
-        error = add_rn(error, mul_rn(off, off));
+        return mul_rn(off, off);
     }
 };
 
-// The range of one group, by one thread: all ratios in one pass over the numbers.
-template <uint32_t BITS, Side SIDE> DEVICE void search_group(FloatTile tile, Fits to, uint32_t group) {
-    constexpr uint32_t RATIOS = 4;
+constexpr uint32_t RATIOS = 4;
+
+// The ranges that are tried between the extremes of a group.
+template <uint32_t BITS> DEVICE void make_trials(float min, float max, Trial (&trials)[RATIOS]) {
     const float ratios[RATIOS] = {1.0f, 0.95f, 0.9f, 0.85f};
-    constexpr float LEVELS = float((1u << BITS) - 1);
-    float min = SEAL_LIMIT, max = -SEAL_LIMIT;
-    for_group<SIDE>(tile, group, [&](float x) {
-        min = min_of(x, min);
-        max = max_of(x, max);
-    });
     // Adding +0 turns −0 to +0: which of them came first must not show.
     float middle = add_rn(mul_rn(add_rn(min, max), 0.5f), 0.0f), half = mul_rn(sub_rn(max, min), 0.5f);
-    Trial trials[RATIOS];
     UNROLL
     for (uint32_t i = 0; i < RATIOS; ++i) {
         float reach = mul_rn(half, ratios[i]);
-        float scale = f16_float(float_f16(div_rn(add_rn(reach, reach), LEVELS)));
+        float scale = f16_float(float_f16(div_rn(add_rn(reach, reach), float((1u << BITS) - 1))));
         float zero = f16_float(float_f16(sub_rn(middle, reach)));
         trials[i] = {scale, zero, scale == 0.0f ? 0.0f : div_rn(1.0f, scale), 0.0f};
     }
-    for_group<SIDE>(tile, group, [&](float x) {
-        UNROLL
-        for (uint32_t i = 0; i < RATIOS; ++i) trials[i].add(x, LEVELS);
-    });
+}
+
+// Of equal errors the larger range wins.
+DEVICE void keep_best(const Trial (&trials)[RATIOS], Fits to, uint32_t group) {
     Trial best = trials[0];
     UNROLL
     for (uint32_t i = 1; i < RATIOS; ++i) {
@@ -155,6 +149,23 @@ template <uint32_t BITS, Side SIDE> DEVICE void search_group(FloatTile tile, Fit
     }
     to.scale[group] = best.scale;
     to.zero[group] = best.zero;
+}
+
+// The range of one group, by one thread: all ratios in one pass over the numbers.
+template <uint32_t BITS, Side SIDE> DEVICE void search_group(FloatTile tile, Fits to, uint32_t group) {
+    constexpr float LEVELS = float((1u << BITS) - 1);
+    float min = SEAL_LIMIT, max = -SEAL_LIMIT;
+    for_group<SIDE>(tile, group, [&](float x) {
+        min = min_of(x, min);
+        max = max_of(x, max);
+    });
+    Trial trials[RATIOS];
+    make_trials<BITS>(min, max, trials);
+    for_group<SIDE>(tile, group, [&](float x) {
+        UNROLL
+        for (uint32_t i = 0; i < RATIOS; ++i) trials[i].error = add_rn(trials[i].error, trials[i].square(x, LEVELS));
+    });
+    keep_best(trials, to, group);
 }
 
 template <class T, uint32_t BITS, Side SIDE>

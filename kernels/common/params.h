@@ -189,6 +189,7 @@ struct AppendSlot {
 struct SealParams {
     uint64_t jobs;   // SealJob [n_jobs], either all with a stream of these layers or all without
     uint64_t arenas; // KvArena []
+    uint64_t feedback; // float [stream][d·(d − 1)/2] of kf keys (src/codec/feedback.rs), or 0
     uint32_t n_jobs;
     uint32_t first_layer; // jobs with stream = KV_NONE seal layers [first, first + n)
     uint32_t n_layers;

@@ -69,7 +69,7 @@ const Row rows[] = {
     FIELD(AppendSlot, row), FIELD(AppendSlot, arena), FIELD(AppendSlot, block),
     FIELD(AppendSlot, slot), FIELD(AppendSlot, stream), FIELD(AppendSlot, reserved),
     SIZE(SealParams),
-    FIELD(SealParams, jobs), FIELD(SealParams, arenas), FIELD(SealParams, n_jobs),
+    FIELD(SealParams, jobs), FIELD(SealParams, arenas), FIELD(SealParams, feedback), FIELD(SealParams, n_jobs),
     FIELD(SealParams, first_layer), FIELD(SealParams, n_layers), FIELD(SealParams, kv_heads),
     FIELD(SealParams, head_dim), FIELD(SealParams, reserved),
     SIZE(SealJob),

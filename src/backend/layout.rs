@@ -70,6 +70,8 @@ impl PageLayout {
         let page = |format: KvFormat| bytes(format.key) + bytes(format.value);
         let formats = group.streams.as_deref().filter(|_| sealed);
         let formats = formats.map(|all| all.iter().map(|s| s.format).collect::<Vec<_>>());
+        let same = |of: &KvFormat| (of.key, of.value) == (format.key, format.value);
+        let formats = formats.filter(|formats| !formats.iter().all(same));
         let formats = formats.as_deref();
         for format in formats.unwrap_or(&[format]) {
             let misfit = [format.key, format.value].into_iter().find(|c| !c.fits(head_dim));

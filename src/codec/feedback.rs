@@ -84,6 +84,11 @@ impl Feedback {
         self.head_dim
     }
 
+    /// The weights of all channels, row by row.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
     /// The weights of the channels before `channel`.
     pub fn row(&self, channel: usize) -> &[f32] {
         &self.weights[channel * channel.saturating_sub(1) / 2..][..channel]

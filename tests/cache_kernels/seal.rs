@@ -2,10 +2,12 @@
 
 use crate::random::Random;
 use crate::world::{World, devices, group, narrow, widen};
-use kvfold::backend::LayerIndex;
 use kvfold::backend::cuda::seal::{SealPlan, seal};
+use kvfold::backend::{KvGroup, LayerIndex, StreamFormat};
 use kvfold::cache::{BlockRef, ClassKind, Seal, SeqStep};
+use kvfold::codec::feedback::Feedback;
 use kvfold::codec::{Codec, Side, TILE_TOKENS};
+use std::sync::Arc;
 
 impl World {
     /// The bytes that a layer's seals must give, from what the hot pages must hold.
@@ -21,7 +23,8 @@ impl World {
                     let from = &self.bytes[usize::from(seal.from.class.0)][from];
                     hot.tile().decode(side, from, group.head_dim, &mut rows);
                     let to = &mut self.bytes[usize::from(seal.to.class.0)][to];
-                    codec.tile().encode(side, &rows, group.head_dim, to);
+                    let (_, feedback) = group.sealing_of(stream);
+                    codec.encode(feedback, side, &rows, group.head_dim, to);
                 }
             }
         }
@@ -103,9 +106,13 @@ const FORMATS: [&str; 23] = [
 
 /// All codecs, both sides: uniform pages, ragged ones, and one stream of a uniform page.
 fn seal_everything(format: &str, d: usize, seed: u64) {
+    seal_group(group(format, d, 3, 2), seed);
+}
+
+fn seal_group(group: KvGroup, seed: u64) {
     for device in devices(seed) {
-        let (layers, kv_heads) = (3, 2);
-        let mut world = World::new(&device, vec![group(format, d, layers, kv_heads)], 3, seed);
+        let (layers, kv_heads) = (group.layers, group.kv_heads);
+        let mut world = World::new(&device, vec![group.clone()], 3, seed);
         world.fill_hot();
         let streams = layers * kv_heads;
         let block = |world: &World, kind, index| BlockRef { class: world.class(kind), index };
@@ -155,6 +162,25 @@ fn every_format_is_bit_for_bit_the_scalar_codec() {
         for d in [64, 128] {
             seal_everything(format, d, 100 + i as u64);
         }
+    }
+}
+
+/// Each stream with feedback of its own, but for one that has none.
+#[test]
+fn keys_with_feedback_are_bit_for_bit_the_scalar_codec() {
+    for (seed, (format, d)) in
+        [("kf2", 64), ("bf16+kf3.2", 128), ("kf4", 64), ("kf2", 256)].into_iter().enumerate()
+    {
+        let mut group = group(format, d, 3, 2);
+        let stream = |i: usize| {
+            let direction = |c: usize| ((c * (i + 2)) % 7) as f64 - 2.0;
+            let moment: Vec<_> =
+                (0..d * d).map(|at| direction(at / d) * direction(at % d)).collect();
+            let feedback = (i != 1).then(|| Arc::new(Feedback::new(&moment, d)));
+            StreamFormat { format: group.format, feedback }
+        };
+        group.streams = Some((0..6).map(stream).collect());
+        seal_group(group, 40 + seed as u64);
     }
 }
 

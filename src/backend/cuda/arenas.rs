@@ -27,6 +27,23 @@ const MOST_CHUNK_BYTES: u64 = 16 << 20;
 /// The widest head that the kernels take.
 pub const MAX_HEAD_DIM: usize = 256;
 
+/// The feedback of a group's streams; none of a stream counts as none fed back.
+fn upload_feedback(
+    device: &Device,
+    group: &KvGroup,
+    stream: &Stream,
+) -> Result<Option<DeviceBuffer<f32>>> {
+    let all = || (0..group.layers * group.kv_heads).map(|stream| group.sealing_of(stream).1);
+    if all().all(|feedback| feedback.is_none()) {
+        return Ok(None);
+    }
+    let weights = all().flat_map(|feedback| match feedback {
+        Some(feedback) => feedback.weights().to_vec(),
+        None => vec![0.0; group.head_dim * (group.head_dim - 1) / 2],
+    });
+    device.upload(&weights.collect::<Vec<_>>(), stream).map(Some)
+}
+
 /// What kernels know of an arena that begins at `base`.
 fn entry(layout: &PageLayout, base: u64) -> KvArena {
     KvArena {
@@ -64,6 +81,8 @@ pub struct Arenas {
     layouts: Vec<PageLayout>,
     memory: Vec<ClassMemory>,
     table: DeviceBuffer<KvArena>,
+    /// Of each group, if its keys are sealed with it: `[stream][d·(d − 1)/2]`.
+    feedback: Vec<Option<DeviceBuffer<f32>>>,
     budget: u64,
     /// Bytes of all blocks in use.
     bytes: u64,
@@ -94,7 +113,7 @@ impl Arenas {
             if layout.is_mixed() {
                 return Err(Error::Unsupported {
                     what: "a KV format of each head on this device".into(),
-                    remedy: "run calibrated formats on the CPU, or choose one format".into(),
+                    remedy: "run it on the CPU, or `kvfold calibrate --kv` for one format".into(),
                 });
             }
             let block_bytes = layout.block_bytes() as u64;
@@ -105,9 +124,11 @@ impl Arenas {
         let entries: Vec<_> =
             layouts.iter().zip(&memory).map(|(layout, m)| entry(layout, m.address())).collect();
         let table = device.upload(&entries, stream)?;
+        let fed = |group| upload_feedback(device, group, stream);
+        let feedback = groups.iter().map(fed).collect::<Result<_>>()?;
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, groups: groups.to_vec(), layouts, memory, table, budget, bytes: 0 })
+        Ok(Self { id, groups: groups.to_vec(), layouts, memory, table, feedback, budget, bytes: 0 })
     }
 
     /// Arenas with blocks 0 to `blocks[i]` of class i in use, and room for no more.
@@ -252,6 +273,11 @@ impl Arenas {
     /// What tells these arenas from all others; never 0.
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The device address of a group's feedback of keys ([`Feedback`](crate::codec::feedback)), by stream, or 0.
+    pub fn feedback(&self, group: usize) -> u64 {
+        self.feedback.get(group).and_then(Option::as_ref).map_or(0, DeviceBuffer::address)
     }
 
     /// The device address of the table: `KvArena []`, by class.

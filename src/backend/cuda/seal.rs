@@ -94,6 +94,7 @@ pub fn seal(
     if (plan.arenas, plan.group) != (arenas.id(), group) {
         return Err(Error::config("seal", "the plan is of other arenas or another KV group"));
     }
+    let feedback = arenas.feedback(group);
     let group = arenas.group(group)?;
     if layers.end > group.layers {
         return Err(Error::NotFound { what: format!("KV layer {}", layers.end - 1) });
@@ -102,10 +103,12 @@ pub fn seal(
     let (hot, d) = (group.format.hot(), group.head_dim);
     for (side, codec) in [(Side::Key, group.format.key), (Side::Value, group.format.value)] {
         let kernel = kernel(hot, codec, side)?;
+        let fed = feedback != 0 && codec.rotated() && side == Side::Key;
         for (jobs, n_jobs, streams) in plan.jobs.parts(layers.clone(), streams) {
             let params = SealParams {
                 jobs,
                 arenas: arenas.table(),
+                feedback,
                 n_jobs,
                 first_layer: layers.start as u32,
                 n_layers: layers.len() as u32,
@@ -113,7 +116,8 @@ pub fn seal(
                 head_dim: d as u32,
                 reserved: 0,
             };
-            let shape = Launch::grid([n_jobs, streams, 1], THREADS).shared(shared_bytes(codec, d));
+            let shape =
+                Launch::grid([n_jobs, streams, 1], THREADS).shared(shared_bytes(codec, d, fed));
             // SAFETY: the plan's blocks and streams were checked against the arenas;
             // sealed and hot pages are different blocks.
             unsafe { stream.launch(&kernel, shape, &params)? };
@@ -138,13 +142,15 @@ fn kernel(hot: Codec, codec: Codec, side: Side) -> Result<String> {
 }
 
 /// Affine codecs stage a half page, in f32 if it is rotated, its rows 16 bytes apart, with
-/// scales and zeros.
-fn shared_bytes(codec: Codec, d: usize) -> u32 {
+/// scales and zeros; with feedback also its codes, a byte each, and four
+/// rows of 65 floats.
+fn shared_bytes(codec: Codec, d: usize, fed: bool) -> u32 {
     let staged = |c: &Affine| {
         let element = if c.rotated { size_of::<f32>() } else { size_of::<u16>() };
         TILE_TOKENS * (element * d + 16) + 2 * size_of::<f32>() * TILE_TOKENS * d / c.group
     };
-    codec.affine().map_or(0, |affine| staged(affine) as u32)
+    let codes = if fed { TILE_TOKENS * d + 4 * 4 * (TILE_TOKENS + 1) } else { 0 };
+    codec.affine().map_or(0, |affine| (staged(affine) + codes) as u32)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::model_args::ModelArgs;
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use kvfold::codec::KvFormat;
 use kvfold::eval::calibrate::{CalibrateOptions, calibrate};
 use kvfold::eval::{table, write_whole};
 use kvfold::model::Checkpoint;
@@ -13,15 +14,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Choose a KV format for each head of a model by measuring attention's error on a text.
+/// Measure the KV heads of a model on a text: what their keys are best encoded with, and a format for each.
 #[derive(Debug, Args)]
 pub struct CalibrateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
     /// Stored bits an element that the cache may take in the mean, from 2.5 to 4.5
-    #[arg(long, value_name = "BITS")]
-    target_bits: f64,
+    #[arg(long, value_name = "BITS", required_unless_present = "kv")]
+    target_bits: Option<f64>,
+
+    /// One format for all heads instead, as a GPU wants: kf4, kf3, kf3.2 or kf2
+    #[arg(long, value_name = "FORMAT", conflicts_with = "target_bits")]
+    kv: Option<KvFormat>,
 
     /// The text (or - for stdin), of the kind that the model will read
     #[arg(short, long, value_name = "PATH")]
@@ -50,7 +55,9 @@ pub struct CalibrateArgs {
 
 /// Runs the subcommand; setting `cancel` stops it.
 pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
-    let mut options = CalibrateOptions::new(args.target_bits);
+    let bits = args.target_bits.or(args.kv.map(KvFormat::bits)).unwrap_or_default();
+    let mut options = CalibrateOptions::new(bits);
+    options.format = args.kv;
     options.context = args.context;
     options.windows = Some(args.windows);
     (options.sinks, options.hot_window) = (args.sinks, args.hot_window);

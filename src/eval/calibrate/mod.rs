@@ -55,6 +55,8 @@ const QUERIES: usize = 128;
 pub struct CalibrateOptions {
     /// Mean stored bits an element of sealed pages, at most; from 2.5 to 4.5.
     pub target_bits: f64,
+    /// The format of all heads, one of [`FORMATS`]; then `target_bits` does not count.
+    pub format: Option<KvFormat>,
     /// Tokens a window.
     pub context: usize,
     /// Windows of the text; `None`: all that it fills.
@@ -69,7 +71,7 @@ impl CalibrateOptions {
     /// Four windows of 2,048 tokens, S = 4, R = 128.
     pub fn new(target_bits: f64) -> Self {
         let KvOptions { sinks, hot_window, .. } = KvOptions::new(FORMATS[0]);
-        Self { target_bits, context: 2048, windows: Some(4), sinks, hot_window }
+        Self { target_bits, format: None, context: 2048, windows: Some(4), sinks, hot_window }
     }
 
     /// Checks every field.
@@ -77,8 +79,12 @@ impl CalibrateOptions {
     /// # Errors
     /// [`Error::Config`] naming the field.
     pub fn validate(&self) -> Result<()> {
+        if let Some(other) = self.format.filter(|format| !FORMATS.contains(format)) {
+            let [a, b, c, d] = FORMATS.map(|format| format.to_string());
+            return Err(Error::config("kv", format!("{other} is not one of {a}, {b}, {c}, {d}")));
+        }
         let [least, .., most] = FORMATS.map(|f| f.bits());
-        if !(least..=most).contains(&self.target_bits) {
+        if self.format.is_none() && !(least..=most).contains(&self.target_bits) {
             let what = format!("{} is not between {least} and {most}", self.target_bits);
             return Err(Error::config("target_bits", what));
         }
@@ -169,7 +175,10 @@ pub fn calibrate(
     };
     let errors: Vec<[f64; FORMATS.len()]> =
         meter.errors.iter().map(|e| FORMATS.map(|format| of_format(e, format))).collect();
-    let chosen = allocate::allocate(&FORMATS.map(|f| f.bits()), &errors, options.target_bits);
+    let chosen = match options.format.and_then(|of| FORMATS.iter().position(|f| *f == of)) {
+        Some(all) => vec![all; streams],
+        None => allocate::allocate(&FORMATS.map(|f| f.bits()), &errors, options.target_bits),
+    };
     let mean = |error: &dyn Fn(usize) -> f64| (0..streams).map(error).sum::<f64>() / streams as f64;
 
     let layers = chosen.chunks_exact(config.kv_heads);
@@ -177,7 +186,9 @@ pub fn calibrate(
     let feedback = meter.feedback.chunks_exact(config.kv_heads).map(<[_]>::to_vec).collect();
     let (name, fingerprint) = (checkpoint.name(), checkpoint.fingerprint()?);
     let mut calibration = Calibration::new(name, &fingerprint, layers, feedback);
-    calibration.target_bits = options.target_bits;
+    if options.format.is_none() {
+        calibration.target_bits = options.target_bits;
+    }
     calibration.text = source.file_name().map_or("-".into(), |n| n.to_string_lossy().into_owned());
     calibration.tokens = windows.count() * windows.context();
     let uniform = (0..FORMATS.len()).map(|i| (FORMATS[i], mean(&|s| errors[s][i]))).collect();

@@ -92,24 +92,26 @@ mirror! {
 
 mirror! {
     /// Encodes whole 16-bit pages: one (page, half) a warp or block.
-    SealParams, 40 bytes {
+    SealParams, 48 bytes {
         /// `SealJob [n_jobs]`, either all with a stream of these layers or all without.
         0 jobs: u64,
         /// `KvArena []`.
         8 arenas: u64,
+        /// `float [stream][d·(d − 1)/2]`: [`Feedback`](crate::codec::feedback) of kf keys; or 0.
+        16 feedback: u64,
         /// Jobs.
-        16 n_jobs: u32,
+        24 n_jobs: u32,
         /// Jobs with `stream` [`NONE`](super::NONE) seal the layers
         /// `[first_layer, first_layer + n_layers)`.
-        20 first_layer: u32,
+        28 first_layer: u32,
         /// See `first_layer`.
-        24 n_layers: u32,
+        32 n_layers: u32,
         /// KV heads.
-        28 kv_heads: u32,
+        36 kv_heads: u32,
         /// Channels of a head.
-        32 head_dim: u32,
+        40 head_dim: u32,
         /// 0.
-        36 reserved: u32,
+        44 reserved: u32,
     }
 }
 
