@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::codec::KvFormat;
-use kvfold::eval::calibrate::{CalibrateOptions, calibrate};
+use kvfold::eval::calibrate::{CODECS, CalibrateOptions, calibrate};
 use kvfold::eval::{table, write_whole};
 use kvfold::model::Checkpoint;
 use kvfold::rag::read_document;
@@ -82,24 +82,27 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     bar.finish_and_clear();
     write_whole(&args.output, found.calibration.to_json())?;
 
-    let row = |name: String, bits: f64, error: f64, heads: usize| {
-        vec![name, format!("{bits:.2}"), format!("{error:.2e}"), heads.to_string()]
+    let row = |name: String, bits: f64, error: f64| {
+        vec![name, format!("{bits:.2}"), format!("{error:.2e}")]
     };
-    let all = found.calibration.layers.iter().flatten();
-    let mut rows: Vec<_> = (found.uniform.iter())
-        .map(|(format, error)| {
-            let heads = all.clone().filter(|chosen| *chosen == format).count();
-            row(format.to_string(), format.bits(), *error, heads)
-        })
-        .collect();
+    let uniform = found.uniform.iter();
+    let mut rows: Vec<_> =
+        uniform.map(|(format, error)| row(format.to_string(), format.bits(), *error)).collect();
     let name = args.output.display().to_string();
-    rows.push(row(name, found.calibration.bits, found.error, all.count()));
+    rows.push(row(name, found.calibration.bits, found.error));
+    let heads = || found.calibration.layers.iter().flatten();
+    let chosen = CODECS.map(|codec| {
+        let keys = heads().filter(|format| format.key == codec).count();
+        let values = heads().filter(|format| format.value == codec).count();
+        vec![codec.to_string(), keys.to_string(), values.to_string()]
+    });
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{}: relative squared error of attention, a head in the mean, and heads with each format\n\n{}",
+        "{}: relative squared error of attention, a head in the mean\n\n{}\n{}",
         checkpoint.name(),
-        table(&["kv", "bits", "error", "heads"], &rows)
+        table(&["kv", "bits", "error"], &rows),
+        table(&["codec", "keys of heads", "values of heads"], &chosen)
     )?;
     Ok(out.flush()?)
 }

@@ -35,7 +35,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Formats that a head may get, by growing size.
+/// Formats that the errors of all heads are told for, by growing size.
 pub const FORMATS: [KvFormat; 4] = [
     KvFormat::uniform(Codec::Kf2),
     KvFormat::new(Codec::Kf3, Codec::Kf2),
@@ -43,8 +43,8 @@ pub const FORMATS: [KvFormat; 4] = [
     KvFormat::uniform(Codec::Kf4),
 ];
 
-/// Their codecs.
-const CODECS: [Codec; 3] = [Codec::Kf2, Codec::Kf3, Codec::Kf4];
+/// Codecs that the keys and, apart from them, the values of a head may get, by growing size.
+pub const CODECS: [Codec; 3] = [Codec::Kf2, Codec::Kf3, Codec::Kf4];
 
 /// Queries of a window that attend once more.
 const QUERIES: usize = 128;
@@ -55,7 +55,7 @@ const QUERIES: usize = 128;
 pub struct CalibrateOptions {
     /// Mean stored bits an element of sealed pages, at most; from 2.5 to 4.5.
     pub target_bits: f64,
-    /// The format of all heads, one of [`FORMATS`]; then `target_bits` does not count.
+    /// The format of all heads, of [`CODECS`]; then `target_bits` does not count.
     pub format: Option<KvFormat>,
     /// Tokens a window.
     pub context: usize,
@@ -79,11 +79,11 @@ impl CalibrateOptions {
     /// # Errors
     /// [`Error::Config`] naming the field.
     pub fn validate(&self) -> Result<()> {
-        if let Some(other) = self.format.filter(|format| !FORMATS.contains(format)) {
-            let [a, b, c, d] = FORMATS.map(|format| format.to_string());
-            return Err(Error::config("kv", format!("{other} is not one of {a}, {b}, {c}, {d}")));
+        let ours = |f: &KvFormat| [f.key, f.value].iter().all(|codec| CODECS.contains(codec));
+        if let Some(other) = self.format.filter(|format| !ours(format)) {
+            return Err(Error::config("kv", format!("{other} is not of kf4, kf3 and kf2")));
         }
-        let [least, .., most] = FORMATS.map(|f| f.bits());
+        let [least, .., most] = CODECS.map(Codec::bits);
         if self.format.is_none() && !(least..=most).contains(&self.target_bits) {
             let what = format!("{} is not between {least} and {most}", self.target_bits);
             return Err(Error::config("target_bits", what));
@@ -167,22 +167,29 @@ pub fn calibrate(
     };
     pass(1, &mut meter)?;
 
-    let of_format = |errors: &[[f64; CODECS.len()]; 2], format: KvFormat| {
-        let of = |side: usize, codec: Codec| {
-            CODECS.iter().position(|c| *c == codec).map_or(0.0, |i| errors[side][i])
-        };
-        (of(0, format.key) + of(1, format.value)) / windows.count() as f64
+    // Keys and values of a stream, one after the other.
+    let errors = meter.errors.as_flattened();
+    let chosen: Vec<KvFormat> = match options.format {
+        Some(format) => vec![format; streams],
+        None => {
+            let codecs = allocate::allocate(&CODECS.map(Codec::bits), errors, options.target_bits);
+            let pairs = codecs.as_chunks::<2>().0.iter();
+            pairs.map(|[key, value]| KvFormat::new(CODECS[*key], CODECS[*value])).collect()
+        }
     };
-    let errors: Vec<[f64; FORMATS.len()]> =
-        meter.errors.iter().map(|e| FORMATS.map(|format| of_format(e, format))).collect();
-    let chosen = match options.format.and_then(|of| FORMATS.iter().position(|f| *f == of)) {
-        Some(all) => vec![all; streams],
-        None => allocate::allocate(&FORMATS.map(|f| f.bits()), &errors, options.target_bits),
+    let of = |side: &[f64; CODECS.len()], codec: Codec| -> f64 {
+        CODECS.iter().zip(side).filter(|(c, _)| **c == codec).map(|(_, error)| error).sum()
     };
-    let mean = |error: &dyn Fn(usize) -> f64| (0..streams).map(error).sum::<f64>() / streams as f64;
+    let mean = |format: &dyn Fn(usize) -> KvFormat| {
+        let both = meter.errors.iter().enumerate().map(|(stream, [keys, values])| {
+            of(keys, format(stream).key) + of(values, format(stream).value)
+        });
+        both.sum::<f64>() / (streams * windows.count()) as f64
+    };
+    let uniform = FORMATS.map(|format| (format, mean(&|_| format))).to_vec();
+    let error = mean(&|stream| chosen[stream]);
 
-    let layers = chosen.chunks_exact(config.kv_heads);
-    let layers = layers.map(|heads| heads.iter().map(|&i| FORMATS[i]).collect()).collect();
+    let layers = chosen.chunks_exact(config.kv_heads).map(<[_]>::to_vec).collect();
     let feedback = meter.feedback.chunks_exact(config.kv_heads).map(<[_]>::to_vec).collect();
     let (name, fingerprint) = (checkpoint.name(), checkpoint.fingerprint()?);
     let mut calibration = Calibration::new(name, &fingerprint, layers, feedback);
@@ -191,8 +198,7 @@ pub fn calibrate(
     }
     calibration.text = source.file_name().map_or("-".into(), |n| n.to_string_lossy().into_owned());
     calibration.tokens = windows.count() * windows.context();
-    let uniform = (0..FORMATS.len()).map(|i| (FORMATS[i], mean(&|s| errors[s][i]))).collect();
-    Ok(Calibrated { calibration, error: mean(&|s| errors[s][chosen[s]]), uniform })
+    Ok(Calibrated { calibration, error, uniform })
 }
 
 /// Adds up errors, layer by layer.
