@@ -87,7 +87,7 @@ fn one_format_for_all_heads_keeps_its_feedback() {
     let heads = file["layers"].as_array().unwrap().iter().flat_map(|l| l.as_array().unwrap());
     assert!(heads.clone().count() > 1 && heads.clone().all(|head| head == "kf3.2"), "{text}");
     assert!(file["key_feedback"][0][0].as_str().unwrap().len() > 4 * 32 * 31 / 3, "{text}");
-    refused(&calibrated(["--kv", "kivi2"]).1, &["kv", "kivi2", "kf3.2"]);
+    refused(&calibrated(["--kv", "kivi2"]).1, &["kv", "kivi2", "kf4, kf3 and kf2"]);
 }
 
 #[test]

@@ -7,16 +7,11 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 
-/// The KV format that is chosen by what a model's heads allow.
+/// The KV format that depends on the model: README, "KV formats" says why.
 pub const AUTO: &str = "auto";
 
-/// What [`AUTO`] stands for: README, "KV formats" says why.
-fn automatic(head_dim: Option<usize>) -> KvFormat {
-    match head_dim {
-        Some(d) if !Codec::Kf3.fits(d) => KvFormat::new(Codec::Kivi4, Codec::Kivi2),
-        _ => KvFormat::new(Codec::Kf3, Codec::Kf2),
-    }
-}
+/// What [`AUTO`] is for a model without a calibration.
+const UNCALIBRATED: KvFormat = KvFormat::new(Codec::Kivi4, Codec::Kivi2);
 
 /// Options of an [`Engine`](super::Engine).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,8 +19,8 @@ fn automatic(head_dim: Option<usize>) -> KvFormat {
 #[non_exhaustive]
 pub struct EngineConfig {
     /// KV format: `auto`, `f16`, `bf16`, `fp8`, `kivi4`, `kivi2`, `kf4`, `kf3`, `kf3.2`, `kf2`,
-    /// `keys/values`, or the path of a [`Calibration`]. `auto` is `kf3.2` for heads that it
-    /// can hold (64, 128 or 256 channels), `kivi4/kivi2` for others.
+    /// `keys/values`, or the path of a [`Calibration`]. `auto` is the calibration that
+    /// kvfold comes with, on the CPU and if it has one of the model, else `kivi4/kivi2`.
     pub kv: String,
     /// S: tokens at the start that stay in 16 bits, at most 64.
     pub sinks: usize,
@@ -40,7 +35,7 @@ pub struct EngineConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        let KvOptions { sinks, hot_window, .. } = KvOptions::new(automatic(None));
+        let KvOptions { sinks, hot_window, .. } = KvOptions::new(UNCALIBRATED);
         Self { kv: AUTO.into(), sinks, hot_window, prefill_chunk: 512, kv_budget: None }
     }
 }
@@ -96,16 +91,24 @@ impl EngineConfig {
         Ok(())
     }
 
-    /// The same with [`AUTO`] replaced by what it stands for with heads of `head_dim`
-    /// channels.
-    pub fn resolved(&self, head_dim: usize) -> Self {
-        match self.kv.as_str() {
-            AUTO => self.clone().with_kv(automatic(Some(head_dim)).to_string()),
-            _ => self.clone(),
+    /// The KV part for a model of [`fingerprint`](crate::model::Checkpoint::fingerprint).
+    ///
+    /// # Errors
+    /// As [`kv_options`](Self::kv_options).
+    pub(super) fn kv_options_of(&self, fingerprint: &str, on_cpu: bool) -> Result<KvOptions> {
+        let options = self.kv_options()?;
+        let calibration = match self.kv == AUTO && on_cpu {
+            true => Calibration::shipped(fingerprint).map(Arc::new),
+            false => None,
+        };
+        match calibration.and_then(|all| Some((*all.layers.first()?.first()?, all))) {
+            Some((format, all)) => Ok(KvOptions { format, calibration: Some(all), ..options }),
+            None => Ok(options),
         }
     }
 
-    /// The KV part, parsed; a calibration is read. [`AUTO`] counts as its first choice.
+    /// The KV part, parsed; a calibration is read. [`AUTO`] counts as it does for a model
+    /// without a calibration.
     ///
     /// # Errors
     /// [`Error::Config`] for an unknown format, [`Error::BadFile`] for a file that is no
@@ -113,7 +116,7 @@ impl EngineConfig {
     pub fn kv_options(&self) -> Result<KvOptions> {
         let path = Path::new(&self.kv);
         let (format, calibration) = match self.kv.parse::<KvFormat>() {
-            _ if self.kv == AUTO => (automatic(None), None),
+            _ if self.kv == AUTO => (UNCALIBRATED, None),
             Ok(format) => (format, None),
             Err(unknown) if path.is_file() => {
                 let read = Calibration::read(path)?;

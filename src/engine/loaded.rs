@@ -1,5 +1,6 @@
 //! A model, its tokenizer and its template, ready for an engine.
 
+use super::config::{AUTO, EngineConfig};
 use super::device::DeviceChoice;
 use super::executor::{Executor, On};
 use super::memory::weight_bytes;
@@ -129,9 +130,18 @@ impl LoadedModel {
         self.executor.config().context
     }
 
-    /// Channels of a head.
-    pub fn head_dim(&self) -> usize {
-        self.executor.config().head_dim
+    /// How a configuration stores this model's cache, in a word or two.
+    ///
+    /// # Errors
+    /// As [`EngineConfig::kv_options`].
+    pub fn kv_name(&self, config: &EngineConfig) -> Result<String> {
+        let on_cpu = self.executor.element().is_none();
+        let options = config.kv_options_of(&self.fingerprint, on_cpu)?;
+        Ok(match (config.kv == AUTO, &options.calibration) {
+            (true, Some(_)) => format!("kf at {:.1} bits, calibrated", options.bits()),
+            (true, None) => options.format.to_string(),
+            (false, _) => config.kv.clone(),
+        })
     }
 
     /// Bytes that the weights keep resident.

@@ -36,7 +36,7 @@ impl KvPlan {
     ) -> Result<Self> {
         config.validate()?;
         let model = of.config;
-        let options = fit(config.resolved(model.head_dim).kv_options()?, element)?;
+        let options = fit(config.kv_options_of(of.fingerprint, element.is_none())?, element)?;
         if let Some(calibration) = &options.calibration {
             calibration.check(of.name, of.fingerprint, model.layers, model.kv_heads)?;
         }
@@ -131,7 +131,7 @@ pub(super) fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
 /// # Errors
 /// [`Error::Config`].
 pub fn cache_bytes(model: &ModelConfig, config: &EngineConfig, tokens: usize) -> Result<u64> {
-    let options = config.resolved(model.head_dim).kv_options()?;
+    let options = config.kv_options()?;
     if options.calibration.as_ref().is_some_and(|c| !c.covers(model.layers, model.kv_heads)) {
         return Err(Error::config("kv", "the calibration was made for another model"));
     }

@@ -1,7 +1,7 @@
 //! A KV format by its name, as evaluations list them.
 
-use crate::engine::EngineConfig;
-use crate::error::Result;
+use crate::engine::{AUTO, EngineConfig};
+use crate::error::{Error, Result};
 
 /// A KV format: a name that [`EngineConfig::kv`] takes, the path of a calibration
 /// included.
@@ -20,9 +20,14 @@ impl Format {
     /// The format of a name.
     ///
     /// # Errors
-    /// As [`EngineConfig::validate`] for an unknown name or a file that is no calibration.
+    /// As [`EngineConfig::validate`] for an unknown name or a file that is no calibration;
+    /// also for `auto`.
     pub fn find(name: &str) -> Result<Self> {
         let name = name.trim();
+        if name == AUTO {
+            let what = "auto depends on the model; name a format or a file of `calibrate`";
+            return Err(Error::config("kv", what));
+        }
         let options = EngineConfig::default().with_kv(name).kv_options()?;
         let name = match options.calibration {
             Some(_) => name.to_owned(),

@@ -21,6 +21,9 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::Arc;
 
+/// Those that kvfold comes with.
+const SHIPPED: [&str; 1] = [include_str!("../../models/smollm2-135m-instruct.kv.json")];
+
 /// What the files' first field says.
 const KIND: &str = "kv-formats-1";
 
@@ -73,6 +76,13 @@ impl Calibration {
             layers,
             key_feedback,
         }
+    }
+
+    /// The one that kvfold comes with for the model of a fingerprint.
+    pub fn shipped(fingerprint: &str) -> Option<Self> {
+        let text = SHIPPED.iter().find(|text| text.contains(fingerprint))?;
+        let read: Self = serde_json::from_str(text).ok()?;
+        (read.fingerprint == fingerprint).then_some(read)
     }
 
     /// Reads a file.
@@ -257,6 +267,16 @@ mod tests {
             assert!(error.contains(named) && !error.contains('\n'), "{named}: {error}");
         }
         assert!(read("{}").unwrap_err().to_string().contains("no calibration"));
+    }
+
+    #[test]
+    fn those_that_come_with_kvfold_are_found_and_good() {
+        for text in SHIPPED {
+            let calibration = read(text).unwrap();
+            assert_eq!(calibration.to_json(), text);
+            assert_eq!(Calibration::shipped(&calibration.fingerprint), Some(calibration));
+        }
+        assert_eq!(Calibration::shipped("0123456789abcdef"), None);
     }
 
     #[test]

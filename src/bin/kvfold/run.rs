@@ -39,7 +39,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// KV format: f16, bf16, fp8, kivi4, kivi2, kf4, kf3, kf3.2, kf2, KEYS/VALUES, or a file of `calibrate`; auto: kf3.2, or kivi4/kivi2 for heads that kf3.2 cannot hold
+    /// KV format: f16, bf16, fp8, kivi4, kivi2, kf4, kf3, kf3.2, kf2, KEYS/VALUES, or a file of `calibrate`; auto: the calibration that kvfold comes with if it has one of the model, else kivi4/kivi2
     #[arg(long, default_value = AUTO)]
     pub kv: String,
 
@@ -158,9 +158,8 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         .with_sampling(args.sampling())
         .with_stop(args.stop.clone());
     let device = model.device();
-    let config = args.config().resolved(model.head_dim());
-    let kv = config.kv.clone();
-    let engine = Engine::start(model, config)?;
+    let kv = model.kv_name(&args.config())?;
+    let engine = Engine::start(model, args.config())?;
     let events = engine.submit(request)?;
     let mut out = std::io::stdout().lock();
     let mut print = |text: &str| {
