@@ -60,8 +60,8 @@ pub struct KvGroup {
     pub head_dim: usize,
     /// How sealed pages are stored.
     pub format: KvFormat,
-    /// How those of each stream (layer · kv_heads + head) are, where they differ. All are
-    /// written in the 16-bit form of `format`.
+    /// How those of each stream (layer · kv_heads + head) are, where formats differ or keys
+    /// have feedback. All are written in the 16-bit form of `format`.
     pub streams: Option<Arc<[StreamFormat]>>,
     /// S: tokens at the start that stay in 16 bits.
     pub sinks: usize,

@@ -1,8 +1,8 @@
 //! Keys with error feedback ([`crate::codec::feedback`]): channels in order, tokens along
 //! the lanes.
 
-use super::Seal;
-use super::fit::Groups;
+use super::fit::{Groups, squared_error};
+use super::{Seal, limit};
 use crate::backend::cpu::simd::Simd;
 use crate::codec::TILE_TOKENS;
 use crate::codec::clip::{LIMIT, RATIOS};
@@ -31,9 +31,7 @@ impl Seal<'_> {
                     for (weight, error) in feedback.row(channel).iter().zip(&*before) {
                         aim = s.sub(aim, s.mul(s.splat(*weight), s.load(error[at..].as_ptr())));
                     }
-                    let aim = s.max(s.add(aim, s.splat(0.0)), s.splat(-LIMIT));
-                    let most = s.splat(LIMIT);
-                    s.store(aims[at..].as_mut_ptr(), s.select_le(aim, most, aim, most));
+                    s.store(aims[at..].as_mut_ptr(), limit(s, s.add(aim, s.splat(0.0))));
                 }
             }
             let [scale, zero] = self.search_channel(s, &aims);
@@ -79,10 +77,8 @@ impl Seal<'_> {
                 // SAFETY: as above.
                 unsafe {
                     let x = s.load(x[at..].as_ptr());
-                    let code = s.max(s.mul(s.sub(x, zero), inverse), s.splat(0.0));
-                    let code = s.round(s.select_le(code, levels, code, levels));
-                    let off = s.sub(x, s.add(s.mul(code, scale), zero));
-                    s.store(squares[at..].as_mut_ptr(), s.mul(off, off));
+                    let square = squared_error(s, x, [scale, zero, inverse], levels);
+                    s.store(squares[at..].as_mut_ptr(), square);
                 }
             }
         }

@@ -80,17 +80,28 @@ fn search<S: Simd>(s: S, codec: &Affine, x: &[f32], stride: usize) -> [S::F; 2] 
         let inverse = s.select_le(scale, none, none, s.div(s.splat(1.0), scale));
         let mut error = none;
         for i in 0..codec.group {
-            let x = element(i);
-            let code = s.max(s.mul(s.sub(x, zero), inverse), none);
-            let code = s.round(s.select_le(code, levels, code, levels));
-            let off = s.sub(x, s.add(s.mul(code, scale), zero));
-            error = s.add(error, s.mul(off, off));
+            let square = squared_error(s, element(i), [scale, zero, inverse], levels);
+            error = s.add(error, square);
         }
         let [least, ..] = best;
         let keep = |old: S::F, new: S::F| s.select_le(least, error, old, new);
         best = [keep(best[0], error), keep(best[1], scale), keep(best[2], zero)];
     }
     [best[1], best[2]]
+}
+
+/// The squared error of each lane's code in a range: scale, zero and the inverse of scale.
+#[inline(always)]
+pub(super) fn squared_error<S: Simd>(
+    s: S,
+    x: S::F,
+    [scale, zero, inverse]: [S::F; 3],
+    levels: S::F,
+) -> S::F {
+    let code = s.max(s.mul(s.sub(x, zero), inverse), s.splat(0.0));
+    let code = s.round(s.select_le(code, levels, code, levels));
+    let off = s.sub(x, s.add(s.mul(code, scale), zero));
+    s.mul(off, off)
 }
 
 impl Seal<'_> {

@@ -102,14 +102,9 @@ impl Seal<'_> {
         let mut columns = vec![0f32; rows.len()];
         transpose(rows, d, &mut columns);
         rotate_columns(s, &mut columns, TILE_TOKENS);
-        let (least, most) = (s.splat(-LIMIT), s.splat(LIMIT));
         for x in columns.chunks_exact_mut(S::LANES) {
             // SAFETY: the chunk is one vector.
-            unsafe {
-                // What is not a number takes the second operand.
-                let limited = s.max(s.load(x.as_ptr()), least);
-                s.store(x.as_mut_ptr(), s.select_le(limited, most, limited, most));
-            }
+            unsafe { s.store(x.as_mut_ptr(), limit(s, s.load(x.as_ptr()))) }
         }
         if let (Some(feedback), Side::Key) = (self.feedback, self.side) {
             let groups = self.aim(s, &mut columns, feedback);
@@ -132,6 +127,14 @@ impl Seal<'_> {
             to.iter_mut().zip(numbers).for_each(|(to, x)| *to = f16::from_f32(*x).to_le_bytes());
         }
     }
+}
+
+/// [`crate::codec::clip::limit`].
+#[inline(always)]
+fn limit<S: Simd>(s: S, x: S::F) -> S::F {
+    // What is not a number takes the second operand.
+    let (x, most) = (s.max(x, s.splat(-LIMIT)), s.splat(LIMIT));
+    s.select_le(x, most, x, most)
 }
 
 /// `to[column][row] = from[row][column]`, in blocks that fit a vector each.
