@@ -20,7 +20,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 const CONTEXTS: [usize; 3] = [1024, 4096, 8192];
-const FORMATS: [&str; 6] = ["f16", "fp8", "kivi4", "kivi2", "kf3.2", "kf2"];
+const FORMATS: [&str; 8] = ["f16", "fp8", "kivi4", "kivi2", "kf4", "kf3", "kf3.2", "kf2"];
 
 /// Fills the cache up to one token before `context` and appends that token.
 fn grow_to(cached: &mut Cached, context: usize) -> Step {

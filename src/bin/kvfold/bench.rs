@@ -40,7 +40,7 @@ pub struct BenchArgs {
     #[arg(long, value_delimiter = ',', default_value = "0,128,4096,7680", value_name = "TOKENS")]
     pub depth: Vec<usize>,
 
-    /// Times that everything is repeated
+    /// Times that everything is repeated; formats take turns
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub repeat: u16,
 
@@ -86,10 +86,15 @@ impl Cell {
 struct Report {
     kv: String,
     cells: Vec<Cell>,
-    weight_bytes: u64,
     kv_peak_bytes: u64,
     kv_budget_bytes: u64,
-    /// The most memory that the process has held so far.
+}
+
+/// What is true of the whole process.
+struct Totals {
+    model: String,
+    weight_bytes: u64,
+    /// The most memory that the process has held.
     peak_rss_bytes: Option<u64>,
 }
 
@@ -98,30 +103,40 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     for kv in &args.kv {
         config(args, kv).validate()?;
     }
-    let mut depths = args.depth.clone();
-    depths.sort_unstable();
-    depths.dedup();
-    let mut reports = Vec::new();
-    let mut name = String::new();
-    for kv in &args.kv {
-        let model = args.model.load(&config(args, kv), cancel)?;
-        name.clone_from(&model.name);
-        let mut session = Session::new(model, config(args, kv))?;
-        let cells = measure(args, &depths, &mut session, cancel)?;
-        reports.push(Report {
-            kv: kv.clone(),
-            cells,
-            weight_bytes: session.model().weight_bytes(),
-            kv_peak_bytes: session.cache().peak_bytes(),
-            kv_budget_bytes: session.cache().budget(),
-            peak_rss_bytes: peak_rss(),
-        });
+    let Some(first) = args.kv.first() else { return Ok(()) };
+    let model = args.model.load(&config(args, first), cancel)?;
+    let mut session = Session::new(model, config(args, first))?;
+    let ids = draw_ids(args, &session)?;
+
+    // The first products pack the weights.
+    let seq = session.create();
+    let limit = session.model().context();
+    prefill(&mut session, seq, &ids[..64.min(limit)], cancel)?;
+    decode(&mut session, seq, &ids[..2], cancel)?;
+    session.free(seq)?;
+
+    let mut reports: Vec<Report> = args.kv.iter().map(|kv| Report::new(args, kv)).collect();
+    for _ in 0..args.repeat {
+        // In turns, so that a noisy minute meets every format.
+        for report in &mut reports {
+            if args.kv.len() > 1 {
+                session.reconfigure(config(args, &report.kv))?;
+            }
+            measure(&mut session, &ids, &mut report.cells, cancel)?;
+            report.kv_peak_bytes = session.cache().peak_bytes();
+            report.kv_budget_bytes = session.cache().budget();
+        }
     }
+    let totals = Totals {
+        model: session.model().name.clone(),
+        weight_bytes: session.model().weight_bytes(),
+        peak_rss_bytes: peak_rss(),
+    };
     let mut out = std::io::stdout().lock();
     if args.json {
-        writeln!(out, "{:#}", as_json(&name, &reports))?;
+        writeln!(out, "{:#}", as_json(&totals, &reports))?;
     } else {
-        print(&mut out, &name, &reports)?;
+        print(&mut out, &totals, &reports)?;
     }
     Ok(())
 }
@@ -130,48 +145,52 @@ fn config(args: &BenchArgs, kv: &str) -> EngineConfig {
     EngineConfig::default().with_kv(kv).with_prefill_chunk(args.prefill_chunk)
 }
 
-fn measure(
-    args: &BenchArgs,
-    depths: &[usize],
-    session: &mut Session,
-    cancel: &AtomicBool,
-) -> Result<Vec<Cell>> {
-    let longest = depths.last().filter(|_| args.generate > 0).map_or(0, |d| d + args.generate);
-    let longest = longest.max(args.prompt);
+impl Report {
+    /// The tests that are asked for, none of them run.
+    fn new(args: &BenchArgs, kv: &str) -> Self {
+        let cell = |depth, tokens| Cell { depth, tokens, rates: Vec::new() };
+        let mut depths = args.depth.clone();
+        depths.sort_unstable();
+        depths.dedup();
+        let decodes = depths.into_iter().map(|depth| cell(Some(depth), args.generate));
+        let mut cells: Vec<Cell> =
+            std::iter::once(cell(None, args.prompt)).chain(decodes).collect();
+        cells.retain(|cell| cell.tokens > 0);
+        Self { kv: kv.to_owned(), cells, kv_peak_bytes: 0, kv_budget_bytes: 0 }
+    }
+}
+
+/// Tokens for the longest test.
+fn draw_ids(args: &BenchArgs, session: &Session) -> Result<Vec<u32>> {
+    let deepest = args.depth.iter().max().filter(|_| args.generate > 0);
+    let longest = deepest.map_or(0, |depth| depth + args.generate).max(args.prompt);
     let limit = session.model().context();
     ensure!(
         longest <= limit,
         "--prompt, --depth, --gen: {longest} tokens, but the model's context is {limit}"
     );
-    let ids = random_ids(longest + 64, session.model().tokenizer.vocab_size());
+    Ok(random_ids(longest.max(64), session.model().tokenizer.vocab_size()))
+}
 
-    // The first products pack the weights.
-    let seq = session.create();
-    prefill(session, seq, &ids[..64.min(limit)], cancel)?;
-    decode(session, seq, &ids[..2], cancel)?;
-    session.free(seq)?;
-
-    let mut prompt = Cell { depth: None, tokens: args.prompt, rates: Vec::new() };
-    let mut decodes: Vec<Cell> = depths
-        .iter()
-        .map(|&depth| Cell { depth: Some(depth), tokens: args.generate, rates: Vec::new() })
-        .collect();
-    for _ in 0..args.repeat {
-        if args.prompt > 0 {
-            let seq = session.create();
-            let start = Instant::now();
-            prefill(session, seq, &ids[..args.prompt], cancel)?;
-            prompt.rates.push(args.prompt as f64 / start.elapsed().as_secs_f64());
-            session.free(seq)?;
-        }
-        if args.generate > 0 {
-            walk(session, &ids, &mut decodes, cancel)?;
-        }
+/// Runs every test once.
+fn measure(
+    session: &mut Session,
+    ids: &[u32],
+    cells: &mut [Cell],
+    cancel: &AtomicBool,
+) -> Result<()> {
+    let (prompts, decodes) = cells.split_at_mut(cells.partition_point(|c| c.depth.is_none()));
+    for cell in prompts {
+        let seq = session.create();
+        let start = Instant::now();
+        prefill(session, seq, &ids[..cell.tokens], cancel)?;
+        cell.rates.push(cell.tokens as f64 / start.elapsed().as_secs_f64());
+        session.free(seq)?;
     }
-    let mut cells = vec![prompt];
-    cells.append(&mut decodes);
-    cells.retain(|cell| !cell.rates.is_empty());
-    Ok(cells)
+    if !decodes.is_empty() {
+        walk(session, ids, decodes, cancel)?;
+    }
+    Ok(())
 }
 
 /// Decodes at each depth in rising order. One sequence serves all depths that
@@ -246,7 +265,7 @@ fn peak_rss() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn as_json(name: &str, reports: &[Report]) -> Value {
+fn as_json(totals: &Totals, reports: &[Report]) -> Value {
     let results: Vec<_> = reports
         .iter()
         .flat_map(|r| r.cells.iter().map(move |c| (r, c)))
@@ -267,16 +286,16 @@ fn as_json(name: &str, reports: &[Report]) -> Value {
         .map(|r| {
             json!({
                 "kv": r.kv,
-                "weight_bytes": r.weight_bytes,
+                "weight_bytes": totals.weight_bytes,
                 "kv_budget_bytes": r.kv_budget_bytes,
                 "kv_peak_bytes": r.kv_peak_bytes,
-                "peak_rss_bytes": r.peak_rss_bytes,
+                "peak_rss_bytes": totals.peak_rss_bytes,
             })
         })
         .collect();
     json!({
         "kvfold": env!("CARGO_PKG_VERSION"),
-        "model": name,
+        "model": totals.model,
         "threads": threads(),
         "level": Level::best().name(),
         "results": results,
@@ -284,11 +303,12 @@ fn as_json(name: &str, reports: &[Report]) -> Value {
     })
 }
 
-fn print(out: &mut impl Write, name: &str, reports: &[Report]) -> Result<()> {
+fn print(out: &mut impl Write, totals: &Totals, reports: &[Report]) -> Result<()> {
     writeln!(
         out,
-        "kvfold {}, {name}, {} threads, {}",
+        "kvfold {}, {}, {} threads, {}",
         env!("CARGO_PKG_VERSION"),
+        totals.model,
         threads(),
         Level::best().name()
     )?;
@@ -301,26 +321,23 @@ fn print(out: &mut impl Write, name: &str, reports: &[Report]) -> Result<()> {
         }
     }
     for report in reports {
-        write!(
-            out,
-            "{}: weights {}, KV {} of a budget of {}",
-            report.kv,
-            size::show(report.weight_bytes),
-            size::show(report.kv_peak_bytes),
-            size::show(report.kv_budget_bytes),
-        )?;
-        match report.peak_rss_bytes {
-            None => writeln!(out)?,
-            Some(peak) => {
-                let expected = report.weight_bytes + report.kv_budget_bytes;
-                let (sign, rest) = match peak.checked_sub(expected) {
-                    Some(rest) => ('+', rest),
-                    None => ('-', expected - peak),
-                };
-                let (peak, rest) = (size::show(peak), size::show(rest));
-                writeln!(out, "; peak memory {peak} = weights + budget {sign} {rest}")?;
-            }
+        let (kv, budget) = (report.kv_peak_bytes, report.kv_budget_bytes);
+        let (kv, budget) = (size::show(kv), size::show(budget));
+        writeln!(out, "{}: KV {kv} of a budget of {budget}", report.kv)?;
+    }
+    write!(out, "weights {}", size::show(totals.weight_bytes))?;
+    match (totals.peak_rss_bytes, reports) {
+        (None, _) => writeln!(out)?,
+        (Some(peak), [report]) => {
+            let expected = totals.weight_bytes + report.kv_budget_bytes;
+            let (sign, rest) = match peak.checked_sub(expected) {
+                Some(rest) => ('+', rest),
+                None => ('-', expected - peak),
+            };
+            let (peak, rest) = (size::show(peak), size::show(rest));
+            writeln!(out, "; peak memory {peak} = weights + budget {sign} {rest}")?;
         }
+        (Some(peak), _) => writeln!(out, "; peak memory {}", size::show(peak))?,
     }
     out.flush().context("stdout")
 }

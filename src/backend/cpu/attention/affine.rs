@@ -15,7 +15,7 @@
 //! vectors along k are kept in *even-odd order*: of each 32 elements first those
 //! with even, then those with odd index.
 
-use super::codes::{LIFTS, Words, field, fields, units};
+use super::codes::{LIFTS, Words, each_field, field, fields, units};
 use super::prefetch::prefetch_part;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::affine::Affine;
@@ -309,23 +309,25 @@ impl<'a> AffineTile<'a> {
                     let words = Words::<S, BITS>::load(s, words);
                     let row = block * 16 + v * S::LANES / 4;
                     let p = out.as_mut_ptr().add(row * self.k);
-                    for n in 0..fields(BITS) {
-                        let at = field(BITS, span_index, n);
-                        let mut codes = words.codes::<false>(s, n);
-                        if BITS == 3 {
-                            let lift = s.splat(lifts[at % 64]);
-                            let [low, high] = codes;
-                            codes = [
-                                s.mul(low, s.mul(lift, low_unit)),
-                                s.mul(high, s.mul(lift, high_unit)),
-                            ];
-                        }
-                        let factor = s.load4(scale.as_ptr().add(at));
-                        let offset = s.load4(zero.as_ptr().add(at));
-                        for (code, rows) in codes.into_iter().zip([0, 8]) {
-                            let x = s.fma(code, factor, offset);
-                            s.store_blocks(p.add(at + rows * self.k), self.k, x);
-                        }
+                    for (half, words) in [words, words.odd(s)].into_iter().enumerate() {
+                        each_field!(BITS, n, {
+                            let at = field(BITS, span_index, half, n);
+                            let mut codes = words.codes::<false>(s, n);
+                            if BITS == 3 {
+                                let lift = s.splat(lifts[at % 64]);
+                                let [low, high] = codes;
+                                codes = [
+                                    s.mul(low, s.mul(lift, low_unit)),
+                                    s.mul(high, s.mul(lift, high_unit)),
+                                ];
+                            }
+                            let factor = s.load4(scale.as_ptr().add(at));
+                            let offset = s.load4(zero.as_ptr().add(at));
+                            for (code, rows) in codes.into_iter().zip([0, 8]) {
+                                let x = s.fma(code, factor, offset);
+                                s.store_blocks(p.add(at + rows * self.k), self.k, x);
+                            }
+                        });
                     }
                 }
             }
@@ -371,18 +373,23 @@ impl<'a> AffineTile<'a> {
                 if S::FRAGMENT_BLOCK == 2 {
                     words[1] = Words::load(s, unit.add(4 * (first + 1) * S::LANES));
                 }
-                for n in 0..fields(BITS) {
-                    let at = field(BITS, span_index, n);
-                    let mut codes = [s.splat(0.0); 4];
-                    for v in 0..S::FRAGMENT_BLOCK {
-                        [codes[2 * v], codes[2 * v + 1]] = words[v].codes::<IN_PLACE>(s, n);
+                for half in 0..2 {
+                    if half == 1 {
+                        words = words.map(|w| w.odd(s));
                     }
-                    for g in 0..G {
-                        let f = s.load4(fold[g].as_ptr().add(folded + at));
-                        for j in 0..2 * S::FRAGMENT_BLOCK {
-                            sums[g][j] = s.fma(codes[j], f, sums[g][j]);
+                    each_field!(BITS, n, {
+                        let at = field(BITS, span_index, half, n);
+                        let mut codes = [s.splat(0.0); 4];
+                        for v in 0..S::FRAGMENT_BLOCK {
+                            [codes[2 * v], codes[2 * v + 1]] = words[v].codes::<IN_PLACE>(s, n);
                         }
-                    }
+                        for g in 0..G {
+                            let f = s.load4(fold[g].as_ptr().add(folded + at));
+                            for j in 0..2 * S::FRAGMENT_BLOCK {
+                                sums[g][j] = s.fma(codes[j], f, sums[g][j]);
+                            }
+                        }
+                    });
                 }
             }
         }
