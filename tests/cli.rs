@@ -252,6 +252,40 @@ fn info_and_help_describe() {
     }
 }
 
+#[test]
+fn bench_times_each_test_in_every_format() {
+    let place = Place::new();
+    let model = model();
+    let bench = |args: &[&str]| {
+        let common = ["bench", "--model", model.to_str().unwrap(), "--gen", "2", "--repeat", "2"];
+        place.kvfold(&[&common, args].concat())
+    };
+    let formats = ["--kv", "kivi2,f16", "--json"];
+    let sizes = ["--depth", "200,0,200", "--prefill-chunk", "64"];
+    let (json, _) = success(&bench(&[formats.as_slice(), &sizes].concat()));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let results = json["results"].as_array().unwrap();
+    let tests: Vec<_> = ["kivi2", "f16"]
+        .into_iter()
+        .flat_map(|kv| [("prefill", 0), ("decode", 0), ("decode", 200)].map(|test| (kv, test)))
+        .collect();
+    assert_eq!(results.len(), tests.len(), "{json}");
+    for (result, (kv, (test, depth))) in results.iter().zip(tests) {
+        assert!(result["kv"] == kv && result["test"] == test && result["depth"] == depth, "{json}");
+        let rates = result["tokens_per_second"].as_array().unwrap();
+        assert!(rates.len() == 2 && rates.iter().all(|r| r.as_f64().unwrap() > 0.0), "{json}");
+    }
+    // Each format's own books.
+    let held = |i: usize| json["memory"][i]["kv_peak_bytes"].as_u64().unwrap();
+    assert!(0 < held(0) && held(0) < held(1), "{json}");
+
+    let (table, _) = success(&bench(&["--kv", "f16", "--prompt", "0", "--depth", "10"]));
+    assert!(table.contains("decode 2 at 10") && table.contains("peak memory"), "{table}");
+    assert!(!table.contains("prefill"), "{table}");
+    refused(&bench(&["--depth", "600"]), &["602 tokens", "context is 512"]);
+    refused(&bench(&["--kv", "f16,absent.json"]), &["absent.json"]);
+}
+
 /// A reader that goes away ends the answer quietly.
 #[cfg(unix)]
 #[test]

@@ -142,7 +142,7 @@ fn stars_lie_at_even_distances() {
 
 #[test]
 fn a_chain_is_in_the_text_in_order() {
-    let spec = toml("task = 'vt'\nlengths = [1500, 3000]\nseeds = 2\nhops = 3");
+    let spec = toml("task = 'vt'\nlengths = [1500, 3000]\nseeds = 2\nhops = 3\nzero_shot = true");
     for question in prompts(&spec, 24) {
         let names = &question.expected;
         assert_eq!(names.len(), 4);
@@ -153,6 +153,31 @@ fn a_chain_is_in_the_text_in_order() {
         statements.extend(names.windows(2).map(|two| format!("VAR {} = VAR {}.", two[1], two[0])));
         assert!(places(&question.text, &statements).is_sorted());
         assert!(question.text.contains(&format!("assigned the value {value} in the text above")));
+    }
+}
+
+#[test]
+fn a_worked_example_comes_before_a_chain() {
+    let with = prompts(&toml("task = 'vt'\nlengths = [4000]\nseeds = 3"), 24);
+    let without = prompts(&toml("task = 'vt'\nlengths = [4000]\nseeds = 3\nzero_shot = true"), 24);
+    for (with, without) in with.iter().zip(&without) {
+        // The chain is the same, less text around it.
+        assert_eq!(with.expected, without.expected);
+        let [_, example, task] = with.text.split("Memorize").collect::<Vec<_>>()[..] else {
+            panic!("{}", with.text)
+        };
+        assert!(!without.text.contains(example) && with.ids.len() <= 4000);
+        let (text, answer) = example.rsplit_once("They are: VAR ").unwrap();
+        let names: Vec<&str> = answer.trim_end().trim_end_matches('.').split(", VAR ").collect();
+        let (_, value) = text.rsplit_once("assigned the value ").unwrap();
+        let value = value.trim_end_matches(". ");
+        let mut statements = vec![format!("VAR {} = {value}.", names[0])];
+        statements.extend(names.windows(2).map(|two| format!("VAR {} = VAR {}.", two[1], two[0])));
+        assert!(names.len() == 5 && places(text, &statements).is_sorted());
+        assert!(
+            names.iter().all(|name| name.len() == 3 && !with.expected.contains(&(*name).into()))
+        );
+        assert!(!task.contains(value) && with.expected.iter().all(|name| !example.contains(name)));
     }
 }
 
@@ -327,7 +352,13 @@ fn every_task_runs() {
             haystack: Some(text),
             ..StarsSpec::default()
         }),
-        TaskSpec::Vt(VtSpec { lengths: lengths.clone(), seeds: 1, hops: 1, ..VtSpec::default() }),
+        TaskSpec::Vt(VtSpec {
+            lengths: lengths.clone(),
+            seeds: 1,
+            hops: 1,
+            zero_shot: true,
+            ..VtSpec::default()
+        }),
         TaskSpec::Qa(QaSpec::new(&questions)),
     ];
     let model = LoadedModel::open(golden("smollm2"), WeightPolicy::F32).unwrap();

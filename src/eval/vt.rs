@@ -3,14 +3,14 @@
 //! Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language
 //! Models?" (2024). One chain of h hops: `VAR A = 12345`, `VAR B = VAR A`, …, in this order
 //! and anywhere in the text; the answer names all h + 1 variables. The score is the share
-//! of names contained. The original puts a worked example first; it is left out, because
-//! small models repeat its names.
+//! of names contained. A worked example with names of three letters comes first, as in the
+//! original; it can be left out.
 
 use super::ask::{Prompter, Question, Questions};
 use super::grade::Grade;
-use super::haystack::{Haystack, Language, insert, place};
+use super::haystack::{Haystack, Language, insert, place, sentence_ends};
 use super::options::{at_least, grid, not_empty, within};
-use super::prose::Rng;
+use super::prose::{Rng, prose};
 use crate::error::Result;
 use crate::model::{ChatTemplate, Tokenizer};
 use crate::rag::Document;
@@ -19,6 +19,16 @@ use std::path::PathBuf;
 
 /// Tokens of an answer, at most; more if the right one needs more.
 pub const ANSWER_TOKENS: usize = 30;
+
+/// Words of the example's text. With question and answer it has about 500 tokens, as the
+/// original's.
+const EXAMPLE_WORDS: usize = 220;
+
+/// Letters of a name.
+const LETTERS: usize = 5;
+
+/// Letters of a name in the example.
+const EXAMPLE_LETTERS: usize = 3;
 
 const INSTRUCTION: &str =
     "Memorize and track the chain of variable assignments that is hidden in the text.";
@@ -29,6 +39,8 @@ const INSTRUCTION: &str =
 pub struct VtSpec {
     /// Assignments of a variable to another.
     pub hops: usize,
+    /// Leaves the worked example out.
+    pub zero_shot: bool,
     /// Tokens of the whole prompts.
     pub lengths: Vec<usize>,
     /// Prompts for each length.
@@ -41,7 +53,8 @@ pub struct VtSpec {
 
 impl Default for VtSpec {
     fn default() -> Self {
-        Self { hops: 4, lengths: vec![1024, 2048, 4096], seeds: 5, batch: 0, haystack: None }
+        let lengths = vec![1024, 2048, 4096];
+        Self { hops: 4, zero_shot: false, lengths, seeds: 5, batch: 0, haystack: None }
     }
 }
 
@@ -89,28 +102,22 @@ impl VtSpec {
     ) -> Result<Question> {
         let mut rng = Rng::new(seed as u64);
         rng = Rng::new(rng.bits() ^ length as u64);
-        let chain = Chain::new(&mut rng, self.hops, &|name| haystack.contains(name));
+        let taken = |text: &str| haystack.contains(text);
+        let chain = Chain::new(&mut rng, self.hops, LETTERS, &taken);
         let mut depths: Vec<usize> = (0..=self.hops).map(|_| rng.below(101)).collect();
         depths.sort_unstable();
+        let example = match self.zero_shot {
+            true => String::new(),
+            false => example(&mut rng, self.hops, &|text| taken(text) || text == chain.value),
+        };
         let (text, ids) = haystack.fit(length, seed, |hay, exact| {
             let mut placed = Vec::new();
             for (statement, &depth) in chain.statements.iter().zip(&depths) {
                 let at = if exact { place(prompter, hay, depth)? } else { hay.len() };
                 placed.push((at, statement));
             }
-            let hay = insert(hay, &placed);
-            let content = format!(
-                "{INSTRUCTION}\n\n{hay}\n\nQuestion: Find all variables that are assigned the \
-                 value {} in the text above.",
-                chain.value
-            );
-            let answer = format!(
-                "Answer: In the chain of variable assignments in the text above, {} variables are \
-                 assigned the value {}. They are: VAR",
-                chain.names.len(),
-                chain.value
-            );
-            prompter.build(&content, &answer)
+            let content = example.clone() + &chain.question(&insert(hay, &placed));
+            prompter.build(&content, &chain.answer())
         })?;
         let right = prompter.count(&format!(" {}", chain.names.join(", VAR ")))?;
         Ok(Question {
@@ -127,6 +134,18 @@ impl VtSpec {
     }
 }
 
+/// A question with its answer, about a text of its own.
+fn example(rng: &mut Rng, hops: usize, taken: &dyn Fn(&str) -> bool) -> String {
+    let chain = Chain::new(rng, hops.min(10), EXAMPLE_LETTERS, taken);
+    let text = prose(rng.bits(), EXAMPLE_WORDS);
+    let ends: Vec<usize> = sentence_ends(&text).collect();
+    let mut places: Vec<usize> = chain.names.iter().map(|_| ends[rng.below(ends.len())]).collect();
+    places.sort_unstable();
+    let placed: Vec<_> = places.into_iter().zip(&chain.statements).collect();
+    let names = chain.names.join(", VAR ");
+    format!("{}\n{} {names}.\n\n", chain.question(&insert(&text, &placed)), chain.answer())
+}
+
 /// Variables that all have one value.
 struct Chain {
     value: String,
@@ -135,8 +154,8 @@ struct Chain {
 }
 
 impl Chain {
-    /// A value of five digits and names of five capitals each, none of which is `taken`.
-    fn new(rng: &mut Rng, hops: usize, taken: &dyn Fn(&str) -> bool) -> Self {
+    /// A value of five digits and names of so many capitals, none of which is `taken`.
+    fn new(rng: &mut Rng, hops: usize, letters: usize, taken: &dyn Fn(&str) -> bool) -> Self {
         let value = loop {
             let value = (10_000 + rng.below(90_000)).to_string();
             if !taken(&value) {
@@ -145,7 +164,8 @@ impl Chain {
         };
         let mut names: Vec<String> = Vec::new();
         while names.len() <= hops {
-            let name: String = (0..5).map(|_| char::from(b'A' + rng.below(26) as u8)).collect();
+            let name: String =
+                (0..letters).map(|_| char::from(b'A' + rng.below(26) as u8)).collect();
             if !names.contains(&name) && !taken(&name) {
                 names.push(name);
             }
@@ -153,5 +173,24 @@ impl Chain {
         let mut statements = vec![format!("VAR {} = {value}.", names[0])];
         statements.extend(names.windows(2).map(|two| format!("VAR {} = VAR {}.", two[1], two[0])));
         Self { value, names, statements }
+    }
+
+    /// Asks for the names, after a text with the statements in it.
+    fn question(&self, text: &str) -> String {
+        format!(
+            "{INSTRUCTION}\n\n{text}\n\nQuestion: Find all variables that are assigned the \
+             value {} in the text above.",
+            self.value
+        )
+    }
+
+    /// The answer up to the first name.
+    fn answer(&self) -> String {
+        format!(
+            "Answer: In the chain of variable assignments in the text above, {} variables are \
+             assigned the value {}. They are: VAR",
+            self.names.len(),
+            self.value
+        )
     }
 }

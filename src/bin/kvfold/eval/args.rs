@@ -174,6 +174,10 @@ struct VtArgs {
     #[arg(long, default_value_t = 4, value_name = "COUNT")]
     hops: usize,
 
+    /// Leave the worked example out
+    #[arg(long)]
+    zero_shot: bool,
+
     #[command(flatten)]
     made: MadeArgs,
 
@@ -275,6 +279,7 @@ impl EvalArgs {
             }),
             What::Vt(args) => TaskSpec::Vt(VtSpec {
                 hops: args.hops,
+                zero_shot: args.zero_shot,
                 lengths: args.made.lengths.clone(),
                 seeds: args.made.seeds,
                 batch: args.made.batch,
