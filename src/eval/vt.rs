@@ -102,13 +102,12 @@ impl VtSpec {
     ) -> Result<Question> {
         let mut rng = Rng::new(seed as u64);
         rng = Rng::new(rng.bits() ^ length as u64);
-        let taken = |text: &str| haystack.contains(text);
-        let chain = Chain::new(&mut rng, self.hops, LETTERS, &taken);
+        let chain = Chain::new(&mut rng, self.hops, LETTERS, &|name| haystack.contains(name));
         let mut depths: Vec<usize> = (0..=self.hops).map(|_| rng.below(101)).collect();
         depths.sort_unstable();
         let example = match self.zero_shot {
             true => String::new(),
-            false => example(&mut rng, self.hops, &|text| taken(text) || text == chain.value),
+            false => example(&mut rng, self.hops, &chain.value),
         };
         let (text, ids) = haystack.fit(length, seed, |hay, exact| {
             let mut placed = Vec::new();
@@ -134,9 +133,9 @@ impl VtSpec {
     }
 }
 
-/// A question with its answer, about a text of its own.
-fn example(rng: &mut Rng, hops: usize, taken: &dyn Fn(&str) -> bool) -> String {
-    let chain = Chain::new(rng, hops.min(10), EXAMPLE_LETTERS, taken);
+/// A question with its answer, about a text and a value of its own.
+fn example(rng: &mut Rng, hops: usize, other_value: &str) -> String {
+    let chain = Chain::new(rng, hops.min(10), EXAMPLE_LETTERS, &|text| text == other_value);
     let text = prose(rng.bits(), EXAMPLE_WORDS);
     let ends: Vec<usize> = sentence_ends(&text).collect();
     let mut places: Vec<usize> = chain.names.iter().map(|_| ends[rng.below(ends.len())]).collect();
