@@ -25,8 +25,8 @@ pub(super) const fn fields(bits: usize) -> usize {
     span(bits) / 8
 }
 
-/// The block for each field `n` of a half, as straight code: left to itself, the compiler
-/// makes the eight fields of 3 bits a loop that looks each one's place up.
+/// The block for each field `n` of a half, as straight code: a plain loop over those of
+/// 3 bits was compiled as one, and looked up where each stands.
 macro_rules! each_field {
     ($bits:ident, $n:ident, $block:block) => {
         each_field!($bits, $n, $block, 0 1 2 3 4 5 6 7)
