@@ -14,8 +14,8 @@ mod cached;
 use cached::{CHUNK, Cached, HEAD_DIM, HEADS, KV_HEADS, LAYERS};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kvfold::backend::cpu::{Buffer, Level};
-use kvfold::backend::{Attend, AttendSeq, Backend, LayerIndex};
-use kvfold::cache::{SeqStep, Step};
+use kvfold::backend::{Attend, Kv, LayerIndex, Memory};
+use kvfold::cache::Step;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -28,18 +28,17 @@ fn grow_to(cached: &mut Cached, context: usize) -> Step {
     while held + 1 < context {
         let rows = CHUNK.min(context - 1 - held);
         let step = cached.append(rows);
-        cached.seal(&step);
+        cached.seal();
         cached.commit(step, rows);
         held += rows;
     }
     let step = cached.append(1);
-    cached.seal(&step);
+    cached.seal();
     step
 }
 
 /// Attention of the last token in every layer.
-fn attend(cached: &mut Cached, seq: &SeqStep, out: &mut Buffer) {
-    let seqs = [AttendSeq { first_row: 0, q_len: 1, view: &seq.views[0] }];
+fn attend(cached: &mut Cached, out: &mut Buffer) {
     for layer in 0..LAYERS {
         let call = Attend {
             at: LayerIndex { group: 0, layer },
@@ -47,10 +46,9 @@ fn attend(cached: &mut Cached, seq: &SeqStep, out: &mut Buffer) {
             scale: (HEAD_DIM as f32).powf(-0.5),
             causal: true,
             window: None,
-            rope: None,
-            seqs: &seqs,
         };
-        cached.backend.attend(&call, &cached.qkv, out, None).unwrap();
+        let Cached { backend, arena, qkv, .. } = cached;
+        backend.attend(arena, &call, qkv, out, None).unwrap();
         black_box(out.row(0));
     }
 }
@@ -70,7 +68,7 @@ fn attention(c: &mut Criterion) {
                     bytes: cached.cache.held_bytes(),
                 });
                 group.bench_function(BenchmarkId::new(format, context), |b| {
-                    b.iter(|| attend(&mut cached, &step.seqs[0], &mut out))
+                    b.iter(|| attend(&mut cached, &mut out))
                 });
                 cached.commit(step, 1);
             }

@@ -7,9 +7,10 @@
 //! with fewer repetitions, for comparisons with other programs.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use kvfold::backend::WeightPolicy;
+use kvfold::backend::draw::Choice;
+use kvfold::backend::{RowToken, WeightPolicy};
 use kvfold::cache::SeqId;
-use kvfold::engine::{EngineConfig, LoadedModel, Session};
+use kvfold::engine::{EngineConfig, LoadedModel, Runner, Share, Want};
 use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, find};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -37,7 +38,7 @@ fn random_ids(n: usize, vocab: usize) -> Vec<u32> {
 
 /// A sequence near some context length.
 struct Near {
-    session: Session,
+    runner: Runner,
     ids: Vec<u32>,
     context: usize,
     seq: SeqId,
@@ -46,15 +47,15 @@ struct Near {
 }
 
 impl Near {
-    fn new(mut session: Session, ids: Vec<u32>, context: usize) -> Self {
-        let seq = session.create();
-        let mut near = Self { session, ids, context, seq, drift: 0 };
+    fn new(mut runner: Runner, ids: Vec<u32>, context: usize) -> Self {
+        let seq = runner.create();
+        let mut near = Self { runner, ids, context, seq, drift: 0 };
         near.prefill();
         near
     }
 
     fn prefill(&mut self) {
-        prefill(&mut self.session, self.seq, &self.ids[..self.context]);
+        prefill(&mut self.runner, self.seq, &self.ids[..self.context]);
         self.drift = 0;
     }
 
@@ -65,14 +66,16 @@ impl Near {
         let mut spent = Duration::ZERO;
         for i in 0..tokens {
             if self.drift >= (self.context / 16).max(32) {
-                self.session.free(self.seq).unwrap();
-                self.seq = self.session.create();
+                self.runner.free(self.seq).unwrap();
+                self.seq = self.runner.create();
                 self.prefill();
             }
             let start = Instant::now();
             let id = self.ids[i as usize % self.ids.len()];
-            self.session.step(self.seq, &[id], &[0]).unwrap();
-            self.session.logits(0..1, |_, _| Ok(())).unwrap();
+            let token = vec![RowToken::Given(id)];
+            let want = Want::Token(Choice::greedy(0));
+            self.runner.submit(&[Share::generated(self.seq, token, want)]).unwrap();
+            self.runner.receive().unwrap();
             spent += start.elapsed();
             self.drift += 1;
         }
@@ -80,9 +83,9 @@ impl Near {
     }
 }
 
-fn prefill(session: &mut Session, seq: SeqId, ids: &[u32]) {
-    session.prefill(seq, ids, &AtomicBool::new(false)).unwrap();
-    session.logits(0..1, |_, _| Ok(())).unwrap();
+fn prefill(runner: &mut Runner, seq: SeqId, ids: &[u32]) {
+    runner.prefill(seq, ids, &AtomicBool::new(false)).unwrap();
+    runner.logits(0..1, |_, _| Ok(())).unwrap();
 }
 
 fn engine(c: &mut Criterion) {
@@ -97,7 +100,7 @@ fn engine(c: &mut Criterion) {
         let model = LoadedModel::open(&path, WeightPolicy::Auto).unwrap();
         let ids = random_ids(CONTEXTS[3], model.tokenizer.vocab_size());
         let config = EngineConfig::default().with_kv(format);
-        let mut session = Session::new(model, config).unwrap();
+        let mut runner = Runner::new(model, config).unwrap();
 
         let mut group = c.benchmark_group("engine/prefill");
         group.sample_size(10).warm_up_time(Duration::from_millis(100));
@@ -106,9 +109,9 @@ fn engine(c: &mut Criterion) {
             group.throughput(Throughput::Elements(n as u64));
             group.bench_function(BenchmarkId::new(format, n), |b| {
                 b.iter(|| {
-                    let seq = session.create();
-                    prefill(&mut session, seq, &ids[..n]);
-                    session.free(seq).unwrap();
+                    let seq = runner.create();
+                    prefill(&mut runner, seq, &ids[..n]);
+                    runner.free(seq).unwrap();
                 })
             });
         }
@@ -119,12 +122,12 @@ fn engine(c: &mut Criterion) {
         group.measurement_time(Duration::from_secs(1));
         group.throughput(Throughput::Elements(1));
         for context in CONTEXTS {
-            let mut near = Near::new(session, ids.clone(), context);
+            let mut near = Near::new(runner, ids.clone(), context);
             group.bench_function(BenchmarkId::new(format, context), |b| {
                 b.iter_custom(|tokens| near.decode(tokens))
             });
-            near.session.free(near.seq).unwrap();
-            session = near.session;
+            near.runner.free(near.seq).unwrap();
+            runner = near.runner;
         }
         group.finish();
     }

@@ -41,11 +41,11 @@ fn seal(c: &mut Criterion) {
 fn chunk(cached: &mut Cached) -> Duration {
     cached.clear();
     let step = cached.append(CHUNK);
-    cached.seal(&step);
+    cached.seal();
     cached.commit(step, CHUNK);
     let step = cached.append(CHUNK);
     let start = Instant::now();
-    cached.seal(&step);
+    cached.seal();
     let time = start.elapsed();
     cached.commit(step, CHUNK);
     time

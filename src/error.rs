@@ -3,6 +3,7 @@
 //! Every message is one line that names what went wrong and how to mend it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Everything that can go wrong in kvfold.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +37,7 @@ pub enum Error {
         /// The name found in it.
         name: String,
         /// The names that are implemented.
-        supported: &'static str,
+        supported: String,
     },
 
     /// A tensor is stored in a number format that kvfold cannot read.
@@ -251,6 +252,10 @@ pub enum Error {
     /// No token could be chosen from the model's logits.
     #[error("sampling: {0}")]
     Sampling(String),
+
+    /// An error that concerns several requests: that of a step that they shared.
+    #[error(transparent)]
+    Shared(#[from] Arc<Error>),
 }
 
 /// Shorthand for results of this crate.

@@ -8,12 +8,13 @@
 mod common;
 
 use common::bench::{Bench, FORMATS, Layer};
-use common::plan::{cache_of, group, relocate, rope, shares};
+use common::plan::{cache_of, group, relocate, rope};
 use common::random::Random;
 use common::subject::{Kind, full, kinds};
 use kvfold::backend::cpu::{CpuBackend, Level};
 use kvfold::backend::score::{Score, Scores};
-use kvfold::backend::{Attend, Backend, KvGroup, LayerIndex, Rope};
+use kvfold::backend::{Attend, Kv, KvGroup, LayerIndex, Memory, Rope, RowToken, StepInput};
+use std::sync::Arc;
 
 /// Does a step and checks its queries: relative rms errors of all outputs of a call.
 fn step(bench: &mut Bench, new: &[usize]) {
@@ -31,7 +32,7 @@ fn step(bench: &mut Bench, new: &[usize]) {
 /// queries are rounded to 16 bits, one query of two heads is a small sample of that
 /// rounding: the worst of hundreds may err twice as much as a call may.
 fn check(bench: &Bench, layer: &Layer<'_>, seq: usize) -> (f64, f64) {
-    let share = &layer.step.call.seqs[seq];
+    let share = &layer.step.seqs[seq];
     let (d, heads) = (bench.group.head_dim, bench.heads);
     let place = [layer.step.call.at.layer, bench.steps, share.first_row];
     let mut random = Random::new(place.iter().fold(0, |seed, &x| seed << 20 | x as u64));
@@ -234,45 +235,54 @@ fn forks_write_to_their_own_copy() {
 #[test]
 fn a_window_without_a_causal_mask_is_refused() {
     let mut backend = CpuBackend::new();
-    backend.configure_kv(&[group("f16", 64, 1)], &[], 0).unwrap();
+    let mut arena = backend.arena(&[group("f16", 64, 1)], &[], 0).unwrap();
     let at = LayerIndex { group: 0, layer: 0 };
-    let window = Some(64);
-    let call = Attend { at, heads: 1, scale: 1.0, causal: false, window, rope: None, seqs: &[] };
+    let call = Attend { at, heads: 1, scale: 1.0, causal: false, window: Some(64) };
     let (q, mut out) = (backend.buffer(1, 64).unwrap(), backend.buffer(0, 0).unwrap());
-    let error = backend.attend(&call, &q, &mut out, None).unwrap_err().to_string();
+    let mut attend = |call: &Attend| backend.attend(&mut arena, call, &q, &mut out, None);
+    let error = attend(&call).unwrap_err().to_string();
     assert!(error.contains("a window of 64") && error.contains("causal"), "{error}");
-    backend.attend(&Attend { causal: true, ..call }, &q, &mut out, None).unwrap();
+    attend(&Attend { causal: true, ..call }).unwrap();
 }
 
 /// Without the frequencies of its keys a relocated run would be read where it was written.
 #[test]
 fn relocated_runs_need_the_rotation() {
-    let mut backend = CpuBackend::new();
-    let group = group("kivi2", 64, 1);
-    let mut cache = cache_of(&group);
-    backend.configure_kv(std::slice::from_ref(&group), cache.classes(), cache.budget()).unwrap();
-    let seq = cache.create();
-    let mut step = cache.prepare(&[(seq, 300)]).unwrap();
-    relocate(&mut step.seqs[0].views[0], 37);
-    let at = LayerIndex { group: 0, layer: 0 };
-    let mut qkv = backend.buffer(0, 0).unwrap();
-    backend.write(&[0.5; 300 * 3 * 64], 3 * 64, &mut qkv).unwrap();
-    backend.append(at, 1, None, &mut qkv, &step.seqs).unwrap();
-    backend.seal(0, 0..1, &step.seqs).unwrap();
-    let seqs = shares(&step.seqs);
-    let (mut out, mut lse) = (backend.buffer(0, 0).unwrap(), backend.buffer(0, 0).unwrap());
-    let rope = Some(&rope(64));
-    let call = Attend { at, heads: 1, scale: 1.0, causal: true, window: None, rope, seqs: &seqs };
-    backend.attend(&call, &qkv, &mut out, Some(&mut lse)).unwrap();
-    for rope in
-        [None, Some(&Rope { inv_freq: Vec::new() }), Some(&Rope { inv_freq: vec![1.0; 33] })]
-    {
-        let call = Attend { rope, ..call };
-        let attended = backend.attend(&call, &qkv, &mut out, None);
-        let pass = Score::Max { last: 1 };
-        let scored = Backend::score(&mut backend, &call, pass, &qkv, &lse, &mut Scores::default());
-        for error in [attended, scored].map(|result| result.unwrap_err().to_string()) {
-            assert!(error.contains("by 37") && error.contains("32 frequencies"), "{error}");
+    for (inv_freq, works) in [
+        (Some(rope(64).inv_freq), true),
+        (None, false),
+        (Some(Vec::new()), false),
+        (Some(vec![1.0; 33]), false),
+    ] {
+        let mut backend = CpuBackend::new();
+        let mut group = group("kivi2", 64, 1);
+        group.rope = inv_freq.map(|inv_freq| Arc::new(Rope { inv_freq }));
+        let mut cache = cache_of(&group);
+        let groups = std::slice::from_ref(&group);
+        let mut arena = backend.arena(groups, cache.classes(), cache.budget()).unwrap();
+        let seq = cache.create();
+        let mut step = cache.prepare(&[(seq, 300)]).unwrap();
+        relocate(&mut step.seqs[0].views[0], 37);
+        let tokens = [RowToken::Given(0); 300];
+        let input = StepInput { step: &step, tokens: &tokens, rows: &[], choices: &[] };
+        backend.begin(&mut arena, &input).unwrap();
+        let at = LayerIndex { group: 0, layer: 0 };
+        let mut qkv = backend.buffer(0, 0).unwrap();
+        backend.write(&[0.5; 300 * 3 * 64], 3 * 64, &mut qkv).unwrap();
+        backend.append(&mut arena, at, 1, true, &mut qkv).unwrap();
+        backend.seal(&mut arena, 0, 0..1).unwrap();
+        let mut out = backend.buffer(0, 0).unwrap();
+        let mut lse = backend.buffer(0, 0).unwrap();
+        backend.write(&[1.0; 300], 1, &mut lse).unwrap();
+        let call = Attend { at, heads: 1, scale: 1.0, causal: true, window: None };
+        let attended = backend.attend(&mut arena, &call, &qkv, &mut out, None);
+        let (pass, mut scores) = (Score::Max { last: 1 }, Scores::default());
+        let scored = backend.score(&mut arena, &call, pass, &qkv, &lse, &mut scores);
+        for result in [attended, scored] {
+            let error = result.err().map(|error| error.to_string());
+            assert_eq!(error.is_none(), works, "{error:?}");
+            let names = |e: String| e.contains("by 37") && e.contains("32 frequencies");
+            assert!(error.is_none_or(names));
         }
     }
 }
@@ -281,7 +291,7 @@ fn relocated_runs_need_the_rotation() {
 fn head_dims_that_the_kernels_lack_are_named() {
     for d in [48, 512] {
         let mut backend = CpuBackend::new();
-        let error = backend.configure_kv(&[group("f16", d, 1)], &[], 0).unwrap_err().to_string();
+        let error = backend.arena(&[group("f16", d, 1)], &[], 0).err().unwrap().to_string();
         assert!(error.contains(&d.to_string()), "{error}");
     }
 }

@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::plan::{cache_of, shares};
+use common::plan::cache_of;
 use common::subject::{Kind, LayerStep};
-use kvfold::backend::{Attend, KvGroup, LayerIndex};
-use kvfold::cache::SeqId;
+use kvfold::backend::{Attend, KvGroup, LayerIndex, attend_seqs};
+use kvfold::cache::{NewTokens, RowKind, SeqId};
 use kvfold::codec::KvFormat;
 use std::collections::HashMap;
 
@@ -39,6 +39,7 @@ fn run(kind: Kind, format: &str, causal: bool, plan: &[&[(usize, usize)]]) -> Ro
         streams: None,
         sinks: 4,
         hot_window: 128,
+        rope: None,
     };
     let mut cache = cache_of(&group);
     let mut subject = kind.subject();
@@ -53,21 +54,20 @@ fn run(kind: Kind, format: &str, causal: bool, plan: &[&[(usize, usize)]]) -> Ro
             .flat_map(|&(s, n)| (0..n).map(move |i| (s, i)))
             .flat_map(|(s, i)| qkv(s, seqs[&s].1 + i))
             .collect();
-        let prepared = cache.prepare(&asked).unwrap();
-        subject.copy_blocks(&prepared.copies);
-        let shares = shares(&prepared.seqs);
+        let kind = |n| if n == 1 { RowKind::Generated } else { RowKind::Prompt };
+        let new = |&(seq, n): &(SeqId, usize)| NewTokens { seq, n, kind: kind(n) };
+        let prepared = cache.prepare(&asked.iter().map(new).collect::<Vec<_>>()).unwrap();
+        subject.begin(&prepared);
         let at = LayerIndex { group: 0, layer: 0 };
-        let call = Attend {
-            at,
-            heads: HEADS,
-            scale: 0.125,
-            causal,
-            window: None,
-            rope: None,
-            seqs: &shares,
-        };
-        let done =
-            subject.layer(&LayerStep { call: &call, seqs: &prepared.seqs, qkv: &flat, cols: COLS });
+        let call = Attend { at, heads: HEADS, scale: 0.125, causal, window: None };
+        let done = subject.layer(&LayerStep {
+            call: &call,
+            step: &prepared,
+            seqs: &attend_seqs(&prepared.seqs, 0).unwrap(),
+            head_dim: D,
+            qkv: &flat,
+            cols: COLS,
+        });
         let mut out = done.out.chunks_exact(HEADS * D);
         for &(s, n) in *step {
             for _ in 0..n {
@@ -78,8 +78,7 @@ fn run(kind: Kind, format: &str, causal: bool, plan: &[&[(usize, usize)]]) -> Ro
             }
         }
         let accepted: Vec<_> = asked.iter().map(|a| a.1).collect();
-        let free = cache.commit(prepared, &accepted).unwrap();
-        subject.free_blocks(&free);
+        cache.commit(prepared, &accepted).unwrap();
     }
     rows
 }

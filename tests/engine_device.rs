@@ -1,11 +1,13 @@
 //! The engine on the CUDA backend, on the emulated device.
 
-use kvfold::backend::WeightPolicy;
 use kvfold::backend::driver::Device;
 use kvfold::backend::driver::emulated::EmulatorOptions;
+use kvfold::backend::{RowToken, WeightPolicy};
 use kvfold::codec::feedback::Feedback;
 use kvfold::codec::{Codec, KvFormat};
-use kvfold::engine::{Engine, EngineConfig, Event, LoadOptions, LoadedModel, Request, Session};
+use kvfold::engine::{
+    Engine, EngineConfig, Event, LoadOptions, LoadedModel, Request, Runner, Share, Want,
+};
 use kvfold::error::Error;
 use kvfold::model::{Calibration, Checkpoint};
 use kvfold::sample::SamplingParams;
@@ -74,13 +76,13 @@ fn greedy_tokens_are_those_of_the_cpu() {
 
 /// Logits after the prompt.
 fn logits(model: LoadedModel, kv: &str) -> Vec<f32> {
-    let mut session = Session::new(model, config(kv)).unwrap();
-    let (seq, ids) = (session.create(), prompt());
+    let mut runner = Runner::new(model, config(kv)).unwrap();
+    let (seq, ids) = (runner.create(), prompt());
     let (last, most) = ids.split_last().unwrap();
-    session.prefill(seq, most, &AtomicBool::new(false)).unwrap();
-    session.step(seq, &[*last], &[0]).unwrap();
+    runner.prefill(seq, most, &AtomicBool::new(false)).unwrap();
+    runner.submit(&[Share::prompt(seq, &[*last], Want::Rows(0..1))]).unwrap();
     let mut all = Vec::new();
-    session
+    runner
         .logits(0..1, |_, logits| {
             all.extend_from_slice(logits);
             Ok(())
@@ -143,10 +145,10 @@ fn formats_follow_the_devices_type() {
     let bf16 = LoadOptions::default().with_element(Some(Codec::Bf16));
     let device = Device::emulated(options(3));
     let load = || load_on(golden("smollm2"), &device, &bf16).unwrap();
-    let session = Session::new(load(), config("kivi2")).unwrap();
-    assert_eq!(session.format().to_string(), "bf16+kivi2");
-    assert!(session.model().device().contains("bf16"), "{}", session.model().device());
-    let error = Session::new(load(), config("f16")).err().unwrap().to_string();
+    let runner = Runner::new(load(), config("kivi2")).unwrap();
+    assert_eq!(runner.format().to_string(), "bf16+kivi2");
+    assert!(runner.model().device().contains("bf16"), "{}", runner.model().device());
+    let error = Runner::new(load(), config("f16")).err().unwrap().to_string();
     assert!(error.contains("f16") && error.contains("bf16"), "{error}");
 }
 
@@ -174,13 +176,13 @@ fn what_does_not_fit_is_named() {
     assert!(error.contains("172 columns"), "{error}");
 
     let model = load("smollm2", 8 << 20, plain()).unwrap();
-    let error = Session::new(model, config("f16").with_kv_budget(Some(1 << 30))).err().unwrap();
+    let error = Runner::new(model, config("f16").with_kv_budget(Some(1 << 30))).err().unwrap();
     assert!(matches!(error, Error::DeviceOutOfMemory { needed, .. } if needed > 1 << 30));
     // Without a budget the cache takes what is free, and the device holds no more.
     let model = load("smollm2", 512 << 10, plain()).unwrap();
-    let session = Session::new(model, config("f16")).unwrap();
-    assert!(session.cache().budget() < 512 << 10);
-    let error = session.admit(500, 12).unwrap_err();
+    let runner = Runner::new(model, config("f16")).unwrap();
+    assert!(runner.cache().budget() < 512 << 10);
+    let error = runner.admit(500, 12).unwrap_err();
     assert!(matches!(error, Error::KvBudget { .. }), "{error}");
 }
 
@@ -269,19 +271,20 @@ fn steps_that_cannot_be_captured_give_the_same_bits() {
         let device = Device::emulated(EmulatorOptions { captures, ..options(7) });
         let model = load_on(golden("smollm2"), &device, &LoadOptions::default()).unwrap();
         let config = config("f16").with_prefill_chunk(512).with_kv_budget(Some(4 << 20));
-        let mut session = Session::new(model, config).unwrap();
-        let seq = session.create();
-        session.step(seq, &ids[..1535], &[1534]).unwrap();
+        let mut runner = Runner::new(model, config).unwrap();
+        let seq = runner.create();
+        runner.submit(&[Share::prompt(seq, &ids[..1535], Want::Rows(1534..1535))]).unwrap();
         // What this allocates would have the first step forgotten.
-        session.logits(0..1, |_, _| Ok(())).unwrap();
+        runner.logits(0..1, |_, _| Ok(())).unwrap();
         let mut bits = Vec::new();
         for id in &ids[1535..] {
-            session.step(seq, &[*id], &[0]).unwrap();
+            let token = vec![RowToken::Given(*id)];
+            runner.submit(&[Share::generated(seq, token, Want::Rows(0..1))]).unwrap();
             let keep = |_, row: &[f32]| {
                 bits.extend(row.iter().map(|x| x.to_bits()));
                 Ok(())
             };
-            session.logits(0..1, keep).unwrap();
+            runner.logits(0..1, keep).unwrap();
         }
         bits
     };

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device};
 use kvfold::backend::WeightPolicy;
-use kvfold::engine::{EngineConfig, LoadedModel, Session};
+use kvfold::engine::{EngineConfig, LoadedModel, Runner, Share, Want};
 use kvfold::eval::perplexity::{Perplexity, Windows, perplexity};
 use kvfold::eval::prose::prose;
 use kvfold::eval::{NeedleSpec, Question, Questions, Setting, Task, change_percent};
@@ -19,9 +19,9 @@ fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
 }
 
-fn open(path: &Path, kv: &str, chunk: usize) -> Session {
+fn open(path: &Path, kv: &str, chunk: usize) -> Runner {
     let config = EngineConfig::default().with_kv(kv).with_prefill_chunk(chunk);
-    Session::new(LoadedModel::open(path, WeightPolicy::F32).unwrap(), config).unwrap()
+    Runner::new(LoadedModel::open(path, WeightPolicy::F32).unwrap(), config).unwrap()
 }
 
 /// 200 ids of the golden sequence, then the same backwards.
@@ -33,23 +33,23 @@ fn ids() -> Vec<u32> {
     ids.iter().chain(ids.iter().rev()).copied().collect()
 }
 
-fn score(session: &mut Session, windows: &Windows) -> Perplexity {
-    let result = perplexity(session, windows, &GO, &mut |_| ()).unwrap();
-    assert_eq!(session.cache().held_bytes(), 0);
+fn score(runner: &mut Runner, windows: &Windows) -> Perplexity {
+    let result = perplexity(runner, windows, &GO, &mut |_| ()).unwrap();
+    assert_eq!(runner.cache().held_bytes(), 0);
     result
 }
 
 /// Perplexity and its error, one token at a time, as the definition reads.
-fn direct(session: &mut Session, windows: &[&[u32]]) -> (f64, f64) {
+fn direct(runner: &mut Runner, windows: &[&[u32]]) -> (f64, f64) {
     let mut nlls = Vec::new();
     for window in windows {
-        let seq = session.create();
+        let seq = runner.create();
         for (j, pair) in window.windows(2).enumerate() {
-            session.step(seq, &pair[..1], &[0]).unwrap();
+            runner.submit(&[Share::prompt(seq, &pair[..1], Want::Rows(0..1))]).unwrap();
             if j < window.len() / 2 {
                 continue;
             }
-            session
+            runner
                 .logits(0..1, |_, logits| {
                     let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
                     nlls.push(-(f64::from(logits[pair[1] as usize]).exp() / sum).ln());
@@ -57,7 +57,7 @@ fn direct(session: &mut Session, windows: &[&[u32]]) -> (f64, f64) {
                 })
                 .unwrap();
         }
-        session.free(seq).unwrap();
+        runner.free(seq).unwrap();
     }
     let n = nlls.len() as f64;
     let mean = nlls.iter().sum::<f64>() / n;
@@ -90,17 +90,17 @@ fn perplexity_is_what_decoding_gives() {
 #[test]
 fn a_lossy_cache_changes_the_figure_and_takes_less() {
     let windows = Windows::from_ids(ids(), None, 400, None).unwrap().unwrap();
-    let mut session = open(&golden("qwen3"), "f16", 512);
-    let exact = score(&mut session, &windows);
-    session.reconfigure(EngineConfig::default().with_kv("kivi2")).unwrap();
-    let folded = score(&mut session, &windows);
+    let mut runner = open(&golden("qwen3"), "f16", 512);
+    let exact = score(&mut runner, &windows);
+    runner.reconfigure(EngineConfig::default().with_kv("kivi2")).unwrap();
+    let folded = score(&mut runner, &windows);
     assert_ne!(exact.perplexity, folded.perplexity);
     assert!(folded.memory.ratio() > 1.5 && exact.memory.ratio() <= 1.0, "{folded:?} {exact:?}");
-    // A configuration that is refused leaves the session as it was.
-    assert!(session.reconfigure(EngineConfig::default().with_hot_window(1)).is_err());
-    assert_eq!(score(&mut session, &windows).perplexity, folded.perplexity);
-    session.reconfigure(EngineConfig::default().with_kv("f16")).unwrap();
-    assert_eq!(score(&mut session, &windows).perplexity, exact.perplexity);
+    // A configuration that is refused leaves the runner as it was.
+    assert!(runner.reconfigure(EngineConfig::default().with_hot_window(1)).is_err());
+    assert_eq!(score(&mut runner, &windows).perplexity, folded.perplexity);
+    runner.reconfigure(EngineConfig::default().with_kv("f16")).unwrap();
+    assert_eq!(score(&mut runner, &windows).perplexity, exact.perplexity);
 }
 
 #[test]
@@ -161,14 +161,14 @@ fn texts_become_windows() {
 
 #[test]
 fn cancelling_and_lengths_beyond_the_context_are_errors() {
-    let mut session = open(&golden("qwen3"), "f16", 64);
+    let mut runner = open(&golden("qwen3"), "f16", 64);
     let windows = Windows::from_ids(ids(), None, 200, None).unwrap().unwrap();
     let stop = AtomicBool::new(true);
-    let error = perplexity(&mut session, &windows, &stop, &mut |_| ()).unwrap_err();
+    let error = perplexity(&mut runner, &windows, &stop, &mut |_| ()).unwrap_err();
     assert!(matches!(error, kvfold::Error::Cancelled), "{error}");
-    assert_eq!(session.cache().held_bytes(), 0);
+    assert_eq!(runner.cache().held_bytes(), 0);
     let windows = Windows::from_ids([ids(), ids()].concat(), None, 513, None).unwrap().unwrap();
-    let error = perplexity(&mut session, &windows, &GO, &mut |_| ()).unwrap_err().to_string();
+    let error = perplexity(&mut runner, &windows, &GO, &mut |_| ()).unwrap_err().to_string();
     assert!(error.contains("513") && error.contains("512"), "{error}");
 }
 
@@ -319,24 +319,24 @@ fn impossible_needles_are_refused() {
 
 #[test]
 fn asking_a_model_that_knows_nothing() {
-    let mut session = open(&golden("qwen3"), "kivi2", 128);
-    let tokenizer = session.model().tokenizer.clone();
+    let mut runner = open(&golden("qwen3"), "kivi2", 128);
+    let tokenizer = runner.model().tokenizer.clone();
     let task: Questions = options(&[400], &[50], 2).questions(&tokenizer, None, 512, None).unwrap();
     let mut steps = Vec::new();
-    let result = task.run(&mut session, &GO, &mut |done| steps.push(done)).unwrap();
+    let result = task.run(&mut runner, &GO, &mut |done| steps.push(done)).unwrap();
     assert_eq!((steps, task.steps()), (vec![1, 2], 2));
     assert_eq!((result.trials.len(), result.value), (2, 0.0));
-    assert_eq!(session.cache().held_bytes(), 0);
+    assert_eq!(runner.cache().held_bytes(), 0);
     assert!(result.memory.kv_bytes > 0 && result.memory.ratio() > 1.0);
     // The answer is the greedy continuation.
     let last = task.questions().last().unwrap();
-    let seq = session.create();
+    let seq = runner.create();
     let mut next = last.ids.clone();
     let mut answer = Vec::new();
     while answer.len() < 24 {
-        session.prefill(seq, &next, &GO).unwrap();
+        runner.prefill(seq, &next, &GO).unwrap();
         let mut best = 0;
-        session
+        runner
             .logits(0..1, |_, logits| {
                 best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
                 Ok(())

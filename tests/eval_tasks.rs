@@ -1,7 +1,7 @@
 //! The evaluation tasks: what their prompts promise, and each one run on a tiny model.
 
 use kvfold::backend::WeightPolicy;
-use kvfold::engine::{EngineConfig, LoadedModel, Session};
+use kvfold::engine::{EngineConfig, LoadedModel, Runner};
 use kvfold::eval::prose_zh::prose_zh;
 use kvfold::eval::{
     Grade, Language, Metric, NeedleKind, NeedleSpec, PerplexitySpec, QaSpec, Question, StarsKind,
@@ -364,15 +364,15 @@ fn every_task_runs() {
     let model = LoadedModel::open(golden("smollm2"), WeightPolicy::F32).unwrap();
     let tokenizer = model.tokenizer.clone();
     let config = |kv: &str| EngineConfig::default().with_kv(kv);
-    let mut session = Session::new(model, config("f16")).unwrap();
+    let mut runner = Runner::new(model, config("f16")).unwrap();
     for spec in specs {
         let task: Box<dyn Task> = spec.prepare(&tokenizer, None, 512).unwrap();
         let mut run = |kv| {
-            session.reconfigure(config(kv)).unwrap();
+            runner.reconfigure(config(kv)).unwrap();
             let mut done = 0;
-            let outcome = task.run(&mut session, &GO, &mut |steps| done = steps).unwrap();
+            let outcome = task.run(&mut runner, &GO, &mut |steps| done = steps).unwrap();
             assert_eq!(done, task.steps(), "{}", spec.name());
-            assert_eq!(session.cache().held_bytes(), 0);
+            assert_eq!(runner.cache().held_bytes(), 0);
             outcome
         };
         let (exact, folded) = (run("f16"), run("kivi2"));

@@ -15,7 +15,7 @@ use kvfold::backend::cuda::score::{ScoreCall, Scorer};
 use kvfold::backend::cuda::tables::Sizes;
 use kvfold::backend::driver::Device;
 use kvfold::backend::score::{Heads, Score, Scores, Top, TopHeads};
-use kvfold::backend::{Attend, Backend, LayerIndex};
+use kvfold::backend::{Attend, Kv, LayerIndex, Memory};
 
 const ALL: usize = usize::MAX;
 const PASSES: [Score; 6] = [
@@ -63,7 +63,7 @@ fn check(bench: &mut Bench, layer: &Layer<'_>, bits: &mut [Bits]) {
     for of in tops {
         let tops = bench.subject.score_top(&layer.step, lse, of);
         let width = columns(bench, of);
-        for (seq, (p, share)) in p.iter().zip(layer.step.call.seqs).enumerate() {
+        for (seq, (p, share)) in p.iter().zip(layer.step.seqs).enumerate() {
             let tops = &tops[share.first_row * width..][..share.q_len * width];
             check_tops(bench, &format!("{what} {of:?}"), of, p, tops);
             bits[seq].push(tops.iter().flat_map(|t| [t.value.to_bits(), t.index]).collect());
@@ -76,7 +76,7 @@ fn probabilities(bench: &Bench, layer: &Layer<'_>, seq: usize) -> Probabilities 
         let (stream, query) = bench.query(layer, seq, i, head);
         stream.probabilities(&query)
     };
-    let queries = layer.step.call.seqs[seq].q_len;
+    let queries = layer.step.seqs[seq].q_len;
     (0..queries).map(|i| (0..bench.heads).map(|head| of_head(i, head)).collect()).collect()
 }
 
@@ -288,15 +288,15 @@ fn the_batch_changes_no_bit() {
 fn what_cannot_be_scored_is_named() {
     let none = Score::Max { last: 0 };
     let mut backend = CpuBackend::with_level(Level::best());
-    backend.configure_kv(&[group("f16", 64, 1)], &[], 0).unwrap();
+    let mut arena = backend.arena(&[group("f16", 64, 1)], &[], 0).unwrap();
     let at = LayerIndex { group: 0, layer: 0 };
-    let call =
-        Attend { at, heads: 2, scale: 1.0, causal: true, window: None, rope: None, seqs: &[] };
+    let call = Attend { at, heads: 2, scale: 1.0, causal: true, window: None };
     let mut q = backend.buffer(0, 0).unwrap();
     backend.write(&[0.0; 128], 128, &mut q).unwrap();
     let mut out = Scores::default();
-    let mut refused = |call: &Attend<'_>, pass, lse: &_| {
-        Backend::score(&mut backend, call, pass, &q, lse, &mut out).unwrap_err().to_string()
+    let mut refused = |call: &Attend, pass, lse: &_| {
+        let scored = backend.score(&mut arena, call, pass, &q, lse, &mut out);
+        scored.unwrap_err().to_string()
     };
     let error = refused(&call, none, &q);
     assert!(error.contains("last"), "{error}");

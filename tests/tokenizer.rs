@@ -117,10 +117,7 @@ fn gguf_files_agree_with_their_folders() {
         check_encode(name, &gguf.tokenizer().unwrap(), &tokens);
         check_chat(name, &gguf.chat_template().unwrap().expect("a chat template"), &tokens);
         let (a, b) = (gguf.config(), hf.config());
-        assert_eq!(
-            (a.family, a.vocab, a.hidden, a.layers),
-            (b.family, b.vocab, b.hidden, b.layers)
-        );
+        assert_eq!((a.arch, a.vocab, a.hidden, a.layers), (b.arch, b.vocab, b.hidden, b.layers));
         assert_eq!((a.heads, a.kv_heads, a.head_dim), (b.heads, b.kv_heads, b.head_dim));
         assert_eq!((a.tied, a.qkv_bias, a.qk_norm), (b.tied, b.qkv_bias, b.qk_norm));
         assert_eq!((a.norm_eps, a.context, a.bos), (b.norm_eps, b.context, b.bos));

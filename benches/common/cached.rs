@@ -1,9 +1,9 @@
 //! The CPU's KV cache in the default model's geometry: 30 layers, 9 query and 3 KV heads
 //! of 64 channels.
 
-use kvfold::backend::cpu::{Buffer, CpuBackend, Level};
-use kvfold::backend::{Backend, KvGroup, LayerIndex, StreamFormat};
-use kvfold::cache::{KvCache, SeqId, Step};
+use kvfold::backend::cpu::{Arena, Buffer, CpuBackend, Level};
+use kvfold::backend::{Kv, KvGroup, LayerIndex, Memory, RowToken, StepInput, StreamFormat};
+use kvfold::cache::{KvCache, NewTokens, RowKind, SeqId, Step};
 use kvfold::codec::KvFormat;
 use kvfold::model::cache_config;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ pub const CHUNK: usize = 512;
 /// A sequence that grows from one context to the next.
 pub struct Cached {
     pub backend: CpuBackend,
+    pub arena: Arena,
     pub cache: KvCache,
     pub seq: SeqId,
     /// `CHUNK` rows of random queries, keys and values, the same in every layer.
@@ -34,14 +35,15 @@ impl Cached {
             streams,
             sinks: 4,
             hot_window: 128,
+            rope: None,
         };
         let groups = [group];
         let mut cache = KvCache::new(cache_config(&groups, u64::MAX)).unwrap();
         let mut backend = CpuBackend::with_level(level);
-        backend.configure_kv(&groups, cache.classes(), cache.budget()).unwrap();
+        let arena = backend.arena(&groups, cache.classes(), cache.budget()).unwrap();
         let seq = cache.create();
         let qkv = backend.buffer(0, 0).unwrap();
-        Self { backend, cache, seq, qkv }
+        Self { backend, arena, cache, seq, qkv }
     }
 
     /// Random rows for the next `rows` tokens.
@@ -60,32 +62,33 @@ impl Cached {
     /// Appends `rows` tokens to every layer; the step is to be sealed and committed.
     pub fn append(&mut self, rows: usize) -> Step {
         self.draw(rows);
-        let step = self.cache.prepare(&[(self.seq, rows)]).unwrap();
-        self.backend.copy_blocks(&step.copies).unwrap();
+        let kind = if rows == 1 { RowKind::Generated } else { RowKind::Prompt };
+        let step = self.cache.prepare(&[NewTokens { seq: self.seq, n: rows, kind }]).unwrap();
+        let tokens = vec![RowToken::Given(0); rows];
+        let input = StepInput { step: &step, tokens: &tokens, rows: &[], choices: &[] };
+        self.backend.begin(&mut self.arena, &input).unwrap();
         for layer in 0..LAYERS {
             let at = LayerIndex { group: 0, layer };
-            self.backend.append(at, HEADS, None, &mut self.qkv, &step.seqs).unwrap();
+            self.backend.append(&mut self.arena, at, HEADS, true, &mut self.qkv).unwrap();
         }
         step
     }
 
-    /// Seals, in every layer, what a step seals.
-    pub fn seal(&mut self, step: &Step) {
+    /// Seals, in every layer, what the last step seals.
+    pub fn seal(&mut self) {
         for layer in 0..LAYERS {
-            self.backend.seal(0, layer..layer + 1, &step.seqs).unwrap();
+            self.backend.seal(&mut self.arena, 0, layer..layer + 1).unwrap();
         }
     }
 
     pub fn commit(&mut self, step: Step, rows: usize) {
-        let free = self.cache.commit(step, &[rows]).unwrap();
-        self.backend.free_blocks(&free);
+        self.cache.commit(step, &[rows]).unwrap();
     }
 
     /// Forgets all tokens.
     #[allow(dead_code)] // Of the benches that share this file, one needs it.
     pub fn clear(&mut self) {
-        let free = self.cache.free(self.seq).unwrap();
-        self.backend.free_blocks(&free);
+        self.cache.free(self.seq).unwrap();
         self.seq = self.cache.create();
     }
 }

@@ -28,10 +28,10 @@ fn decode(subject: &mut Subject<f16>, codec: Option<Codec>) -> Result<()> {
     subject.configure(format, budget)?;
     let base = subject.prompt(CONTEXT, case.batch)?;
 
-    let before = subject.backend.repeated();
+    let before = subject.backend().repeated();
     let times = model::decode(subject, &base, None, STEPS)?;
     ensure!(times.same, "{format}: tokens differ between captured and uncaptured runs");
-    let repeated = subject.backend.repeated() - before;
+    let repeated = subject.backend().repeated() - before;
     ensure!(repeated as usize >= 3 * STEPS, "{format}: only {repeated} steps were repeated");
 
     // Each sequence alone reads a copy, or the original, of the first one's pages.

@@ -9,10 +9,10 @@ use crate::kv::{HOT_WINDOW, SINKS};
 use crate::random::Random;
 use anyhow::Result;
 use half::f16;
-use kvfold::backend::cuda::backend::CudaBackend;
+use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::driver::Device;
-use kvfold::backend::{Attend, AttendSeq, Backend, Ids, KvGroup, LayerIndex, Rope, StepInput};
-use kvfold::cache::KvCache;
+use kvfold::backend::{Attend, Kv, KvGroup, LayerIndex, Memory, RowToken, StepInput};
+use kvfold::cache::{KvCache, NewTokens, RowKind};
 use kvfold::codec::{Codec, KvFormat};
 use kvfold::model::cache_config;
 use safetensors::Dtype;
@@ -69,45 +69,37 @@ fn attend(device: &Device, format: KvFormat, rows: &[f32], width: usize) -> Resu
         streams: None,
         sinks: SINKS,
         hot_window: HOT_WINDOW,
+        rope: None,
     };
     let tokens = rows.len() / width;
     let unlimited = KvCache::new(cache_config(std::slice::from_ref(&group), u64::MAX))?;
     let budget = 2 * unlimited.bytes_for(tokens, tokens);
     let mut cache = KvCache::new(cache_config(std::slice::from_ref(&group), budget))?;
     let mut backend = CudaBackend::<f16>::new(device)?;
-    backend.configure_kv(&[group], cache.classes(), budget)?;
+    let mut arena = backend.arena(&[group], cache.classes(), budget)?;
     let (mut qkv, mut out) = (backend.buffer(tokens, width)?, backend.buffer(tokens, width)?);
     let at = LayerIndex { group: 0, layer: 0 };
-    let rope = Rope { inv_freq: vec![0.0; HEAD_DIM / 2] };
     let seq = cache.create();
     let mut all = Vec::new();
     let mut row = [0f32; HEADS * HEAD_DIM];
     for part in [&rows[..rows.len() - width], &rows[rows.len() - width..]] {
         let n = part.len() / width;
-        let step = cache.prepare(&[(seq, n)])?;
-        let ids = Ids::Given(&vec![0; n]);
-        let seqs = &step.seqs;
-        backend.begin(&StepInput { seqs, ids, rows: &[], choices: &[], rope: &rope })?;
+        let kind = if n == 1 { RowKind::Generated } else { RowKind::Prompt };
+        let step = cache.prepare(&[NewTokens { seq, n, kind }])?;
+        let tokens = vec![RowToken::Given(0); n];
+        let input = StepInput { step: &step, tokens: &tokens, rows: &[], choices: &[] };
+        backend.begin(&mut arena, &input)?;
         backend.write(part, width, &mut qkv)?;
-        backend.append(at, HEADS, None, &mut qkv, seqs)?;
-        backend.seal(0, 0..1, seqs)?;
-        let share = [AttendSeq { first_row: 0, q_len: n, view: &seqs[0].views[0] }];
-        let call = Attend {
-            at,
-            heads: HEADS,
-            scale: (HEAD_DIM as f32).powf(-0.5),
-            causal: true,
-            window: None,
-            rope: None,
-            seqs: &share,
-        };
-        backend.attend(&call, &qkv, &mut out, None)?;
+        backend.append(&mut arena, at, HEADS, true, &mut qkv)?;
+        backend.seal(&mut arena, 0, 0..1)?;
+        let scale = (HEAD_DIM as f32).powf(-0.5);
+        let call = Attend { at, heads: HEADS, scale, causal: true, window: None };
+        backend.attend(&mut arena, &call, &qkv, &mut out, None)?;
         for i in 0..n {
             backend.read_row(&out, i, &mut row)?;
             all.extend_from_slice(&row);
         }
-        let free = cache.commit(step, &[n])?;
-        backend.free_blocks(&free);
+        cache.commit(step, &[n])?;
     }
     Ok(all)
 }

@@ -2,12 +2,12 @@
 //! device.
 
 use crate::random::Random;
-use kvfold::backend::Backend;
+use kvfold::backend::Memory;
 use kvfold::backend::cuda::append::Element;
-use kvfold::backend::cuda::backend::CudaBackend;
+use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::cuda::weights::Matrix;
 use kvfold::backend::driver::{DeviceBuffer, Stream};
-use kvfold::model::{ModelConfig, Weights};
+use kvfold::model::{ModelConfig, Part, TensorSpec, Weights};
 use kvfold::{Error, Result};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -57,8 +57,8 @@ impl Geometry {
 
 /// Elements of all matrices that a token is multiplied by.
 pub fn multiplied(config: &ModelConfig) -> u64 {
-    let elements = |(name, shape): (String, Vec<usize>)| match shape[..] {
-        [rows, cols] if name != "model.embed_tokens.weight" || config.tied => rows * cols,
+    let elements = |spec: TensorSpec| match spec.shape[..] {
+        [rows, cols] if spec.part != Part::Embedding || config.tied => rows * cols,
         _ => 0,
     };
     config.tensors().into_iter().map(elements).sum::<usize>() as u64
@@ -66,7 +66,7 @@ pub fn multiplied(config: &ModelConfig) -> u64 {
 
 /// Elements of all tensors.
 pub fn elements(config: &ModelConfig) -> u64 {
-    config.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+    config.tensors().iter().map(|t| t.shape.iter().product::<usize>() as u64).sum()
 }
 
 /// A prime number of random numbers is repeated over each matrix, so that its rows
@@ -84,7 +84,7 @@ fn period<T: Element>(cols: usize, stream: &Stream) -> Result<DeviceBuffer<T>> {
 
 /// Gives matrices of random numbers and norms of ones.
 pub struct RandomWeights<T> {
-    shapes: HashMap<String, Vec<usize>>,
+    shapes: HashMap<(Option<usize>, Part), Vec<usize>>,
     /// By columns.
     periods: HashMap<usize, DeviceBuffer<T>>,
     given: usize,
@@ -92,21 +92,26 @@ pub struct RandomWeights<T> {
 
 impl<T: Element> RandomWeights<T> {
     pub fn new(config: &ModelConfig) -> Self {
-        let shapes = config.tensors().into_iter().collect();
+        let shapes = config.tensors().into_iter().map(|t| ((t.layer, t.part), t.shape)).collect();
         Self { shapes, periods: HashMap::new(), given: 0 }
     }
 
-    fn shape(&self, name: &str) -> Result<&[usize]> {
-        let shape = self.shapes.get(name).map(Vec::as_slice);
-        shape.ok_or_else(|| Error::NotFound { what: format!("tensor {name}") })
+    fn shape(&self, layer: Option<usize>, part: Part) -> Result<&[usize]> {
+        let shape = self.shapes.get(&(layer, part)).map(Vec::as_slice);
+        shape.ok_or_else(|| Error::NotFound { what: format!("{part:?} of layer {layer:?}") })
     }
 }
 
 impl<T: Element> Weights<CudaBackend<T>> for RandomWeights<T> {
-    fn matrix(&mut self, backend: &CudaBackend<T>, names: &[String]) -> Result<Matrix<T>> {
+    fn matrix(
+        &mut self,
+        backend: &CudaBackend<T>,
+        layer: Option<usize>,
+        parts: &[Part],
+    ) -> Result<Matrix<T>> {
         let (mut rows, mut cols) = (0, 0);
-        for name in names {
-            let shape = self.shape(name)?;
+        for part in parts {
+            let shape = self.shape(layer, *part)?;
             rows += shape[0];
             cols = shape[1];
         }
@@ -128,10 +133,15 @@ impl<T: Element> Weights<CudaBackend<T>> for RandomWeights<T> {
         Matrix::new(rows, cols, data)
     }
 
-    fn vector(&mut self, backend: &CudaBackend<T>, names: &[String]) -> Result<DeviceBuffer<f32>> {
+    fn vector(
+        &mut self,
+        backend: &CudaBackend<T>,
+        layer: Option<usize>,
+        parts: &[Part],
+    ) -> Result<DeviceBuffer<f32>> {
         let mut n = 0;
-        for name in names {
-            n += self.shape(name)?.iter().product::<usize>();
+        for part in parts {
+            n += self.shape(layer, *part)?.iter().product::<usize>();
         }
         backend.vector(&vec![1.0; n])
     }

@@ -181,6 +181,7 @@ fn arenas(shape: &KvShape, layers: usize, device: &Device, stream: &Stream) -> R
         streams: None,
         sinks: SINKS,
         hot_window: HOT_WINDOW,
+        rope: None,
     };
     let (mut classes, mut blocks) = (Vec::new(), Vec::new());
     for run in shape.runs() {

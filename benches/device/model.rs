@@ -15,7 +15,6 @@ use crate::kv::KvShape;
 use crate::report::{Outcome, Row};
 use crate::subject::{Subject, WARM_UP, weight_bytes};
 use half::{bf16, f16};
-use kvfold::backend::Backend;
 use kvfold::backend::cuda::append::Element;
 use kvfold::backend::driver::Device;
 use kvfold::cache::SeqId;
@@ -179,7 +178,7 @@ fn try_measure<T: Element>(
     let format = case.format(T::CODEC)?;
     let tokens = case.context + WARM_UP + STEPS;
     let budget = subject.kv_bytes(format, case.batch, tokens)?;
-    if let Some(free) = subject.backend.free_memory()?
+    if let Some(free) = subject.free_memory()?
         && budget + SPARE > free
     {
         return Err(Error::DeviceOutOfMemory { needed: budget + SPARE, free });
@@ -216,11 +215,11 @@ pub fn decode<T: Element>(
     prefill: Option<f64>,
     steps: usize,
 ) -> Result<Times> {
-    subject.backend.set_capturing(true)?;
+    subject.backend_mut().set_capturing(true)?;
     let runs = (0..RUNS).map(|_| subject.decode(base, steps)).collect::<Result<Vec<_>>>()?;
-    subject.backend.set_capturing(false)?;
+    subject.backend_mut().set_capturing(false)?;
     let uncaptured = subject.decode(base, steps)?;
-    subject.backend.set_capturing(true)?;
+    subject.backend_mut().set_capturing(true)?;
     let same = runs.iter().all(|run| run.tokens == uncaptured.tokens);
     let mut seconds: Vec<f64> = runs.iter().map(|run| run.seconds).collect();
     seconds.sort_by(f64::total_cmp);

@@ -8,7 +8,7 @@ use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::seal::{SealPlan, seal};
 use kvfold::backend::driver::{Device, Stream};
-use kvfold::cache::{BlockRef, ClassDesc, ClassId, ClassKind, Seal, SeqId, SeqStep};
+use kvfold::cache::{BlockRef, ClassDesc, ClassId, ClassKind, RowKind, Seal, SeqId, SeqStep};
 use kvfold::codec::{KvFormat, TILE_TOKENS};
 
 const HOT: ClassId = ClassId(0);
@@ -64,9 +64,9 @@ pub struct SealWork {
 impl SealWork {
     pub fn new(case: &Case, layers: usize, device: &Device, stream: &Stream) -> Result<Self> {
         let Case { kv_heads, head_dim, format, blocks } = *case;
-        let (sinks, hot_window) = (SINKS, HOT_WINDOW);
+        let (sinks, hot_window, streams, rope) = (SINKS, HOT_WINDOW, None, None);
         let group =
-            KvGroup { layers, kv_heads, head_dim, format, streams: None, sinks, hot_window };
+            KvGroup { layers, kv_heads, head_dim, format, streams, sinks, hot_window, rope };
         let class = |kind, form: PageForm| ClassDesc {
             kind,
             group: 0,
@@ -85,6 +85,7 @@ impl SealWork {
         });
         let step = SeqStep {
             seq: SeqId(0),
+            kind: RowKind::Generated,
             new_tokens: 0,
             position: 0,
             appends: Vec::new(),

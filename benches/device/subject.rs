@@ -4,13 +4,13 @@ use crate::geometry::{Geometry, RandomWeights, elements};
 use crate::random::Random;
 use kvfold::Result;
 use kvfold::backend::cuda::append::Element;
-use kvfold::backend::cuda::backend::CudaBackend;
+use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::draw::Choice;
 use kvfold::backend::driver::Device;
-use kvfold::backend::{Backend, Ids};
-use kvfold::cache::{CopyBlock, KvCache, SeqId, Step};
+use kvfold::backend::{RowToken, StepInput};
+use kvfold::cache::{CopyBlock, KvCache, NewTokens, SeqId, Step};
 use kvfold::codec::KvFormat;
-use kvfold::model::{KvOptions, Llama, Workspace, cache_config, kv_groups};
+use kvfold::model::{Graph, KvOptions, Model, Pass, Placed, Tail, cache_config, kv_groups};
 use std::time::Instant;
 
 /// Tokens of a prompt that are computed at once.
@@ -18,11 +18,9 @@ pub const CHUNK: usize = 2048;
 /// Steps before those that are timed: the first runs, the second is captured.
 pub const WARM_UP: usize = 4;
 
-/// A model, its backend and its cache.
+/// A model on a device, and its cache.
 pub struct Subject<T: Element> {
-    pub backend: CudaBackend<T>,
-    model: Llama<CudaBackend<T>>,
-    ws: Workspace<CudaBackend<T>>,
+    placed: Placed<CudaBackend<T>>,
     cache: KvCache,
 }
 
@@ -41,19 +39,34 @@ pub fn weight_bytes<T>(geometry: &Geometry) -> Result<u64> {
 
 impl<T: Element> Subject<T> {
     pub fn new(geometry: &Geometry, device: &Device) -> Result<Self> {
-        let mut backend = CudaBackend::<T>::new(device)?;
+        let backend = CudaBackend::<T>::new(device)?;
         let config = geometry.config()?;
         let mut weights = RandomWeights::new(&config);
-        let model = Llama::with_weights(config, &backend, &mut weights)?;
-        let ws = Workspace::new(&backend)?;
-        let cache = configure(&model, &mut backend, KvFormat::uniform(T::CODEC), 0)?;
-        Ok(Self { backend, model, ws, cache })
+        let graph = Graph::with_weights(config, &backend, &mut weights)?;
+        let mut placed = Placed::new(backend, graph)?;
+        let cache = configure(&mut placed, KvFormat::uniform(T::CODEC), 0)?;
+        Ok(Self { placed, cache })
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &CudaBackend<T> {
+        self.placed.backend()
+    }
+
+    /// Bytes of the device that KV memory could have.
+    pub fn free_memory(&self) -> Result<Option<u64>> {
+        self.placed.free_memory()
+    }
+
+    /// The backend, to set it up.
+    pub fn backend_mut(&mut self) -> &mut CudaBackend<T> {
+        self.placed.backend_mut()
     }
 
     /// Bytes of KV memory for `batch` sequences that grow to `tokens`, and for what is in
     /// two forms meanwhile: chunks of a prompt, and the hot pages of forks.
     pub fn kv_bytes(&self, format: KvFormat, batch: usize, tokens: usize) -> Result<u64> {
-        let groups = kv_groups(self.model.config(), &KvOptions::new(format));
+        let groups = kv_groups(self.placed.config(), &KvOptions::new(format));
         let books = KvCache::new(cache_config(&groups, u64::MAX))?;
         let hot_block: usize = (groups.iter())
             .map(|g| g.layers * g.kv_heads * KvFormat::uniform(format.hot()).page_bytes(g.head_dim))
@@ -65,8 +78,8 @@ impl<T: Element> Subject<T> {
     /// Starts anew, with memory of `budget` bytes for sequences in `format`.
     pub fn configure(&mut self, format: KvFormat, budget: u64) -> Result<()> {
         // Of a cell that was given up.
-        while self.backend.receive_tokens().is_ok() {}
-        self.cache = configure(&self.model, &mut self.backend, format, budget)?;
+        while self.placed.receive().is_ok() {}
+        self.cache = configure(&mut self.placed, format, budget)?;
         Ok(())
     }
 
@@ -76,21 +89,26 @@ impl<T: Element> Subject<T> {
     pub fn prompt(&mut self, tokens: usize, batch: usize) -> Result<Vec<SeqId>> {
         let seqs: Vec<_> = (0..batch).map(|_| self.cache.create()).collect();
         let mut random = Random::new(11);
-        let vocab = self.model.config().vocab;
+        let vocab = self.placed.config().vocab;
         let ids: Vec<u32> = (0..tokens).map(|_| random.below(vocab) as u32).collect();
         for chunk in ids.chunks(CHUNK) {
             let n = chunk.len();
             let step = self.cache.prepare(&[(seqs[0], n)])?;
-            let choice = [Choice::GREEDY];
-            let Self { backend, model, ws, .. } = self;
-            model.forward_and_sample(backend, ws, &step, Ids::Given(chunk), &[n - 1], &choice)?;
+            let tokens: Vec<_> = chunk.iter().map(|id| RowToken::Given(*id)).collect();
+            self.run(&step, &tokens, &[n - 1], &[Choice::greedy(0)])?;
             for &twin in &seqs[1..] {
-                let books = self.cache.prepare(&[(twin, n)])?;
-                self.backend.copy_blocks(&written(&step, &books))?;
-                self.commit(books, &[n])?;
+                // A step that computes nothing and copies what the first has written.
+                let mut books = self.cache.prepare(&[(twin, n)])?;
+                let mut copies = self.cache.release();
+                copies.copies = written(&step, &books);
+                copies.frees = std::mem::take(&mut books.frees);
+                let nothing = StepInput { step: &copies, tokens: &[], rows: &[], choices: &[] };
+                self.placed.begin(&nothing)?;
+                self.cache.commit(copies, &[])?;
+                self.cache.commit(books, &[n])?;
             }
-            self.commit(step, &[n])?;
-            self.backend.receive_tokens()?;
+            self.cache.commit(step, &[n])?;
+            self.placed.receive()?;
         }
         Ok(seqs)
     }
@@ -107,29 +125,29 @@ impl<T: Element> Subject<T> {
     /// as it is.
     pub fn decode(&mut self, base: &[SeqId], steps: usize) -> Result<Decoded> {
         let seqs = base.iter().map(|&s| self.cache.fork(s)).collect::<Result<Vec<_>>>()?;
-        let requests: Vec<_> = seqs.iter().map(|&seq| (seq, 1)).collect();
+        let requests: Vec<_> = seqs.iter().map(|&seq| NewTokens::generated(seq, 1)).collect();
+        let slots = 0..seqs.len() as u32;
         // Sequences differ from here on.
-        let first: Vec<u32> = (1..=seqs.len() as u32).collect();
+        let first: Vec<_> = slots.clone().map(|slot| RowToken::Given(slot + 1)).collect();
+        let drawn: Vec<_> = slots.clone().map(RowToken::Drawn).collect();
         let rows: Vec<usize> = (0..seqs.len()).collect();
-        let choices = vec![Choice::GREEDY; seqs.len()];
+        let choices: Vec<_> = slots.map(Choice::greedy).collect();
         let accepted = vec![1; seqs.len()];
         let mut tokens = Vec::new();
         let mut start = Instant::now();
         for i in 0..WARM_UP + steps {
             if i == WARM_UP {
-                tokens.push(self.backend.receive_tokens()?);
+                tokens.push(self.placed.receive()?);
                 start = Instant::now();
             }
             let step = self.cache.prepare(&requests)?;
-            let ids = if i == 0 { Ids::Given(&first) } else { Ids::Drawn(seqs.len()) };
-            let Self { backend, model, ws, .. } = self;
-            model.forward_and_sample(backend, ws, &step, ids, &rows, &choices)?;
-            self.commit(step, &accepted)?;
+            self.run(&step, if i == 0 { &first } else { &drawn }, &rows, &choices)?;
+            self.cache.commit(step, &accepted)?;
             if i != 0 && i != WARM_UP {
-                tokens.push(self.backend.receive_tokens()?);
+                tokens.push(self.placed.receive()?);
             }
         }
-        tokens.push(self.backend.receive_tokens()?);
+        tokens.push(self.placed.receive()?);
         let seconds = start.elapsed().as_secs_f64() / steps as f64;
         self.free(&seqs)?;
         Ok(Decoded { seconds, tokens })
@@ -138,8 +156,7 @@ impl<T: Element> Subject<T> {
     /// Lets sequences go.
     pub fn free(&mut self, seqs: &[SeqId]) -> Result<()> {
         for &seq in seqs {
-            let free = self.cache.free(seq)?;
-            self.backend.free_blocks(&free);
+            self.cache.free(seq)?;
         }
         Ok(())
     }
@@ -149,22 +166,28 @@ impl<T: Element> Subject<T> {
         self.cache.held_bytes()
     }
 
-    fn commit(&mut self, step: Step, accepted: &[usize]) -> Result<()> {
-        let free = self.cache.commit(step, accepted)?;
-        self.backend.free_blocks(&free);
-        Ok(())
+    /// Computes a step and draws.
+    fn run(
+        &mut self,
+        step: &Step,
+        tokens: &[RowToken],
+        rows: &[usize],
+        choices: &[Choice],
+    ) -> Result<()> {
+        self.placed.begin(&StepInput { step, tokens, rows, choices })?;
+        let layers = self.placed.config().layers;
+        self.placed.forward(&mut Pass::all(layers, Tail::Draw))
     }
 }
 
 fn configure<T: Element>(
-    model: &Llama<CudaBackend<T>>,
-    backend: &mut CudaBackend<T>,
+    placed: &mut Placed<CudaBackend<T>>,
     format: KvFormat,
     budget: u64,
 ) -> Result<KvCache> {
-    let groups = kv_groups(model.config(), &KvOptions::new(format));
+    let groups = kv_groups(placed.config(), &KvOptions::new(format));
     let cache = KvCache::new(cache_config(&groups, budget))?;
-    backend.configure_kv(&groups, cache.classes(), budget)?;
+    placed.set_arena(&groups, cache.classes(), budget)?;
     Ok(cache)
 }
 

@@ -22,6 +22,7 @@ enum KvRunKind : uint32_t { RUN_SINK = 0, RUN_SEALED = 1, RUN_HOT = 2 };
 
 // "No such index" in run and stream fields.
 #define KV_NONE 0xffffffffu
+#define TOKEN_DRAWN 0x80000000u // a row's token is in the slot of the other bits
 
 // One arena: equal blocks of `pages` pages (or 1 in ragged arenas). A page is
 // its key half, `key_bytes` long, then its value half. The page of a stream is at
@@ -276,11 +277,15 @@ struct HeadNormParams {
 
 // Rows of an embedding table.
 struct EmbedParams {
-    uint64_t table; // T [vocab][cols]
-    uint64_t ids;   // u32 [rows]; the row of one that is not below `vocab` is NaN
-    uint64_t out;   // f32 [rows][cols]
-    uint32_t cols;  // a multiple of 8
+    uint64_t table;  // T [vocab][cols]
+    uint64_t tokens; // u32 [rows]: ids, or TOKEN_DRAWN | slot
+    uint64_t slots;  // u32 [n_slots]: ids
+    uint64_t ids;    // u32 [rows]: takes the id of each row
+    uint64_t out;    // f32 [rows][cols]; the row of an id that is not below `vocab` is NaN
+    uint32_t cols;   // a multiple of 8
     uint32_t vocab;
+    float scale;     // what rows are multiplied with
+    uint32_t n_slots;
 };
 
 // Copies rows by number.
@@ -335,7 +340,7 @@ struct PenaliseParams {
 struct SampleParams {
     uint64_t logits; // f32 [rows][stride]
     uint64_t draws;  // SampleDraw [rows]; 0 of argmax
-    uint64_t ids;    // u32 [rows]; KV_NONE where no logit is above −∞
+    uint64_t ids;    // u32 []: of argmax one a row, of sample by slot; KV_NONE where no logit is above −∞
     uint32_t vocab;  // at most 2^22
     uint32_t stride; // elements
 };
@@ -347,7 +352,7 @@ struct SampleDraw {
     float scale;         // log2(e) / temperature; 0: the largest logit
     uint32_t top_k;      // 0: all
     uint32_t uniform;    // the random number, of 2^32
-    uint32_t reserved;
+    uint32_t slot;       // the element of `ids` that takes the token
 };
 
 // The exclusive or of all words of some memory.

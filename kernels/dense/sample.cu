@@ -4,7 +4,7 @@
 // in their order, and equal logits are cut by token. So neither the order of threads
 // nor the batch changes a bit, and src/backend/draw.rs draws the same on the host.
 //
-// Both leave KV_NONE if no logit is above −∞.
+// Both leave KV_NONE if no logit is above −∞; sample where the draw says.
 //
 // Grid (rows), 1024 threads. Shared memory: argmax 256 bytes, sample SampleShared.
 // Must move, a logit: 4 bytes. sample reads a row three times from the second-level cache, and
@@ -125,10 +125,10 @@ DEVICE void sample_row(const SampleParams& p) {
     Best best = best_of(row);
     const SampleDraw* draws = address<const SampleDraw>(p.draws) + blockIdx.x;
     SampleDraw d = {load(&draws->top_p), load(&draws->min_weight), load(&draws->scale),
-                    load(&draws->top_k), load(&draws->uniform),    0};
+                    load(&draws->top_k), load(&draws->uniform), load(&draws->slot)};
     uint32_t token = best.exists() ? best.token : KV_NONE;
     if (best.exists() && d.scale > 0.0f) token = draw(row, d, logit_of(best.rank));
-    if (threadIdx.x == 0) store(address<uint32_t>(p.ids) + blockIdx.x, token);
+    if (threadIdx.x == 0) store(address<uint32_t>(p.ids) + d.slot, token);
 }
 
 DEVICE void argmax_row(const SampleParams& p) {

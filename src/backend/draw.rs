@@ -1,7 +1,7 @@
-//! Drawing a token on a device: what is asked for, and the same arithmetic on the host.
+//! Drawing a token: what is asked for, and the one arithmetic of all devices.
 //!
-//! The steps and their meaning are those of [`crate::sample`]: temperature, top-k,
-//! top-p, min-p, draw. The numbers differ in one thing: a token's weight
+//! The steps run in the order of Hugging Face `transformers`: repetition penalty,
+//! temperature, top-k, top-p, min-p, draw. A token's weight
 //! `exp((logit − max) / temperature)` is an integer, in units of 2⁻⁴⁰ of the most
 //! probable token's, computed by operations that round alike everywhere. So a sum of
 //! weights does not depend on the order in which a device adds them, and
@@ -34,11 +34,15 @@ pub struct Choice {
     pub penalty: Penalty,
     /// How the token is drawn.
     pub draw: Draw,
+    /// Where it goes ([`Tokens`](super::Tokens)).
+    pub slot: u32,
 }
 
 impl Choice {
-    /// The most probable token.
-    pub const GREEDY: Self = Self { penalty: Penalty::NONE, draw: Draw::GREEDY };
+    /// The most probable token, to a slot.
+    pub const fn greedy(slot: u32) -> Self {
+        Self { penalty: Penalty::NONE, draw: Draw::GREEDY, slot }
+    }
 }
 
 /// What lowers the logits of a row before a token is drawn: the repetition penalty of
@@ -161,14 +165,17 @@ impl Draw {
         }
         let top = logits[best as usize];
         let ids = 0..logits.len() as u32;
-        let mut kept: Vec<_> = ids.map(|i| (i, weight(logits[i as usize], top, scale))).collect();
+        // What weighs nothing comes last in every order and is never drawn.
+        let weighed = ids.map(|i| (i, weight(logits[i as usize], top, scale)));
+        let mut kept: Vec<_> = weighed.filter(|(_, weight)| *weight > 0).collect();
         // Best first; equal ones by id.
-        let rank = |id: u32| rank(logits[id as usize]);
-        kept.sort_by_key(|&(id, _)| (rank(id), id));
-        if top_k > 0 {
+        let order = |&(id, _): &(u32, u64)| (rank(logits[id as usize]), id);
+        if (1..kept.len()).contains(&(top_k as usize)) {
+            kept.select_nth_unstable_by_key(top_k as usize - 1, order);
             kept.truncate(top_k as usize);
         }
         if top_p > 0 {
+            kept.sort_unstable_by_key(order);
             let total: u64 = kept.iter().map(|k| k.1).sum();
             let enough = (u128::from(total) * u128::from(top_p)).div_ceil(1 << 32) as u64;
             let mut held = 0;
@@ -180,7 +187,7 @@ impl Draw {
             let fewest = kept.iter().take_while(|k| before_crossing(k)).count();
             kept.truncate(fewest);
         }
-        kept.retain(|k| k.1 > 0 && k.1 >= min_weight);
+        kept.retain(|k| k.1 >= min_weight);
         kept.sort_unstable();
         Ok(kept)
     }

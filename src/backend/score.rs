@@ -25,8 +25,6 @@
 //! number of queries that could see a token, and what accumulates from chunk to chunk
 //! is the policy's.
 
-use super::AttendSeq;
-use crate::cache::GroupView;
 use crate::error::{Error, Result};
 use std::ops::Range;
 
@@ -117,24 +115,25 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// The spans of one layer.
+    /// The spans of one layer. `kept`: of each sequence, the tokens that each stream of the
+    /// KV group keeps; one number where all keep the same.
     ///
     /// # Errors
-    /// [`Error::Config`] for a ragged view that lacks a stream of the layer.
-    pub fn new(seqs: &[AttendSeq<'_>], kv_heads: usize, layer: usize) -> Result<Self> {
-        let mut starts = Vec::with_capacity(seqs.len() * kv_heads + 1);
+    /// [`Error::Config`] for a ragged sequence that lacks a stream of the layer.
+    pub fn new<'a>(
+        kept: impl Iterator<Item = &'a [u32]>,
+        kv_heads: usize,
+        layer: usize,
+    ) -> Result<Self> {
+        let mut starts = vec![0];
         let mut at = 0;
-        starts.push(0);
-        for seq in seqs {
+        for kept in kept {
             for stream in layer * kv_heads..(layer + 1) * kv_heads {
-                let view = match seq.view {
-                    GroupView::Uniform(view) => Some(view),
-                    GroupView::Ragged(views) => views.get(stream),
-                };
-                let Some(view) = view else {
+                let of_stream = if kept.len() == 1 { kept.first() } else { kept.get(stream) };
+                let Some(kept) = of_stream else {
                     return Err(Error::config("view", format!("no stream {stream}")));
                 };
-                at += view.kept as usize;
+                at += *kept as usize;
                 starts.push(at);
             }
         }
@@ -177,21 +176,18 @@ impl Scores {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::StreamView;
 
     #[test]
     fn spans_follow_each_stream_of_the_layer() {
-        let view = |kept| StreamView { kept, ..StreamView::default() };
-        let uniform = GroupView::Uniform(view(5));
         // Two layers of two heads.
-        let ragged = GroupView::Ragged([9, 8, 3, 0].map(view).to_vec());
-        let seq = |view| AttendSeq { first_row: 0, q_len: 0, view };
-        let spans = Spans::new(&[seq(&uniform), seq(&ragged)], 2, 1).unwrap();
+        let (uniform, ragged) = ([5], [9, 8, 3, 0]);
+        let of = |seqs: &[&[u32]], layer| Spans::new(seqs.iter().copied(), 2, layer);
+        let spans = of(&[&uniform, &ragged], 1).unwrap();
         assert_eq!(spans.starts(), [0, 5, 10, 13]);
         assert_eq!((spans.of(0, 1), spans.of(1, 0), spans.of(1, 1)), (5..10, 10..13, 13..13));
         assert_eq!(spans.total(), 13);
-        assert!(Spans::new(&[seq(&ragged)], 2, 2).is_err());
-        assert_eq!(Spans::new(&[], 2, 0).unwrap().total(), 0);
+        assert!(of(&[&ragged], 2).is_err());
+        assert_eq!(of(&[], 0).unwrap().total(), 0);
     }
 
     #[test]

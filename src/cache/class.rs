@@ -1,4 +1,9 @@
-//! Names of blocks: a class is an arena of equal blocks, a block is an index in it.
+//! Names of sequences and blocks: a class is an arena of equal blocks, a block is an index
+//! in it.
+
+/// A sequence of a [`KvCache`](super::KvCache); never given twice by the same cache.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct SeqId(pub u64);
 
 /// A class of blocks: its place in [`KvCache::classes`](super::KvCache::classes).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]

@@ -2,60 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::class::{BlockRef, ClassDesc, ClassKind};
+use super::class::{ClassDesc, ClassKind, SeqId};
 use super::config::CacheConfig;
 use super::pool::Pool;
-use super::spec::{Group, StreamSpec};
-use super::step::{SeqStep, Step};
-use super::stream::{Growth, Ops, Stream, Undo};
-use super::view::{GroupView, StreamView};
+use super::sequence::{Seq, SeqGroup, stream_index};
+use super::spec::Group;
+use super::step::{NewTokens, Step};
+use super::stream::{Growth, Stream};
 use crate::error::{Error, Result};
-
-/// A sequence of a [`KvCache`]; never given twice by the same cache.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct SeqId(pub u64);
-
-/// The streams of one KV group of one sequence.
-#[derive(Clone, Debug)]
-pub(super) struct SeqGroup {
-    /// The sequence's length when the group was last compacted. Since then its
-    /// streams are ragged, one per layer and KV head; before, one stands for all.
-    pub compacted: Option<usize>,
-    pub streams: Vec<Stream>,
-}
-
-impl SeqGroup {
-    pub(super) fn spec<'a>(&self, group: &'a Group) -> &'a StreamSpec {
-        if self.compacted.is_some() { &group.ragged } else { &group.uniform }
-    }
-
-    /// The stream's name in operations.
-    fn stream(&self, index: usize) -> Option<usize> {
-        self.compacted.map(|_| index)
-    }
-}
-
-/// A step in flight.
-#[derive(Clone, Debug)]
-struct Flight {
-    step: u64,
-    new_tokens: usize,
-    /// In the order of groups, then streams.
-    undo: Vec<Undo>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Seq {
-    /// Positions so far.
-    pub len: usize,
-    pub groups: Vec<SeqGroup>,
-    flight: Option<Flight>,
-}
 
 /// The books of a KV cache: which blocks exist, who holds them, what is read.
 ///
-/// Every operation either succeeds or changes nothing. Blocks that an
-/// operation returns are free from then on, and may be handed out by the next.
+/// Every operation either succeeds or changes nothing. Blocks that become free may be
+/// handed out again at once; the next step tells the backend of those that were not.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     pub(super) groups: Vec<Group>,
@@ -91,14 +50,14 @@ impl KvCache {
         self.insert(Seq { len: 0, groups, flight: None })
     }
 
-    fn insert(&mut self, seq: Seq) -> SeqId {
+    pub(super) fn insert(&mut self, seq: Seq) -> SeqId {
         let id = SeqId(self.next_seq);
         self.next_seq += 1;
         self.seqs.insert(id, seq);
         id
     }
 
-    /// Reserves everything that one forward pass over `(sequence, new tokens)`
+    /// Reserves everything that one forward pass over new tokens of sequences
     /// needs and returns what to execute and to read. The sequences are busy
     /// until [`commit`](Self::commit) or [`abort`](Self::abort).
     ///
@@ -106,29 +65,41 @@ impl KvCache {
     /// [`Error::KvBudget`] if the blocks do not fit; [`Error::Busy`],
     /// [`Error::NotFound`]; [`Error::Config`] for no new tokens or a sequence
     /// that occurs twice. Nothing has changed then.
-    pub fn prepare(&mut self, requests: &[(SeqId, usize)]) -> Result<Step> {
+    pub fn prepare<N: Into<NewTokens> + Copy>(&mut self, new: &[N]) -> Result<Step> {
         let mut seen = BTreeSet::new();
-        let mut plans = Vec::with_capacity(requests.len());
+        let mut plans = Vec::with_capacity(new.len());
         let mut bytes = 0u64;
-        for &(id, n) in requests {
+        for new in new {
+            let new: NewTokens = (*new).into();
+            let id = new.seq;
             if !seen.insert(id) {
                 return Err(Error::config("requests", format!("sequence {} occurs twice", id.0)));
             }
-            let (plan, needed) = self.plan(id, n)?;
+            let (plan, needed) = self.plan(id, new.n)?;
             bytes = bytes.saturating_add(needed);
-            plans.push(plan);
+            plans.push((new, plan));
         }
         self.pool.check(bytes)?;
 
-        let mut step = Step { copies: Vec::new(), seqs: Vec::new(), id: self.next_step };
+        let mut step = Step::new(self.next_step);
         self.next_step += 1;
-        for (&(id, n), plan) in requests.iter().zip(plans) {
-            if let Some(seq) = self.seqs.get_mut(&id) {
-                let share = seq.start(&self.groups, &mut self.pool, plan, (id, n), &mut step);
+        for (new, plan) in plans {
+            if let Some(seq) = self.seqs.get_mut(&new.seq) {
+                let share = seq.start(&self.groups, &mut self.pool, plan, new, &mut step);
                 step.seqs.push(share);
             }
         }
+        step.frees = self.pool.drain_freed();
         Ok(step)
+    }
+
+    /// A step without sequences, which gives the backend's memory back where no other step
+    /// is to follow soon.
+    pub fn release(&mut self) -> Step {
+        let mut step = Step::new(self.next_step);
+        self.next_step += 1;
+        step.frees = self.pool.drain_freed();
+        step
     }
 
     /// The blocks of a step, per stream, and their bytes.
@@ -152,13 +123,13 @@ impl KvCache {
         Ok((plan, bytes))
     }
 
-    /// Ends a step: of sequence s the first `accepted[s]` new tokens stay.
-    /// Returns the blocks that are free now: hot copies of sealed pages, blocks
-    /// of rejected tokens, sealed blocks that no query needs after all.
+    /// Ends a step: of sequence s the first `accepted[s]` new tokens stay. Free from now on
+    /// are hot copies of sealed pages, blocks of rejected tokens, sealed blocks that no
+    /// query needs after all.
     ///
     /// # Errors
     /// [`Error::Config`] if `accepted` does not fit the step, which is aborted then.
-    pub fn commit(&mut self, step: Step, accepted: &[usize]) -> Result<Vec<BlockRef>> {
+    pub fn commit(&mut self, step: Step, accepted: &[usize]) -> Result<()> {
         let fits = accepted.len() == step.seqs.len()
             && step.seqs.iter().zip(accepted).all(|(share, &a)| a <= share.new_tokens);
         if !fits {
@@ -167,16 +138,17 @@ impl KvCache {
             let what = format!("{accepted:?} does not fit a step of {had:?} new tokens");
             return Err(Error::config("accepted", what));
         }
-        Ok(self.settle(&step, accepted.iter().copied()))
+        self.settle(&step, accepted.iter().copied());
+        Ok(())
     }
 
-    /// Gives a step up, executed or not, and returns the blocks that are free now.
-    pub fn abort(&mut self, step: Step) -> Vec<BlockRef> {
-        self.settle(&step, std::iter::repeat(0))
+    /// Gives a step up, executed or not.
+    pub fn abort(&mut self, step: Step) {
+        self.settle(&step, std::iter::repeat(0));
+        self.pool.return_freed(step.frees);
     }
 
-    fn settle(&mut self, step: &Step, accepted: impl Iterator<Item = usize>) -> Vec<BlockRef> {
-        let mut freed = Vec::new();
+    fn settle(&mut self, step: &Step, accepted: impl Iterator<Item = usize>) {
         for (share, accepted) in step.seqs.iter().zip(accepted) {
             let Some(seq) = self.seqs.get_mut(&share.seq) else { continue };
             let Some(flight) = seq.flight.take_if(|flight| flight.step == step.id) else {
@@ -188,139 +160,26 @@ impl KvCache {
             for (state, group) in seq.groups.iter_mut().zip(&self.groups) {
                 let spec = state.spec(group);
                 for (stream, undo) in state.streams.iter_mut().zip(&mut undo) {
-                    stream.settle(spec, &mut self.pool, undo, accepted, &mut freed);
+                    stream.settle(spec, &mut self.pool, undo, accepted);
                 }
             }
         }
-        freed
     }
 
-    /// A second sequence with the same tokens. It shares every block; a block
-    /// is copied when one of them appends to it.
+    /// Ends a sequence.
     ///
     /// # Errors
     /// [`Error::Busy`], [`Error::NotFound`].
-    pub fn fork(&mut self, seq: SeqId) -> Result<SeqId> {
-        let copy = self.idle(seq)?.clone();
-        for (state, group) in copy.groups.iter().zip(&self.groups) {
-            for block in state.streams.iter().flat_map(|stream| stream.blocks(state.spec(group))) {
-                self.pool.retain(block.class, block.index);
-            }
-        }
-        Ok(self.insert(copy))
-    }
-
-    /// Forgets the positions from `new_len` on and returns the blocks that are
-    /// free now. Other sequences that share blocks keep theirs.
-    ///
-    /// # Errors
-    /// [`Error::Sealed`] unless [`rewindable_to`](Self::rewindable_to) gives
-    /// `new_len`; [`Error::Config`] beyond the length; [`Error::Busy`],
-    /// [`Error::NotFound`].
-    pub fn truncate(&mut self, seq: SeqId, new_len: usize) -> Result<Vec<BlockRef>> {
-        let floor = self.rewindable_to(seq, new_len)?;
-        let state = idle(&mut self.seqs, seq)?;
-        let len = state.len;
-        if new_len < floor {
-            return Err(Error::Sealed(format!(
-                "sequence {} of {len} tokens cannot be rewound to {new_len}: what it would read \
-                 in 16 bits is gone; it can be rewound to {floor} at the least; fork before, \
-                 instead",
-                seq.0
-            )));
-        }
-        state.len = new_len;
-        let mut freed = Vec::new();
-        for (state, group) in state.groups.iter_mut().zip(&self.groups) {
-            let spec = state.spec(group);
-            for stream in &mut state.streams {
-                let kept = stream.kept - (len - new_len);
-                stream.truncate(spec, &mut self.pool, kept, &mut freed);
-            }
-        }
-        Ok(freed)
-    }
-
-    /// The smallest length, from `new_len` on, that the sequence can be
-    /// truncated to: no page that the next query would read in 16 bits is
-    /// sealed, none that would be filled further was freed by a clear, and
-    /// nothing that a compaction moved is cut.
-    ///
-    /// # Errors
-    /// [`Error::Config`] beyond the length; [`Error::Busy`], [`Error::NotFound`].
-    pub fn rewindable_to(&self, seq: SeqId, new_len: usize) -> Result<usize> {
-        let seq = self.idle(seq)?;
-        if new_len > seq.len {
-            return Err(Error::config("new_len", format!("{new_len} is more than {}", seq.len)));
-        }
-        let compacted = seq.groups.iter().filter_map(|state| state.compacted).max();
-        let mut floor = new_len.max(compacted.unwrap_or(0));
-        // One stream's answer may be another's freed page, so until all agree.
-        loop {
-            let streams = seq.groups.iter().zip(&self.groups).flat_map(|(state, group)| {
-                state.streams.iter().map(move |stream| (stream, state.spec(group)))
-            });
-            let agreed = streams.fold(floor, |floor, (stream, spec)| {
-                // Dropped before the last compaction, so at any length since.
-                let dropped = seq.len - stream.kept;
-                dropped + stream.rewindable_to(spec, floor - dropped)
-            });
-            if agreed == floor {
-                return Ok(floor);
-            }
-            floor = agreed;
-        }
-    }
-
-    /// Ends a sequence and returns the blocks that are free now.
-    ///
-    /// # Errors
-    /// [`Error::Busy`], [`Error::NotFound`].
-    pub fn free(&mut self, seq: SeqId) -> Result<Vec<BlockRef>> {
+    pub fn free(&mut self, seq: SeqId) -> Result<()> {
         self.idle(seq)?;
-        let mut freed = Vec::new();
         for (state, group) in
             self.seqs.remove(&seq).iter().flat_map(|s| s.groups.iter().zip(&self.groups))
         {
             for block in state.streams.iter().flat_map(|stream| stream.blocks(state.spec(group))) {
-                self.pool.release(block.class, block.index, &mut freed);
+                self.pool.release(block.class, block.index);
             }
         }
-        Ok(freed)
-    }
-
-    /// Drops tokens of a group from attention, at these kept indices (sinks
-    /// included; any order; those already cleared are passed over): of all
-    /// streams with `stream: None` while the group is uniform, of one
-    /// (layer · kv_heads + head) once it is ragged. Kept indices do not move. A
-    /// page that nothing is left of is freed, but never the one being filled.
-    /// Returns the blocks that are free now.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for an index that is not kept or a `stream` that does
-    /// not suit; [`Error::Busy`], [`Error::NotFound`].
-    pub fn clear(
-        &mut self,
-        seq: SeqId,
-        group: usize,
-        stream: Option<usize>,
-        kept_indices: &[u32],
-    ) -> Result<Vec<BlockRef>> {
-        let state = idle(&mut self.seqs, seq)?;
-        let (Some(state), Some(spec)) = (state.groups.get_mut(group), self.groups.get(group))
-        else {
-            return Err(Error::NotFound { what: format!("KV group {group}") });
-        };
-        let spec = state.spec(spec);
-        let stream = stream_index(state, stream)?;
-        let stream = &mut state.streams[stream];
-        if let Some(index) = kept_indices.iter().find(|&&index| index as usize >= stream.kept) {
-            let what = format!("{index} is not below the {} tokens kept", stream.kept);
-            return Err(Error::config("kept_indices", what));
-        }
-        let mut freed = Vec::new();
-        stream.clear(spec, &mut self.pool, kept_indices, &mut freed);
-        Ok(freed)
+        Ok(())
     }
 
     /// Positions so far; those of a step in flight do not count.
@@ -346,6 +205,16 @@ impl KvCache {
     /// Bytes of all blocks that are held, each counted once.
     pub fn held_bytes(&self) -> u64 {
         self.pool.held()
+    }
+
+    /// Bytes of the blocks that a sequence refers to, those of a step in flight included;
+    /// shared ones count in full.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn bytes_of(&self, seq: SeqId) -> Result<u64> {
+        let blocks = self.seq(seq)?.references(&self.groups);
+        Ok(blocks.iter().map(|block| self.pool.block_bytes(block.class)).sum())
     }
 
     /// The most bytes that were ever held.
@@ -392,7 +261,7 @@ impl KvCache {
     }
 
     /// The sequence, if no step of it is in flight.
-    fn idle(&self, seq: SeqId) -> Result<&Seq> {
+    pub(super) fn idle(&self, seq: SeqId) -> Result<&Seq> {
         match self.seq(seq)? {
             Seq { flight: Some(_), .. } => Err(Error::Busy { seq: seq.0 }),
             idle => Ok(idle),
@@ -410,69 +279,4 @@ pub(super) fn idle(seqs: &mut BTreeMap<SeqId, Seq>, seq: SeqId) -> Result<&mut S
 
 fn not_found(seq: SeqId) -> Error {
     Error::NotFound { what: format!("sequence {}", seq.0) }
-}
-
-/// The place of a stream: `None` names the one that stands for a uniform group.
-fn stream_index(state: &SeqGroup, stream: Option<usize>) -> Result<usize> {
-    match (state.compacted, stream) {
-        (None, None) => Ok(0),
-        (Some(_), Some(stream)) if stream < state.streams.len() => Ok(stream),
-        (None, Some(_)) => Err(Error::config("stream", "must be none: the group is uniform")),
-        (Some(_), _) => {
-            let what = format!("must be below {}: the group is ragged", state.streams.len());
-            Err(Error::config("stream", what))
-        }
-    }
-}
-
-impl Seq {
-    /// Every reference to a block, those that a step in flight replaces included.
-    pub(super) fn references(&self, groups: &[Group]) -> Vec<BlockRef> {
-        let mut blocks = Vec::new();
-        let mut undo = self.flight.iter().flat_map(|flight| &flight.undo);
-        for (state, group) in self.groups.iter().zip(groups) {
-            let spec = state.spec(group);
-            for stream in &state.streams {
-                blocks.extend(stream.blocks(spec));
-                blocks.extend(undo.next().and_then(|undo| stream.replaced(spec, undo)));
-            }
-        }
-        blocks
-    }
-
-    /// Carries out a plan that fits the budget.
-    fn start(
-        &mut self,
-        groups: &[Group],
-        pool: &mut Pool,
-        plan: Vec<Growth>,
-        (seq, n): (SeqId, usize),
-        step: &mut Step,
-    ) -> SeqStep {
-        let (mut appends, mut seals, mut views) = (Vec::new(), Vec::new(), Vec::new());
-        let mut undo = Vec::with_capacity(plan.len());
-        let mut plan = plan.into_iter();
-        for (g, (state, group)) in self.groups.iter_mut().zip(groups).enumerate() {
-            let spec = state.spec(group);
-            let names: Vec<_> = (0..state.streams.len()).map(|s| state.stream(s)).collect();
-            for ((stream, name), growth) in state.streams.iter_mut().zip(names).zip(&mut plan) {
-                let mut ops = Ops {
-                    group: g,
-                    stream: name,
-                    copies: &mut step.copies,
-                    appends: &mut appends,
-                    seals: &mut seals,
-                };
-                undo.push(stream.grow(spec, pool, growth, n, &mut ops));
-            }
-            let view =
-                |stream: &Stream| StreamView::new(stream, spec, stream.kept, stream.kept + n);
-            views.push(match state.compacted {
-                None => GroupView::Uniform(view(&state.streams[0])),
-                Some(_) => GroupView::Ragged(state.streams.iter().map(view).collect()),
-            });
-        }
-        self.flight = Some(Flight { step: step.id, new_tokens: n, undo });
-        SeqStep { seq, new_tokens: n, position: self.len, appends, seals, views }
-    }
 }

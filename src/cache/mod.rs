@@ -25,19 +25,23 @@
 
 mod audit;
 mod class;
-mod compact;
 mod config;
+mod evict;
 mod kv_cache;
+mod ops;
 mod pool;
+mod rewind;
+mod sequence;
 mod spec;
 mod step;
 mod stream;
 mod view;
 
-pub use class::{BlockRef, ClassDesc, ClassId, ClassKind};
+pub use class::{BlockRef, ClassDesc, ClassId, ClassKind, SeqId};
 pub use config::{CacheConfig, GroupSpec, SealedBytes};
-pub use kv_cache::{KvCache, SeqId};
-pub use step::{Append, Compaction, CopyBlock, Gather, Seal, SeqStep, Step};
+pub use kv_cache::KvCache;
+pub use ops::{Append, Compaction, CopyBlock, Gather, Restore, Seal};
+pub use step::{NewTokens, RowKind, SeqStep, Step};
 pub use view::{GroupView, Run, RunKind, StreamView};
 
 /// Tokens in a page.

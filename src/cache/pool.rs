@@ -23,12 +23,14 @@ pub(super) struct Pool {
     held: u64,
     peak: u64,
     budget: u64,
+    /// Blocks whose last reference was dropped since [`drain_freed`](Self::drain_freed).
+    freed: Vec<BlockRef>,
 }
 
 impl Pool {
     pub(super) fn new(classes: Vec<ClassDesc>, budget: u64) -> Self {
         let arenas = vec![Arena::default(); classes.len()];
-        Self { classes, arenas, held: 0, peak: 0, budget }
+        Self { classes, arenas, held: 0, peak: 0, budget, freed: Vec::new() }
     }
 
     pub(super) fn classes(&self) -> &[ClassDesc] {
@@ -95,8 +97,8 @@ impl Pool {
         self.arenas[usize::from(class.0)].refs[index as usize] += 1;
     }
 
-    /// Drops a reference; the block is pushed to `freed` when it was the last.
-    pub(super) fn release(&mut self, class: ClassId, index: u32, freed: &mut Vec<BlockRef>) {
+    /// Drops a reference; with the last one the block is free.
+    pub(super) fn release(&mut self, class: ClassId, index: u32) {
         let arena = &mut self.arenas[usize::from(class.0)];
         let refs = &mut arena.refs[index as usize];
         debug_assert!(*refs > 0, "double free of {class:?} {index}");
@@ -104,8 +106,22 @@ impl Pool {
         if *refs == 0 {
             arena.free.push(Reverse(index));
             self.held -= self.block_bytes(class);
-            freed.push(BlockRef { class, index });
+            self.freed.push(BlockRef { class, index });
         }
+    }
+
+    /// The blocks that were freed since the last time and are free still, in order.
+    pub(super) fn drain_freed(&mut self) -> Vec<BlockRef> {
+        let mut freed = std::mem::take(&mut self.freed);
+        freed.retain(|block| self.refs(block.class, block.index) == 0);
+        freed.sort_unstable();
+        freed.dedup();
+        freed
+    }
+
+    /// Takes back what [`drain_freed`](Self::drain_freed) gave, since it was of no use.
+    pub(super) fn return_freed(&mut self, freed: Vec<BlockRef>) {
+        self.freed.extend(freed);
     }
 }
 
@@ -126,13 +142,19 @@ mod tests {
         ));
         pool.retain(class, 1);
         assert_eq!((pool.held(), pool.refs(class, 1)), (30, 2));
-        let mut freed = vec![];
-        pool.release(class, 1, &mut freed);
-        assert!(freed.is_empty());
-        pool.release(class, 2, &mut freed);
-        pool.release(class, 1, &mut freed);
-        assert_eq!(freed, [BlockRef { class, index: 2 }, BlockRef { class, index: 1 }]);
+        pool.release(class, 1);
+        assert!(pool.drain_freed().is_empty());
+        pool.release(class, 2);
+        pool.release(class, 1);
+        let block = |index| BlockRef { class, index };
+        let freed = pool.drain_freed();
+        assert_eq!(freed, [block(1), block(2)]);
         assert_eq!((pool.held(), pool.peak(), pool.blocks(0)), (10, 30, 1));
-        assert_eq!([pool.take(class), pool.take(class)], [1, 2]);
+        // What was of no use comes again, but not a block that is in use by then.
+        pool.return_freed(freed);
+        assert_eq!(pool.take(class), 1);
+        assert_eq!(pool.drain_freed(), [block(2)]);
+        assert_eq!(pool.take(class), 2);
+        assert!(pool.drain_freed().is_empty());
     }
 }

@@ -1,61 +1,49 @@
-//! What a backend is asked to do. Order within a step: copies, then for each
-//! layer appends, seals, attention.
+//! One forward pass over the cache. Order within a step: frees, copies, restores, then
+//! for each layer appends, seals, attention.
 
-use super::class::BlockRef;
-use super::kv_cache::SeqId;
+use super::class::{BlockRef, SeqId};
+use super::ops::{Append, CopyBlock, Restore, Seal};
 use super::view::GroupView;
 
-/// Write new tokens `[token, token + n)` into slots `[slot, slot + n)`.
+/// What a row is. It picks the arithmetic of attention, whatever the number of rows, so that
+/// a token has the bits that it would have had in any other chunking.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum RowKind {
+    /// Of a prompt.
+    #[default]
+    Prompt,
+    /// Generated, drafted, or either computed anew.
+    Generated,
+}
+
+/// New tokens of a sequence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Append {
-    /// KV group.
-    pub group: usize,
-    /// layer · kv_heads + head within the group; `None`: all streams of the group.
-    pub stream: Option<usize>,
-    /// First token, counted within the sequence's new tokens.
-    pub token: usize,
-    /// Tokens to write.
+pub struct NewTokens {
+    /// The sequence.
+    pub seq: SeqId,
+    /// How many.
     pub n: usize,
-    /// The 16-bit block to write to.
-    pub block: BlockRef,
-    /// First slot of the page.
-    pub slot: usize,
+    /// What they are.
+    pub kind: RowKind,
 }
 
-/// Encode a full 16-bit page. The hot copy stays until the commit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Seal {
-    /// KV group.
-    pub group: usize,
-    /// layer · kv_heads + head within the group; `None`: all streams of the group.
-    pub stream: Option<usize>,
-    /// The 16-bit block.
-    pub from: BlockRef,
-    /// The block that takes the codec's bytes.
-    pub to: BlockRef,
+impl NewTokens {
+    /// Tokens of a prompt.
+    pub fn prompt(seq: SeqId, n: usize) -> Self {
+        Self { seq, n, kind: RowKind::Prompt }
+    }
+
+    /// Generated tokens.
+    pub fn generated(seq: SeqId, n: usize) -> Self {
+        Self { seq, n, kind: RowKind::Generated }
+    }
 }
 
-/// Copy a whole block within its class (copy-on-write).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CopyBlock {
-    /// The shared block.
-    pub from: BlockRef,
-    /// This sequence's own.
-    pub to: BlockRef,
-}
-
-/// Copy 16-bit rows of one stream into a ragged block.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Gather {
-    /// KV group.
-    pub group: usize,
-    /// layer · kv_heads + head within the group.
-    pub stream: usize,
-    /// Block and slot of each row; a uniform source block is read at this
-    /// stream's page. The rows land in slots 0, 1, …
-    pub rows: Vec<(BlockRef, u16)>,
-    /// The ragged block to write to.
-    pub to: BlockRef,
+/// Tokens of a prompt.
+impl From<(SeqId, usize)> for NewTokens {
+    fn from((seq, n): (SeqId, usize)) -> Self {
+        Self::prompt(seq, n)
+    }
 }
 
 /// One sequence's share of a step.
@@ -63,6 +51,8 @@ pub struct Gather {
 pub struct SeqStep {
     /// The sequence.
     pub seq: SeqId,
+    /// What the new tokens are.
+    pub kind: RowKind,
     /// Tokens to compute.
     pub new_tokens: usize,
     /// Position (what RoPE sees) of the first new token.
@@ -78,22 +68,27 @@ pub struct SeqStep {
 /// Everything that one forward pass needs. Give it back to
 /// [`KvCache::commit`](super::KvCache::commit) or
 /// [`KvCache::abort`](super::KvCache::abort): until then its sequences are busy.
+///
+/// Steps are executed in the order in which they were prepared. A step without sequences
+/// only gives memory back.
 #[derive(Debug)]
 #[must_use = "commit or abort the step: its sequences are busy until then"]
 pub struct Step {
-    /// Block copies, before anything else.
+    /// Blocks that earlier changes of the books have freed. To free one that is not in
+    /// use is nothing, so a step that failed half way loses none.
+    pub frees: Vec<BlockRef>,
+    /// Block copies.
     pub copies: Vec<CopyBlock>,
+    /// Blocks that come from elsewhere: their bytes are the caller's to add.
+    pub restores: Vec<Restore>,
     /// The sequences, in the order in which they were asked for.
     pub seqs: Vec<SeqStep>,
     pub(super) id: u64,
 }
 
-/// A finished compaction: run the gathers in order, then free the blocks.
-#[derive(Clone, Debug)]
-#[must_use = "the gathers must be executed before the freed blocks are used again"]
-pub struct Compaction {
-    /// Rows to move into ragged blocks.
-    pub gathers: Vec<Gather>,
-    /// Blocks that nothing refers to any more.
-    pub free: Vec<BlockRef>,
+impl Step {
+    pub(super) fn new(id: u64) -> Self {
+        let (frees, copies, restores, seqs) = Default::default();
+        Self { frees, copies, restores, seqs, id }
+    }
 }

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::PAGE_TOKENS;
 use super::class::{BlockRef, ClassId};
+use super::ops::{Append, CopyBlock, Seal};
 use super::pool::Pool;
 use super::spec::StreamSpec;
-use super::step::{Append, CopyBlock, Seal};
 
 /// The mask of a page with no cleared token.
 pub(super) const ALL_LIVE: u64 = u64::MAX;
@@ -24,17 +24,15 @@ pub(super) struct Page {
 impl Page {
     const NEW: Self = Self { hot: None, sealed: None, live: ALL_LIVE };
 
-    fn release(&mut self, hot: ClassId, sealed: ClassId, pool: &mut Pool, freed: &mut Freed) {
+    fn release(&mut self, hot: ClassId, sealed: ClassId, pool: &mut Pool) {
         if let Some(block) = self.hot.take() {
-            pool.release(hot, block, freed);
+            pool.release(hot, block);
         }
         if let Some(block) = self.sealed.take() {
-            pool.release(sealed, block, freed);
+            pool.release(sealed, block);
         }
     }
 }
-
-type Freed = Vec<BlockRef>;
 
 /// The kept tokens of one stream, or of all streams of a uniform group.
 #[derive(Clone, Debug)]
@@ -200,7 +198,6 @@ impl Stream {
         pool: &mut Pool,
         undo: Undo,
         accepted: usize,
-        freed: &mut Freed,
     ) {
         if let Some(before) = undo.replaced
             && let Some((class, page)) = self.open_page(spec)
@@ -209,11 +206,11 @@ impl Stream {
             let unused =
                 if accepted > 0 { before } else { std::mem::replace(&mut page.hot, before) };
             if let Some(block) = unused {
-                pool.release(class, block, freed);
+                pool.release(class, block);
             }
         }
         self.kept += accepted;
-        self.drop_pages(spec, pool, freed);
+        self.drop_pages(spec, pool);
         // With no token accepted the books return to what they were, so that a
         // step can be abandoned whether or not its operations were executed.
         let bound = if accepted > 0 { spec.sealed_below(self.kept) } else { 0 };
@@ -226,7 +223,7 @@ impl Stream {
             let (class, form) =
                 if p < bound { (spec.hot, &mut page.hot) } else { (spec.sealed, &mut page.sealed) };
             if let Some(block) = form.take() {
-                pool.release(class, block, freed);
+                pool.release(class, block);
             }
         }
         self.sealed = self.sealed.max(end.min(bound));
@@ -249,18 +246,12 @@ impl Stream {
 
     /// Forgets the tokens from `kept` on; the caller has checked that none of
     /// the pages that are needed in 16 bits has lost that form.
-    pub(super) fn truncate(
-        &mut self,
-        spec: &StreamSpec,
-        pool: &mut Pool,
-        kept: usize,
-        freed: &mut Freed,
-    ) {
+    pub(super) fn truncate(&mut self, spec: &StreamSpec, pool: &mut Pool, kept: usize) {
         self.kept = kept;
-        self.drop_pages(spec, pool, freed);
+        self.drop_pages(spec, pool);
         let fill = spec.slot(kept).map_or(kept, |(_, slot)| slot);
         if kept == 0 {
-            self.sink.release(spec.sink, spec.sealed, pool, freed);
+            self.sink.release(spec.sink, spec.sealed, pool);
         }
         if let Some((_, page)) = self.open_page(spec) {
             page.live |= ALL_LIVE << fill;
@@ -268,10 +259,10 @@ impl Stream {
     }
 
     /// Drops the pages past the last kept token.
-    fn drop_pages(&mut self, spec: &StreamSpec, pool: &mut Pool, freed: &mut Freed) {
+    fn drop_pages(&mut self, spec: &StreamSpec, pool: &mut Pool) {
         let pages = spec.pages(self.kept);
         for mut page in self.pages.drain(pages..) {
-            page.release(spec.hot, spec.sealed, pool, freed);
+            page.release(spec.hot, spec.sealed, pool);
         }
     }
 
@@ -283,13 +274,7 @@ impl Stream {
 
     /// Clears tokens, which exist; pages that nothing is left of are freed,
     /// unless they are still being filled.
-    pub(super) fn clear(
-        &mut self,
-        spec: &StreamSpec,
-        pool: &mut Pool,
-        indices: &[u32],
-        freed: &mut Freed,
-    ) {
+    pub(super) fn clear(&mut self, spec: &StreamSpec, pool: &mut Pool, indices: &[u32]) {
         for &index in indices {
             let index = index as usize;
             let (hot, page, slot, full) = match spec.slot(index) {
@@ -299,7 +284,7 @@ impl Stream {
             page.live &= !(1 << slot);
             // Slots not yet filled count as live, so a page being filled stays.
             if page.live.trailing_zeros() as usize >= full {
-                page.release(hot, spec.sealed, pool, freed);
+                page.release(hot, spec.sealed, pool);
             }
         }
         self.trim_sealed();

@@ -69,6 +69,16 @@ pub enum GroupView {
     Ragged(Vec<StreamView>),
 }
 
+impl GroupView {
+    /// Tokens that each stream keeps; one number if the group is uniform.
+    pub fn kept(&self) -> Vec<u32> {
+        match self {
+            Self::Uniform(view) => vec![view.kept],
+            Self::Ragged(views) => views.iter().map(|view| view.kept).collect(),
+        }
+    }
+}
+
 impl StreamView {
     /// The view of a stream whose blocks for the tokens `[from, to)` are in
     /// place, for the queries at these kept indices.

@@ -31,12 +31,21 @@ pub struct EngineConfig {
     /// Bytes that the KV cache may hold; `None`: as many as the model's whole
     /// context needs in this format, but on a GPU at most nine tenths of what is free.
     pub kv_budget: Option<u64>,
+    /// Requests that run side by side, if the budget holds them.
+    pub max_batch: usize,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
         let KvOptions { sinks, hot_window, .. } = KvOptions::new(UNCALIBRATED);
-        Self { kv: AUTO.into(), sinks, hot_window, prefill_chunk: 512, kv_budget: None }
+        Self {
+            kv: AUTO.into(),
+            sinks,
+            hot_window,
+            prefill_chunk: 512,
+            kv_budget: None,
+            max_batch: 64,
+        }
     }
 }
 
@@ -71,6 +80,12 @@ impl EngineConfig {
         self
     }
 
+    /// Sets how many requests run side by side.
+    pub fn with_max_batch(mut self, requests: usize) -> Self {
+        self.max_batch = requests;
+        self
+    }
+
     /// Checks every field.
     ///
     /// # Errors
@@ -88,16 +103,20 @@ impl EngineConfig {
             let what = format!("{} is not between 1 and 65536", self.prefill_chunk);
             return Err(Error::config("prefill_chunk", what));
         }
+        if self.max_batch == 0 {
+            return Err(Error::config("max_batch", "must be at least 1"));
+        }
         Ok(())
     }
 
-    /// The KV part for a model of [`fingerprint`](crate::model::Checkpoint::fingerprint).
+    /// The KV part for a model of [`fingerprint`](crate::model::Checkpoint::fingerprint);
+    /// `mixed`: on a device that takes a format of each head.
     ///
     /// # Errors
     /// As [`kv_options`](Self::kv_options).
-    pub(super) fn kv_options_of(&self, fingerprint: &str, on_cpu: bool) -> Result<KvOptions> {
+    pub(super) fn kv_options_of(&self, fingerprint: &str, mixed: bool) -> Result<KvOptions> {
         let options = self.kv_options()?;
-        let calibration = match self.kv == AUTO && on_cpu {
+        let calibration = match self.kv == AUTO && mixed {
             true => Calibration::shipped(fingerprint).map(Arc::new),
             false => None,
         };

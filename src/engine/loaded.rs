@@ -2,16 +2,15 @@
 
 use super::config::{AUTO, EngineConfig};
 use super::device::DeviceChoice;
-use super::executor::{Executor, On};
 use super::memory::weight_bytes;
 use crate::backend::WeightPolicy;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::cuda::append::Element;
-use crate::backend::cuda::backend::CudaBackend;
+use crate::backend::cuda::runner::CudaBackend;
 use crate::backend::driver::Device;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Checkpoint, Llama, Tokenizer, WeightType};
+use crate::model::{ChatTemplate, Checkpoint, Model, Placed, Tokenizer, WeightType};
 use half::{bf16, f16};
 use std::path::Path;
 use std::sync::Arc;
@@ -60,7 +59,7 @@ impl LoadOptions {
 /// Weights on a device, the tokenizer and the chat template of a checkpoint.
 pub struct LoadedModel {
     /// The weights, and where the arithmetic happens.
-    pub(super) executor: Box<dyn Executor>,
+    pub(super) placed: Box<dyn Model>,
     /// Text to ids and back.
     pub tokenizer: Arc<Tokenizer>,
     /// How a conversation becomes one prompt; `None` for base models.
@@ -100,11 +99,10 @@ impl LoadedModel {
         options: &LoadOptions,
     ) -> Result<Self> {
         let Some(device) = device else {
-            let backend = CpuBackend::new();
-            let model = Llama::load(checkpoint, &backend, options.weights)?;
-            return Self::new(checkpoint, Box::new(On::new(backend, model)?));
+            let placed = Placed::load(checkpoint, CpuBackend::new(), options.weights)?;
+            return Self::new(checkpoint, Box::new(placed));
         };
-        let executor = match options.element_of(checkpoint) {
+        let placed = match options.element_of(checkpoint) {
             Codec::F16 => on_device::<f16>(checkpoint, device, options.weights)?,
             Codec::Bf16 => on_device::<bf16>(checkpoint, device, options.weights)?,
             other => {
@@ -112,12 +110,12 @@ impl LoadedModel {
                 return Err(Error::config("element", what));
             }
         };
-        Self::new(checkpoint, executor)
+        Self::new(checkpoint, placed)
     }
 
-    fn new(checkpoint: &Checkpoint, executor: Box<dyn Executor>) -> Result<Self> {
+    fn new(checkpoint: &Checkpoint, placed: Box<dyn Model>) -> Result<Self> {
         Ok(Self {
-            executor,
+            placed,
             tokenizer: Arc::new(checkpoint.tokenizer()?),
             template: checkpoint.chat_template()?.map(Arc::new),
             name: checkpoint.name().to_owned(),
@@ -127,7 +125,32 @@ impl LoadedModel {
 
     /// Tokens that the model was trained to hold.
     pub fn context(&self) -> usize {
-        self.executor.config().context
+        self.placed.config().context
+    }
+
+    /// Checks that a prompt and its answer fit the model; gives the tokens of both.
+    ///
+    /// # Errors
+    /// [`Error::ContextTooLong`].
+    pub(super) fn check_context(&self, prompt: usize, max_tokens: usize) -> Result<usize> {
+        let limit = self.context();
+        match prompt.checked_add(max_tokens) {
+            Some(tokens) if tokens <= limit => Ok(tokens),
+            _ => Err(Error::ContextTooLong { tokens: prompt, limit, reserved: max_tokens }),
+        }
+    }
+
+    /// Checks that a prompt is one of the model's and fits it with its answer.
+    ///
+    /// # Errors
+    /// [`Error::ContextTooLong`]; [`Error::Config`] for a token outside of the vocabulary.
+    pub(super) fn check(&self, prompt: &[u32], max_tokens: usize) -> Result<()> {
+        self.check_context(prompt.len(), max_tokens)?;
+        let vocab = self.placed.config().vocab;
+        match prompt.iter().find(|&&id| id as usize >= vocab) {
+            Some(id) => Err(Error::config("prompt", format!("token {id} is not below {vocab}"))),
+            None => Ok(()),
+        }
     }
 
     /// How a configuration stores this model's cache, in a word or two.
@@ -135,8 +158,8 @@ impl LoadedModel {
     /// # Errors
     /// As [`EngineConfig::kv_options`].
     pub fn kv_name(&self, config: &EngineConfig) -> Result<String> {
-        let on_cpu = self.executor.element().is_none();
-        let options = config.kv_options_of(&self.fingerprint, on_cpu)?;
+        let mixed = self.placed.capabilities().mixed_formats;
+        let options = config.kv_options_of(&self.fingerprint, mixed)?;
         Ok(match (config.kv == AUTO, &options.calibration) {
             (true, Some(_)) => format!("kf at {:.1} bits, calibrated", options.bits()),
             (true, None) => options.format.to_string(),
@@ -146,12 +169,12 @@ impl LoadedModel {
 
     /// Bytes that the weights keep resident.
     pub fn weight_bytes(&self) -> u64 {
-        self.executor.weight_bytes()
+        self.placed.weight_bytes()
     }
 
     /// The device in words.
     pub fn device(&self) -> String {
-        self.executor.device()
+        self.placed.capabilities().name
     }
 }
 
@@ -159,13 +182,11 @@ fn on_device<T: Element>(
     checkpoint: &Checkpoint,
     device: &Device,
     policy: WeightPolicy,
-) -> Result<Box<dyn Executor>> {
+) -> Result<Box<dyn Model>> {
     let needed = weight_bytes(checkpoint);
     let free = device.memory()?.free;
     if needed > free {
         return Err(Error::DeviceOutOfMemory { needed, free });
     }
-    let backend = CudaBackend::<T>::new(device)?;
-    let model = Llama::load(checkpoint, &backend, policy)?;
-    Ok(Box::new(On::new(backend, model)?))
+    Ok(Box::new(Placed::load(checkpoint, CudaBackend::<T>::new(device)?, policy)?))
 }

@@ -27,16 +27,17 @@ pub(super) struct KvPlan {
 
 impl KvPlan {
     /// For a model on a device that computes in `element` and has `free` bytes, if that
-    /// is so.
+    /// is so; `mixed`: it takes a format of each head.
     pub fn new(
         of: Identity<'_>,
         config: &EngineConfig,
         element: Option<Codec>,
+        mixed: bool,
         free: Option<u64>,
     ) -> Result<Self> {
         config.validate()?;
         let model = of.config;
-        let options = fit(config.kv_options_of(of.fingerprint, element.is_none())?, element)?;
+        let options = fit(config.kv_options_of(of.fingerprint, mixed)?, element)?;
         if let Some(calibration) = &options.calibration {
             calibration.check(of.name, of.fingerprint, model.layers, model.kv_heads)?;
         }
@@ -108,7 +109,7 @@ impl MemoryPlan {
         let left = left.ok_or(Error::DeviceOutOfMemory { needed: weights, free })?;
         let (name, fingerprint) = (checkpoint.name(), &checkpoint.fingerprint()?);
         let of = Identity { config: checkpoint.config(), name, fingerprint };
-        let plan = match KvPlan::new(of, config, Some(element), Some(left)) {
+        let plan = match KvPlan::new(of, config, Some(element), false, Some(left)) {
             Err(Error::DeviceOutOfMemory { needed, .. }) => {
                 let needed = needed.saturating_add(weights);
                 return Err(Error::DeviceOutOfMemory { needed, free });

@@ -3,37 +3,45 @@
 //! An [`Engine`] owns a thread on which one model runs. Handles are cheap to
 //! clone and can be sent anywhere; [`Engine::submit`] gives a stream of
 //! [`Event`]s, and dropping the stream cancels its request at the next chunk or
-//! token. Requests run one after the other, in the order of submission.
+//! token. Requests run side by side, as many as the KV budget holds, first come first served.
+//!
+//! | file | what |
+//! |---|---|
+//! | `runner.rs` | a batch on a model |
+//! | `scheduler.rs` | queue and books in, batch out |
+//! | `generation.rs` | one request's state |
+//! | `service.rs` | the three together; [`generate`] drives one request by hand |
+//! | `request.rs`, `text.rs` | what is asked and answered; text from token bytes |
+//! | `config.rs`, `device.rs`, `memory.rs`, `loaded.rs` | options, devices, bytes, a model ready to run |
 
 mod config;
 mod device;
-mod executor;
+mod generation;
 mod loaded;
 mod memory;
 mod request;
-mod session;
+mod runner;
+mod scheduler;
+mod service;
 pub mod text;
-mod tokens;
-mod worker;
 
 pub use config::{AUTO, EngineConfig};
 pub use device::DeviceChoice;
 pub use loaded::{LoadOptions, LoadedModel};
 pub use memory::{MemoryPlan, cache_bytes, resident_weights};
-pub use request::{Event, FinishReason, Request, RequestStream, Stats};
-pub use session::Session;
+pub use request::{Event, FinishReason, Generated, Request, RequestStream, Stats};
+pub use runner::{Runner, Share, Want};
+pub use scheduler::{Demand, Limits, RequestId, Scheduler, Work};
 
 use crate::error::{Error, Result};
+use service::Service;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
-use worker::Job;
 
 /// Requests that may wait before `submit` blocks.
 const QUEUE: usize = 64;
-/// Events of one request that may wait before the engine does.
-const EVENTS: usize = 1024;
 
 /// A handle to a running engine. The last one to be dropped ends its thread.
 #[derive(Clone)]
@@ -46,17 +54,25 @@ struct Inner {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A request with its way back.
+struct Job {
+    request: Request,
+    /// Holds no more than the request's tokens.
+    events: Sender<Event>,
+    cancel: Arc<AtomicBool>,
+}
+
 impl Engine {
     /// Starts the engine's thread.
     ///
     /// # Errors
     /// [`Error::Config`] if the configuration does not suit the model.
     pub fn start(model: LoadedModel, config: EngineConfig) -> Result<Self> {
-        let session = Session::new(model, config)?;
+        let runner = Runner::new(model, config)?;
         let (jobs, queue) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("kvfold-engine".into())
-            .spawn(move || worker::run(session, queue))
+            .spawn(move || serve(runner, &queue))
             .map_err(|e| Error::EngineStopped(format!("its thread could not start: {e}")))?;
         Ok(Self { inner: Arc::new(Inner { jobs: Some(jobs), thread: Some(thread) }) })
     }
@@ -68,7 +84,7 @@ impl Engine {
     /// (a prompt too long, a budget too small) arrives as [`Event::Failed`].
     pub fn submit(&self, request: Request) -> Result<RequestStream> {
         request.validate()?;
-        let (events, receiver) = sync_channel(EVENTS);
+        let (events, receiver) = channel();
         let cancel = Arc::new(AtomicBool::new(false));
         let job = Job { request, events, cancel: cancel.clone() };
         let stopped = || Error::EngineStopped("its thread has ended".into());
@@ -86,4 +102,44 @@ impl Drop for Inner {
             let _ = thread.join();
         }
     }
+}
+
+/// Runs requests until every handle is gone.
+fn serve(mut runner: Runner, queue: &Receiver<Job>) {
+    let mut service = Service::new(&runner);
+    loop {
+        let waited = match service.is_idle() {
+            true => match queue.recv() {
+                Ok(job) => Some(job),
+                Err(_) => return,
+            },
+            false => None,
+        };
+        for Job { request, events, cancel } in waited.into_iter().chain(queue.try_iter()) {
+            let sink = Box::new(move |event| events.send(event).map_err(|_| ()));
+            service.push(request, sink, cancel, &runner);
+        }
+        service.turn(&mut runner);
+    }
+}
+
+/// Runs one request on a runner, alone.
+///
+/// # Errors
+/// [`Error::Config`] for parameters out of range; [`Error::Cancelled`] when `cancel` is
+/// set; what [`Event::Failed`] would say.
+pub fn generate(runner: &mut Runner, request: Request, cancel: &AtomicBool) -> Result<Generated> {
+    request.validate()?;
+    let (events, receiver) = channel();
+    let gone = Arc::new(AtomicBool::new(false));
+    let mut service = Service::new(runner);
+    let sink = Box::new(move |event| events.send(event).map_err(|_| ()));
+    service.push(request, sink, gone.clone(), runner);
+    while !service.is_idle() {
+        if cancel.load(Ordering::Relaxed) {
+            gone.store(true, Ordering::Relaxed);
+        }
+        service.turn(runner);
+    }
+    Generated::collect(receiver.into_iter())
 }

@@ -139,6 +139,44 @@ pub enum Event {
     Failed(Error),
 }
 
+/// A finished generation.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Generated {
+    /// Its tokens, without the one that ended it.
+    pub ids: Vec<u32>,
+    /// Its text.
+    pub text: String,
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// What it cost.
+    pub stats: Stats,
+}
+
+impl Generated {
+    /// Takes in all events of a request.
+    ///
+    /// # Errors
+    /// What [`Event::Failed`] says; [`Error::EngineStopped`] if there is no last event.
+    pub fn collect(events: impl Iterator<Item = Event>) -> Result<Self> {
+        let (mut ids, mut all) = (Vec::new(), String::new());
+        for event in events {
+            match event {
+                Event::Admitted { .. } => {}
+                Event::Token { id, text } => {
+                    ids.push(id);
+                    all += &text;
+                }
+                Event::Finished { reason, text, stats } => {
+                    return Ok(Self { ids, text: all + &text, reason, stats });
+                }
+                Event::Failed(error) => return Err(error),
+            }
+        }
+        Err(Error::EngineStopped("the request had no end".into()))
+    }
+}
+
 /// The events of one request; dropping it cancels the request.
 #[derive(Debug)]
 pub struct RequestStream {

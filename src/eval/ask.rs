@@ -3,15 +3,12 @@
 use super::Memory;
 use super::grade::Grade;
 use super::perplexity::leading_bos;
-use super::task::{Metric, Outcome, Speed, Task, Trial};
-use crate::cache::SeqId;
-use crate::engine::Session;
-use crate::error::{Error, Result};
+use super::task::{Metric, Outcome, Task, Trial};
+use crate::engine::{Request, Runner, Stats, generate};
+use crate::error::Result;
 use crate::model::{ChatTemplate, Message, Tokenizer};
-use crate::sample::{Sampler, SamplingParams};
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
 
 /// One prompt with what its answer is compared with.
 #[derive(Clone, Debug, Serialize)]
@@ -103,22 +100,21 @@ impl Task for Questions {
 
     fn run(
         &self,
-        session: &mut Session,
+        runner: &mut Runner,
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         for (index, question) in self.list.iter().enumerate() {
-            session.admit(question.ids.len(), question.max_tokens)?;
-            let seq = session.create();
-            let answered = answer(session, seq, question, cancel, &mut outcome.speed);
-            let (kv_bytes, tokens) = (session.cache().held_bytes(), session.cache().len(seq)?);
-            session.free(seq)?;
-            let answer = session.model().tokenizer.decode(&answered?);
-            if kv_bytes > outcome.memory.kv_bytes {
-                let kv_bytes_16_bit = session.bytes_16_bit(tokens);
+            let request = Request::new(question.ids.clone(), question.max_tokens);
+            let answered = generate(runner, request, cancel)?;
+            let stats = answered.stats;
+            outcome.speed.add(&stats);
+            if stats.kv_bytes > outcome.memory.kv_bytes {
+                let Stats { kv_bytes, kv_bytes_16_bit, .. } = stats;
                 outcome.memory = Memory { kv_bytes, kv_bytes_16_bit };
             }
+            let answer = runner.model().tokenizer.decode(&answered.ids);
             let parts = question.grade.parts(&answer, &question.expected);
             outcome.trials.push(Trial {
                 id: question.id.clone(),
@@ -142,45 +138,4 @@ fn mean_and_error(trials: &[Trial]) -> (f64, f64) {
     let mean = trials.iter().map(|t| t.score).sum::<f64>() / n;
     let squares = trials.iter().map(|t| (t.score - mean).powi(2)).sum::<f64>();
     (mean, (squares / n / (n - 1.0).max(1.0)).sqrt())
-}
-
-/// The most probable continuation, token by token; its time goes to `speed`.
-fn answer(
-    session: &mut Session,
-    seq: SeqId,
-    question: &Question,
-    cancel: &AtomicBool,
-    speed: &mut Speed,
-) -> Result<Vec<u32>> {
-    let mut sampler = Sampler::new(SamplingParams::default())?;
-    let mut choose = |session: &mut Session| -> Result<u32> {
-        let mut next = 0;
-        session.logits(0..1, |_, logits| {
-            next = sampler.sample(logits, &[])?;
-            Ok(())
-        })?;
-        Ok(next)
-    };
-    let start = Instant::now();
-    session.prefill(seq, &question.ids, cancel)?;
-    let mut next = choose(session)?;
-    speed.prefill_tokens += question.ids.len();
-    speed.prefill_seconds += start.elapsed().as_secs_f64();
-
-    let mut ids = Vec::new();
-    while !session.model().tokenizer.eos_ids().contains(&next) {
-        ids.push(next);
-        if ids.len() >= question.max_tokens {
-            break;
-        }
-        if cancel.load(Ordering::Relaxed) {
-            return Err(Error::Cancelled);
-        }
-        let start = Instant::now();
-        session.step(seq, &[next], &[0])?;
-        next = choose(session)?;
-        speed.decode_tokens += 1;
-        speed.decode_seconds += start.elapsed().as_secs_f64();
-    }
-    Ok(ids)
 }

@@ -12,7 +12,7 @@
 //! | [`words`] | RULER's common and frequent words |
 //! | [`qa`] | questions about long documents from a file, scored as LongBench does |
 //!
-//! All drive a [`Session`](crate::engine::Session) through the path that `run` uses:
+//! All drive a [`Runner`](crate::engine::Runner) through the path that `run` uses:
 //! there is no second implementation of a lossy cache that could flatter it.
 
 pub mod ablate;

@@ -13,8 +13,10 @@
 
 use super::Memory;
 use super::task::{Metric, Outcome, Speed, Task, Trial};
+use crate::backend::RowToken;
+use crate::backend::draw::Choice;
 use crate::cache::SeqId;
-use crate::engine::Session;
+use crate::engine::{Runner, Share, Want};
 use crate::error::{Error, Result};
 use crate::model::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -207,11 +209,11 @@ impl Task for Windows {
 
     fn run(
         &self,
-        session: &mut Session,
+        runner: &mut Runner,
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Outcome> {
-        let scored = perplexity(session, self, cancel, progress)?;
+        let scored = perplexity(runner, self, cancel, progress)?;
         let trial = |(index, &score): (usize, &f64)| Trial {
             id: index.to_string(),
             length: self.context,
@@ -249,43 +251,43 @@ pub struct Perplexity {
     pub speed: Speed,
 }
 
-/// Scores every window in the session's configuration, a prefill chunk at a time;
+/// Scores every window in the runner's configuration, a prefill chunk at a time;
 /// `progress` is told the tokens done so far.
 ///
 /// # Errors
 /// [`Error::ContextTooLong`] if a window exceeds the model's context,
 /// [`Error::KvBudget`], [`Error::Cancelled`], [`Error::Config`] for unknown ids.
 pub fn perplexity(
-    session: &mut Session,
+    runner: &mut Runner,
     windows: &Windows,
     cancel: &AtomicBool,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Perplexity> {
-    session.admit(windows.context, 0)?;
-    let room = session.admit(windows.context, DECODED).is_ok();
+    runner.admit(windows.context, 0)?;
+    let room = runner.admit(windows.context, DECODED).is_ok();
     let (mut all, mut each) = (Sums::default(), Vec::new());
     let (mut memory, mut speed) = (Memory::default(), Speed::default());
     for index in 0..windows.count {
         let ids = windows.window(index);
         let done = index * windows.context;
-        let seq = session.create();
+        let seq = runner.create();
         let scored: Result<Sums> = (|| {
             let start = Instant::now();
-            let sums = score(session, seq, &ids, windows.first(), cancel, &mut |end| {
+            let sums = score(runner, seq, &ids, windows.first(), cancel, &mut |end| {
                 progress(done + end);
             })?;
             speed.prefill_tokens += ids.len();
             speed.prefill_seconds += start.elapsed().as_secs_f64();
             memory = Memory {
-                kv_bytes: session.cache().held_bytes(),
-                kv_bytes_16_bit: session.bytes_16_bit(ids.len()),
+                kv_bytes: runner.cache().bytes_of(seq)?,
+                kv_bytes_16_bit: runner.bytes_16_bit(ids.len()),
             };
             if index + 1 == windows.count && room {
-                decode(session, seq, &ids, cancel, &mut speed)?;
+                decode(runner, seq, &ids, cancel, &mut speed)?;
             }
             Ok(sums)
         })();
-        session.free(seq)?;
+        runner.free(seq)?;
         let sums = scored?;
         each.push(sums.nll / sums.n as f64);
         all.add_all(&sums);
@@ -295,7 +297,7 @@ pub fn perplexity(
 
 /// Computes a window and scores the tokens after positions `first` and on.
 fn score(
-    session: &mut Session,
+    runner: &mut Runner,
     seq: SeqId,
     ids: &[u32],
     first: usize,
@@ -303,7 +305,7 @@ fn score(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Sums> {
     let mut sums = Sums::default();
-    let chunk = session.config().prefill_chunk;
+    let chunk = runner.config().prefill_chunk;
     for start in (0..ids.len()).step_by(chunk) {
         if cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
@@ -312,10 +314,11 @@ fn score(
         // The last token of a window has no successor to predict.
         let first = first.max(start);
         let scored = first..end.min(ids.len() - 1).max(first);
-        let rows: Vec<usize> = scored.clone().map(|j| j - start).collect();
-        session.step(seq, &ids[start..end], &rows)?;
+        let rows = scored.start - start..scored.end - start;
+        let want = if rows.is_empty() { Want::Nothing } else { Want::Rows(rows.clone()) };
+        runner.submit(&[Share::prompt(seq, &ids[start..end], want)])?;
         for row in (0..rows.len()).step_by(ROWS) {
-            session.logits(row..rows.len().min(row + ROWS), |row, logits| {
+            runner.logits(row..rows.len().min(row + ROWS), |row, logits| {
                 sums.add(negative_log_likelihood(logits, ids[scored.start + row + 1])?);
                 Ok(())
             })?;
@@ -327,7 +330,7 @@ fn score(
 
 /// Appends the window's first tokens once more, one by one, as if they were an answer.
 fn decode(
-    session: &mut Session,
+    runner: &mut Runner,
     seq: SeqId,
     ids: &[u32],
     cancel: &AtomicBool,
@@ -338,8 +341,9 @@ fn decode(
             return Err(Error::Cancelled);
         }
         let start = Instant::now();
-        session.step(seq, &[*id], &[0])?;
-        session.logits(0..1, |_, _| Ok(()))?;
+        let token = vec![RowToken::Given(*id)];
+        runner.submit(&[Share::generated(seq, token, Want::Token(Choice::greedy(0)))])?;
+        runner.receive()?;
         speed.decode_tokens += 1;
         speed.decode_seconds += start.elapsed().as_secs_f64();
     }

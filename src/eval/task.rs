@@ -4,7 +4,7 @@
 
 use super::Memory;
 use super::ask::Question;
-use crate::engine::Session;
+use crate::engine::{Runner, Stats};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::AtomicBool;
@@ -23,15 +23,15 @@ pub trait Task: Send + Sync {
     fn questions(&self) -> &[Question] {
         &[]
     }
-    /// Runs every trial in the session's configuration. `progress` is told how many
+    /// Runs every trial in the runner's configuration. `progress` is told how many
     /// steps are done.
     ///
     /// # Errors
     /// [`Error::Cancelled`](crate::Error::Cancelled) when `cancel` is set; anything that
-    /// [`Session::step`] reports.
+    /// [`Runner::submit`] reports.
     fn run(
         &self,
-        session: &mut Session,
+        runner: &mut Runner,
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Outcome>;
@@ -101,6 +101,14 @@ pub struct Speed {
 }
 
 impl Speed {
+    /// Adds what a generation took; its first token comes from the prefill.
+    pub fn add(&mut self, stats: &Stats) {
+        self.prefill_tokens += stats.prompt_tokens;
+        self.prefill_seconds += stats.time_to_first_token.as_secs_f64();
+        self.decode_tokens += stats.generated_tokens.saturating_sub(1);
+        self.decode_seconds += stats.decode_time.as_secs_f64();
+    }
+
     /// Prefill, tokens a second; `None` if there was none.
     pub fn prefill(&self) -> Option<f64> {
         (self.prefill_tokens > 0).then(|| self.prefill_tokens as f64 / self.prefill_seconds)

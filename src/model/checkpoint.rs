@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::config::MAX_LAYERS;
 use super::gguf_model::GgufModel;
 use super::hf::HfModel;
+use super::part::TensorSpec;
 use super::weights::Stored;
 use super::{ChatTemplate, ModelConfig, RawTensor, Tokenizer, WeightType, complaint};
 use crate::{Error, Result};
@@ -138,8 +139,8 @@ impl Checkpoint {
     /// Storage types of the tensors that the model uses, most bytes first.
     pub fn dtypes(&self) -> Vec<DtypeCount> {
         let mut counts: Vec<DtypeCount> = Vec::new();
-        for (name, _) in self.config().tensors() {
-            let Ok(Some((dtype, _, bytes))) = self.find(&name) else { continue };
+        for spec in self.config().tensors() {
+            let Ok(Some((dtype, _, bytes))) = self.find(&spec.name) else { continue };
             let bytes = bytes.len() as u64;
             match counts.iter_mut().find(|c| c.dtype == dtype) {
                 Some(count) => {
@@ -170,7 +171,7 @@ impl Checkpoint {
     }
 
     fn check_tensors(&self) -> Result<()> {
-        for (name, shape) in self.config().tensors() {
+        for TensorSpec { name, shape, .. } in self.config().tensors() {
             let Some((dtype, found, _)) = self.find(&name)? else {
                 return Err(self.bad(format!("tensor \"{name}\" is missing")));
             };

@@ -25,7 +25,8 @@ pub(crate) fn unsupported(path: &Path, what: impl AsRef<str>) -> Error {
 }
 
 /// The model in `path` has an architecture that is not implemented.
-pub(crate) fn unknown_architecture(path: &Path, name: &str, supported: &'static str) -> Error {
+pub(crate) fn unknown_architecture(path: &Path, name: &str, supported: &str) -> Error {
+    let supported = supported.to_owned();
     Error::UnknownArchitecture { path: path.to_owned(), name: one_line(name), supported }
 }
 

@@ -1,6 +1,10 @@
-//! The numbers of a Llama-family model, in one form for every file format.
+//! The numbers of a model, in one form for every file format.
 
+use super::arch::Arch;
+use super::part::{Part, TensorSpec};
+use super::spec::LayerSpec;
 use super::{complaint, hf_config};
+use crate::backend::Activation;
 use crate::error::Result;
 use std::path::Path;
 
@@ -12,38 +16,12 @@ const MAX_HEAD_DIM: usize = 4096;
 const MAX_WIDTH: usize = 1 << 28;
 const MAX_CONTEXT: usize = 1 << 31;
 
-/// Architectures, all pre-norm decoders with RoPE, RMSNorm and SwiGLU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Family {
-    /// Llama 2/3, SmolLM2, and Mistral files whose GGUF says "llama".
-    Llama,
-    /// Mistral: Llama with a sliding window on every layer.
-    Mistral,
-    /// Qwen2 and 2.5: biases on q, k and v.
-    Qwen2,
-    /// Qwen3: RMSNorm on each query and key head.
-    Qwen3,
-}
-
-impl Family {
-    /// The name in `config.json` and in GGUF.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Mistral => "mistral",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-        }
-    }
-}
-
-/// Canonical numbers of a Llama-family model.
+/// Canonical numbers of a model.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ModelConfig {
     /// The architecture.
-    pub family: Family,
+    pub arch: &'static Arch,
     /// Rows of the embedding (the tokenizer may know fewer).
     pub vocab: usize,
     /// Width of the residual stream.
@@ -60,8 +38,16 @@ pub struct ModelConfig {
     pub intermediate: usize,
     /// Epsilon of every RMSNorm.
     pub norm_eps: f32,
+    /// f of the MLP.
+    pub activation: Activation,
     /// Rotary embedding.
     pub rope: RopeConfig,
+    /// That of sliding layers, where it is another.
+    pub sliding_rope: Option<RopeConfig>,
+    /// Factor on q·k, what YaRN multiplies cos and sin with included.
+    pub attention_scale: f32,
+    /// What embedded tokens are multiplied with.
+    pub embedding_scale: f32,
     /// Trained context in tokens.
     pub context: usize,
     /// Window W of the layers marked in `sliding_layers`: the query at
@@ -75,6 +61,8 @@ pub struct ModelConfig {
     pub qkv_bias: bool,
     /// Queries and keys are normalised per head before RoPE.
     pub qk_norm: bool,
+    /// What attention and MLP give is normalised before it joins the residual stream.
+    pub post_norms: bool,
     /// Beginning-of-sequence token, if the model has one.
     pub bos: Option<u32>,
     /// Tokens that end a generation, without repeats; may be empty.
@@ -123,11 +111,20 @@ impl ModelConfig {
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
             return Err(format!("the norm epsilon is {}", self.norm_eps));
         }
-        if !self.rope.is_sane() {
-            let RopeConfig { theta, scaling, .. } = &self.rope;
-            return Err(format!(
-                "the RoPE parameters are out of range (theta {theta}, {scaling:?})"
-            ));
+        for rope in [Some(&self.rope), self.sliding_rope.as_ref()].into_iter().flatten() {
+            if !rope.is_sane() {
+                let RopeConfig { theta, scaling, .. } = rope;
+                return Err(format!(
+                    "the RoPE parameters are out of range (theta {theta}, {scaling:?})"
+                ));
+            }
+        }
+        for (what, factor) in
+            [("attention scale", self.attention_scale), ("embedding scale", self.embedding_scale)]
+        {
+            if !(factor.is_finite() && factor > 0.0) {
+                return Err(format!("the {what} is {factor}"));
+            }
         }
         match self.bos.iter().chain(&self.eos).find(|&&id| id as usize >= self.vocab) {
             Some(id) => Err(format!(
@@ -138,41 +135,30 @@ impl ModelConfig {
         }
     }
 
-    /// Hugging Face's names and row-major shapes of all tensors that such a model uses.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let (q, kv) = (self.q_width(), self.kv_width());
-        let (hidden, mlp) = (self.hidden, self.intermediate);
+    /// The layers that the architecture makes of it.
+    pub fn specs(&self) -> Vec<LayerSpec> {
+        self.arch.layers(self)
+    }
+
+    /// All tensors that such a model uses.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let table = vec![self.vocab, self.hidden];
         let mut all = vec![
-            ("model.embed_tokens.weight".to_owned(), vec![self.vocab, hidden]),
-            ("model.norm.weight".to_owned(), vec![hidden]),
+            (Part::Embedding, None, table.clone()),
+            (Part::FinalNorm, None, vec![self.hidden]),
         ];
         if !self.tied {
-            all.push(("lm_head.weight".to_owned(), vec![self.vocab, hidden]));
+            all.push((Part::Head, None, table));
         }
-        for layer in 0..self.layers {
-            let mut add = |name: &str, shape: &[usize]| {
-                all.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-            };
-            add("input_layernorm.weight", &[hidden]);
-            add("post_attention_layernorm.weight", &[hidden]);
-            add("self_attn.q_proj.weight", &[q, hidden]);
-            add("self_attn.k_proj.weight", &[kv, hidden]);
-            add("self_attn.v_proj.weight", &[kv, hidden]);
-            add("self_attn.o_proj.weight", &[hidden, q]);
-            add("mlp.gate_proj.weight", &[mlp, hidden]);
-            add("mlp.up_proj.weight", &[mlp, hidden]);
-            add("mlp.down_proj.weight", &[hidden, mlp]);
-            if self.qkv_bias {
-                add("self_attn.q_proj.bias", &[q]);
-                add("self_attn.k_proj.bias", &[kv]);
-                add("self_attn.v_proj.bias", &[kv]);
-            }
-            if self.qk_norm {
-                add("self_attn.q_norm.weight", &[self.head_dim]);
-                add("self_attn.k_norm.weight", &[self.head_dim]);
-            }
+        for (layer, spec) in self.specs().iter().enumerate() {
+            let parts = spec.parts(self.hidden).into_iter();
+            all.extend(parts.map(|(part, shape)| (part, Some(layer), shape)));
         }
-        all
+        let spec = |(part, layer, shape)| {
+            let name = self.arch.names.hf(part, layer)?;
+            Some(TensorSpec { part, layer, name, shape })
+        };
+        all.into_iter().filter_map(spec).collect()
     }
 
     /// Width of all query heads together: rows of `q_proj`, columns of `o_proj`.
@@ -301,6 +287,11 @@ impl RopeConfig {
         }
     }
 
+    /// `head_dim^-1/2` and what YaRN multiplies queries and keys with.
+    pub(super) fn attention_scale(&self, head_dim: usize) -> f32 {
+        (head_dim as f32).powf(-0.5) * self.attention_factor().powi(2)
+    }
+
     /// Radians per position of each of the `dim / 2` channel pairs, as in
     /// transformers' `modeling_rope_utils.py`.
     pub fn inv_freq(&self) -> Vec<f64> {
@@ -418,8 +409,9 @@ mod tests {
         assert_eq!((config.head_dim, config.kv_width()), (16, 32));
         let tensors = config.tensors();
         assert_eq!(tensors.len(), 3 + 2 * 9);
-        assert!(tensors.contains(&("lm_head.weight".into(), vec![97, 64])));
-        assert!(tensors.contains(&("model.layers.1.self_attn.k_proj.weight".into(), vec![32, 64])));
+        let shape = |name: &str| tensors.iter().find(|t| t.name == name).map(|t| &t.shape[..]);
+        assert_eq!(shape("lm_head.weight"), Some(&[97, 64][..]));
+        assert_eq!(shape("model.layers.1.self_attn.k_proj.weight"), Some(&[32, 64][..]));
         for (bad, why) in [
             (text(3, "97"), "cannot be shared"),
             (text(4, "0"), "vocabulary is 0"),

@@ -5,45 +5,68 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::arch::Arch;
 use super::checkpoint::check_layers;
 use super::complaint;
-use super::config::{Family, ModelConfig, RopeConfig, RopeScaling, Yarn};
+use super::config::{ModelConfig, RopeConfig, RopeScaling, Yarn};
+use crate::backend::Activation;
 use crate::{Error, Result};
 
 /// Reads the numbers of a model; `generation` is `generation_config.json`.
 pub(crate) fn read(path: &Path, json: &Value, generation: Option<&Value>) -> Result<ModelConfig> {
     let fields = Fields { path, json };
-    let family = read_family(&fields)?;
-    refuse_unknown(&fields)?;
+    let mut config = Arch::read_json(&fields)?;
+    config.eos = read_eos(&fields, generation)?;
+    Ok(config)
+}
 
+/// What transformers takes for fields that are absent.
+#[derive(Default)]
+pub(super) struct JsonDefaults {
+    /// `None`: hidden / heads.
+    pub head_dim: Option<usize>,
+    /// `None`: as many as heads.
+    pub kv_heads: Option<usize>,
+    pub context: usize,
+    pub sliding: Sliding,
+}
+
+/// Which layers slide if there is a window, and no list of them.
+#[derive(Clone, Copy, Default)]
+pub(super) enum Sliding {
+    /// None.
+    #[default]
+    Never,
+    /// All.
+    Always,
+    /// If `use_sliding_window` says so, those from `max_window_layers` on, which is this by
+    /// default.
+    FromLayer(usize),
+}
+
+/// The numbers of a decoder of the common kind.
+pub(super) fn decoder(
+    fields: &Fields<'_>,
+    arch: &'static Arch,
+    defaults: &JsonDefaults,
+) -> Result<ModelConfig> {
+    refuse_unknown(fields)?;
     let hidden = fields.required("hidden_size")?;
     let heads = fields.required("num_attention_heads")?;
-    let layers = check_layers(path, fields.required("num_hidden_layers")?)?;
-    let (sliding_window, sliding_layers) = read_sliding(&fields, family, layers)?;
-    let default_head_dim = match family {
-        Family::Qwen3 => 128,
-        _ => hidden.checked_div(heads).unwrap_or(0),
-    };
-    let default_kv_heads = match family {
-        Family::Llama => heads,
-        Family::Mistral => 8,
-        Family::Qwen2 | Family::Qwen3 => 32,
-    };
+    let layers = check_layers(fields.path, fields.required("num_hidden_layers")?)?;
+    let (sliding_window, sliding_layers) = read_sliding(fields, defaults.sliding, layers)?;
+    let default_head_dim = defaults.head_dim.or(hidden.checked_div(heads)).unwrap_or(0);
     let head_dim = fields.uint("head_dim")?.unwrap_or(default_head_dim);
     // A null means "as many as heads"; only an absent field has the default.
-    let kv_heads = match json.get("num_key_value_heads") {
+    let kv_heads = match fields.json.get("num_key_value_heads") {
         Some(Value::Null) => heads,
-        _ => fields.uint("num_key_value_heads")?.unwrap_or(default_kv_heads),
+        _ => fields.uint("num_key_value_heads")?.or(defaults.kv_heads).unwrap_or(heads),
     };
-    let default_context = match family {
-        Family::Llama => 2048,
-        Family::Mistral => 4096 * 32,
-        Family::Qwen2 | Family::Qwen3 => 32_768,
-    };
-    let context = fields.uint("max_position_embeddings")?.unwrap_or(default_context);
+    let context = fields.uint("max_position_embeddings")?.unwrap_or(defaults.context);
+    let rope = read_rope(fields, head_dim, context)?;
 
     Ok(ModelConfig {
-        family,
+        arch,
         vocab: fields.required("vocab_size")?,
         hidden,
         layers,
@@ -52,29 +75,21 @@ pub(crate) fn read(path: &Path, json: &Value, generation: Option<&Value>) -> Res
         head_dim,
         intermediate: fields.required("intermediate_size")?,
         norm_eps: fields.float("rms_norm_eps")?.unwrap_or(1e-6),
-        rope: read_rope(&fields, head_dim, context)?,
+        activation: Activation::Silu,
+        attention_scale: rope.attention_scale(head_dim),
+        rope,
+        sliding_rope: None,
+        embedding_scale: 1.0,
         context,
         sliding_window,
         sliding_layers,
         tied: fields.bool("tie_word_embeddings")?.unwrap_or(false),
-        qkv_bias: family == Family::Qwen2,
-        qk_norm: family == Family::Qwen3,
+        qkv_bias: false,
+        qk_norm: false,
+        post_norms: false,
         bos: fields.ids("bos_token_id")?.first().copied(),
-        eos: read_eos(&fields, generation)?,
+        eos: Vec::new(),
     })
-}
-
-fn read_family(fields: &Fields<'_>) -> Result<Family> {
-    let name = fields.str("model_type")?.ok_or_else(|| fields.bad("model_type is missing"))?;
-    match name {
-        "llama" => Ok(Family::Llama),
-        "mistral" => Ok(Family::Mistral),
-        "qwen2" => Ok(Family::Qwen2),
-        "qwen3" => Ok(Family::Qwen3),
-        _ => {
-            Err(complaint::unknown_architecture(fields.path, name, "llama, mistral, qwen2, qwen3"))
-        }
-    }
 }
 
 /// Refuses what would change the arithmetic in ways that are not implemented.
@@ -99,15 +114,15 @@ fn refuse_unknown(fields: &Fields<'_>) -> Result<()> {
 /// The window and the layers that use it, as in transformers' configurations.
 fn read_sliding(
     fields: &Fields<'_>,
-    family: Family,
+    sliding: Sliding,
     layers: usize,
 ) -> Result<(Option<usize>, Vec<bool>)> {
-    let (used, first) = match family {
-        Family::Llama => (false, 0),
-        Family::Mistral => (true, 0),
-        Family::Qwen2 | Family::Qwen3 => (
+    let (used, first) = match sliding {
+        Sliding::Never => (false, 0),
+        Sliding::Always => (true, 0),
+        Sliding::FromLayer(first) => (
             fields.bool("use_sliding_window")?.unwrap_or(false),
-            fields.uint("max_window_layers")?.unwrap_or(28),
+            fields.uint("max_window_layers")?.unwrap_or(first),
         ),
     };
     let window = match fields.json.get("sliding_window") {
@@ -217,17 +232,17 @@ fn read_eos(fields: &Fields<'_>, generation: Option<&Value>) -> Result<Vec<u32>>
 }
 
 /// A JSON object with checked access; a null is an absent field.
-struct Fields<'a> {
-    path: &'a Path,
-    json: &'a Value,
+pub(super) struct Fields<'a> {
+    pub path: &'a Path,
+    pub json: &'a Value,
 }
 
 impl<'a> Fields<'a> {
-    fn get(&self, name: &str) -> Option<&'a Value> {
+    pub fn get(&self, name: &str) -> Option<&'a Value> {
         self.json.get(name).filter(|v| !v.is_null())
     }
 
-    fn uint(&self, name: &str) -> Result<Option<usize>> {
+    pub fn uint(&self, name: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
             Some(n) => Ok(Some(n)),
@@ -235,11 +250,11 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn required(&self, name: &str) -> Result<usize> {
+    pub fn required(&self, name: &str) -> Result<usize> {
         self.uint(name)?.ok_or_else(|| self.bad(format!("{name} is missing")))
     }
 
-    fn float(&self, name: &str) -> Result<Option<f32>> {
+    pub fn float(&self, name: &str) -> Result<Option<f32>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         match value.as_f64() {
             Some(x) => Ok(Some(x as f32)),
@@ -247,7 +262,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn bool(&self, name: &str) -> Result<Option<bool>> {
+    pub fn bool(&self, name: &str) -> Result<Option<bool>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         match value.as_bool() {
             Some(b) => Ok(Some(b)),
@@ -255,7 +270,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn str(&self, name: &str) -> Result<Option<&'a str>> {
+    pub fn str(&self, name: &str) -> Result<Option<&'a str>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         match value.as_str() {
             Some(text) => Ok(Some(text)),
@@ -264,7 +279,7 @@ impl<'a> Fields<'a> {
     }
 
     /// One token id, or a list of them; without repeats.
-    fn ids(&self, name: &str) -> Result<Vec<u32>> {
+    pub fn ids(&self, name: &str) -> Result<Vec<u32>> {
         let Some(value) = self.get(name) else { return Ok(Vec::new()) };
         let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
         let mut ids = Vec::new();
@@ -278,11 +293,11 @@ impl<'a> Fields<'a> {
         Ok(ids)
     }
 
-    fn bad(&self, what: impl AsRef<str>) -> Error {
+    pub fn bad(&self, what: impl AsRef<str>) -> Error {
         complaint::bad_file(self.path, what)
     }
 
-    fn unsupported(&self, what: &str) -> Error {
+    pub fn unsupported(&self, what: &str) -> Error {
         complaint::unsupported(self.path, what)
     }
 }

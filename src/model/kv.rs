@@ -1,7 +1,8 @@
 //! The KV cache of a model: which layers form a group, and what the books must know.
 
+use super::spec::LayerSpec;
 use super::{Calibration, ModelConfig};
-use crate::backend::{KvGroup, LayerIndex, StreamFormat};
+use crate::backend::{KvGroup, LayerIndex, Rope, StreamFormat};
 use crate::cache::{CacheConfig, GroupSpec, SealedBytes};
 use crate::codec::KvFormat;
 use crate::codec::feedback::Feedback;
@@ -33,48 +34,39 @@ impl KvOptions {
     }
 }
 
-/// Where each layer's keys and values are kept: full and sliding layers in groups of
-/// their own where a model has both.
-pub(super) fn kv_layers(config: &ModelConfig) -> Vec<LayerIndex> {
-    let sliding = &config.sliding_layers;
-    let mixed = sliding.iter().any(|slides| *slides != sliding[0]);
-    let mut sizes = [0, 0];
-    let place = |slides: &bool| {
-        let group = usize::from(mixed && *slides);
-        sizes[group] += 1;
-        LayerIndex { group, layer: sizes[group] - 1 }
-    };
-    sliding.iter().map(place).collect()
-}
-
 /// Layers of each KV group.
 pub(super) fn group_sizes(config: &ModelConfig) -> Vec<usize> {
     let mut sizes = Vec::new();
-    for at in kv_layers(config) {
-        sizes.resize(sizes.len().max(at.group + 1), 0);
-        sizes[at.group] += 1;
+    for LayerIndex { group, layer } in config.specs().iter().map(|spec| spec.kv) {
+        sizes.resize(sizes.len().max(group + 1), 0);
+        sizes[group] = sizes[group].max(layer + 1);
     }
     sizes
 }
 
 /// The KV groups of a model.
 pub fn kv_groups(config: &ModelConfig, options: &KvOptions) -> Vec<KvGroup> {
-    let group = |(index, layers)| KvGroup {
-        layers,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
-        format: options.format,
-        streams: options.calibration.as_ref().map(|all| streams(config, all, index)),
-        sinks: options.sinks,
-        hot_window: options.hot_window,
+    let specs = config.specs();
+    let group = |(index, layers): (usize, usize)| {
+        let attention = specs.iter().find(|spec| spec.kv.group == index)?.attention();
+        Some(KvGroup {
+            layers,
+            kv_heads: attention.kv_heads,
+            head_dim: attention.head_dim,
+            format: options.format,
+            streams: options.calibration.as_ref().map(|all| streams(&specs, all, index)),
+            sinks: options.sinks,
+            hot_window: options.hot_window,
+            rope: Some(Arc::new(Rope { inv_freq: attention.rope.inv_freq() })),
+        })
     };
-    group_sizes(config).into_iter().enumerate().map(group).collect()
+    group_sizes(config).into_iter().enumerate().filter_map(group).collect()
 }
 
 /// The formats of a KV group's streams.
-fn streams(config: &ModelConfig, calibration: &Calibration, group: usize) -> Arc<[StreamFormat]> {
+fn streams(specs: &[LayerSpec], calibration: &Calibration, group: usize) -> Arc<[StreamFormat]> {
     let layers = calibration.layers.iter().zip(&calibration.key_feedback);
-    let layers = kv_layers(config).into_iter().zip(layers).filter(|(at, _)| at.group == group);
+    let layers = specs.iter().zip(layers).filter(|(spec, _)| spec.kv.group == group);
     let heads = layers.flat_map(|(_, (formats, feedback))| formats.iter().zip(feedback));
     let stream = |(format, feedback): (&KvFormat, &Arc<Feedback>)| StreamFormat {
         format: *format,

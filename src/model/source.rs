@@ -1,26 +1,24 @@
 //! Where the weights of a model come from.
 
-use super::{Checkpoint, RawTensor};
+use super::{Checkpoint, Part, RawTensor};
 use crate::backend::dequantize::dequantize;
 use crate::backend::{Backend, MatrixBytes, WeightPolicy};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// A giver of weights, asked by Hugging Face's names: a file, or a generator for tests
-/// and benches.
+/// A giver of weights: a file, or a generator for tests and benches.
 pub trait Weights<B: Backend> {
-    /// The matrices of these names on the backend, stacked by rows.
+    /// The matrices of these parts of a layer on the backend, stacked by rows.
     ///
     /// # Errors
-    /// [`Error::NotFound`](crate::Error::NotFound) or
-    /// [`Error::BadFile`](crate::Error::BadFile) for what it lacks; what the backend
+    /// [`Error::NotFound`] or [`Error::BadFile`] for what it lacks; what the backend
     /// refuses.
-    fn matrix(&mut self, backend: &B, names: &[String]) -> Result<B::Matrix>;
+    fn matrix(&mut self, backend: &B, layer: Option<usize>, parts: &[Part]) -> Result<B::Matrix>;
 
-    /// The vectors of these names on the backend, one after the other.
+    /// The vectors of these parts of a layer on the backend, one after the other.
     ///
     /// # Errors
     /// As [`matrix`](Self::matrix).
-    fn vector(&mut self, backend: &B, names: &[String]) -> Result<B::Vector>;
+    fn vector(&mut self, backend: &B, layer: Option<usize>, parts: &[Part]) -> Result<B::Vector>;
 }
 
 /// The weights of a file.
@@ -29,10 +27,20 @@ pub(super) struct FromCheckpoint<'a> {
     pub policy: WeightPolicy,
 }
 
+impl FromCheckpoint<'_> {
+    fn tensors(&self, layer: Option<usize>, parts: &[Part]) -> Result<Vec<RawTensor<'_>>> {
+        let names = self.checkpoint.config().arch.names;
+        let tensor = |part: &Part| match names.hf(*part, layer) {
+            Some(name) => self.checkpoint.tensor(&name),
+            None => Err(Error::NotFound { what: format!("a name of {part:?}") }),
+        };
+        parts.iter().map(tensor).collect()
+    }
+}
+
 impl<B: Backend> Weights<B> for FromCheckpoint<'_> {
-    fn matrix(&mut self, backend: &B, names: &[String]) -> Result<B::Matrix> {
-        let tensor = |name: &String| self.checkpoint.tensor(name);
-        let tensors = names.iter().map(tensor).collect::<Result<Vec<_>>>()?;
+    fn matrix(&mut self, backend: &B, layer: Option<usize>, parts: &[Part]) -> Result<B::Matrix> {
+        let tensors = self.tensors(layer, parts)?;
         let parts: Vec<_> = (tensors.iter())
             .map(|t| MatrixBytes {
                 dtype: t.dtype.to_ggml(),
@@ -44,18 +52,18 @@ impl<B: Backend> Weights<B> for FromCheckpoint<'_> {
         backend.matrix(&parts, self.policy)
     }
 
-    fn vector(&mut self, backend: &B, names: &[String]) -> Result<B::Vector> {
+    fn vector(&mut self, backend: &B, layer: Option<usize>, parts: &[Part]) -> Result<B::Vector> {
         let mut all = Vec::new();
-        for name in names {
-            all.extend(floats(self.checkpoint, name)?);
+        for tensor in self.tensors(layer, parts)? {
+            all.extend(floats(&tensor)?);
         }
         backend.vector(&all)
     }
 }
 
-/// Reads one tensor as f32.
-fn floats(checkpoint: &Checkpoint, name: &str) -> Result<Vec<f32>> {
-    let RawTensor { dtype, bytes, .. } = checkpoint.tensor(name)?;
+/// A tensor as f32.
+fn floats(tensor: &RawTensor<'_>) -> Result<Vec<f32>> {
+    let RawTensor { dtype, bytes, .. } = tensor;
     let elements = bytes.len() / dtype.block_bytes() * dtype.block_size();
-    dequantize(dtype.to_ggml(), &bytes, elements)
+    dequantize(dtype.to_ggml(), bytes, elements)
 }

@@ -1,6 +1,8 @@
 //! From logits to a token (floor 5).
 //!
-//! [`SamplingParams`] says how, [`Sampler`] does it. The steps run in the order
+//! [`SamplingParams`] says how; a [`Sampler`] makes a choice of it for each token, which the
+//! backend carries out, on every device with the same arithmetic
+//! ([`draw`](crate::backend::draw)). The steps run in the order
 //! of Hugging Face `transformers`, each on what the one before it left:
 //!
 //! ```text

@@ -20,7 +20,8 @@ pub fn devices(seed: u64) -> Vec<Device> {
 
 pub fn group(format: &str, head_dim: usize, layers: usize, kv_heads: usize) -> KvGroup {
     let format = format.parse().unwrap();
-    KvGroup { layers, kv_heads, head_dim, format, streams: None, sinks: 4, hot_window: 128 }
+    let rope = None;
+    KvGroup { layers, kv_heads, head_dim, format, streams: None, sinks: 4, hot_window: 128, rope }
 }
 
 pub fn rope(head_dim: usize) -> Rope {

@@ -87,6 +87,8 @@ pub struct World {
     pub flights: Vec<Flight>,
     pub next_token: u64,
     pub forked: bool,
+    /// Whether blocks are freed with the next step, as a backend does it, and not at once.
+    pub lazy: bool,
 }
 
 /// What happened in a run, so that a test can tell that it tested something.
@@ -99,7 +101,7 @@ pub struct Seen {
 }
 
 impl World {
-    pub fn new(groups: Vec<GroupSpec>, budget_bytes: u64) -> Self {
+    pub fn new(groups: Vec<GroupSpec>, budget_bytes: u64, lazy: bool) -> Self {
         let rules = groups.iter().map(Rule::new).collect();
         let cache = KvCache::new(CacheConfig { groups, budget_bytes }).unwrap();
         Self {
@@ -110,6 +112,7 @@ impl World {
             flights: Vec::new(),
             next_token: 0,
             forked: false,
+            lazy,
         }
     }
 
@@ -123,12 +126,24 @@ impl World {
 
     pub fn make(&mut self, block: BlockRef, rows: Vec<Option<Row>>) {
         assert_eq!(rows.len(), self.rows_of(block));
-        assert!(self.memory.insert(block, rows).is_none(), "{block:?} is in use");
+        let new = self.memory.insert(block, rows).is_none();
+        assert!(new || self.lazy, "{block:?} is in use");
     }
 
-    pub fn release(&mut self, freed: Vec<BlockRef>) {
+    /// Those that a step has freed which was given up are named once more.
+    pub fn free(&mut self, freed: &[BlockRef]) {
         for block in freed {
-            assert!(self.memory.remove(&block).is_some(), "{block:?} is freed twice");
+            self.memory.remove(block);
+        }
+    }
+
+    /// Frees what is free, unless that waits for the next step.
+    pub fn release(&mut self) {
+        if !self.lazy {
+            let step = self.cache.release();
+            assert!(step.seqs.is_empty() && step.copies.is_empty());
+            self.free(&step.frees);
+            self.cache.commit(step, &[]).unwrap();
         }
     }
 
@@ -153,6 +168,7 @@ impl World {
     }
 
     pub fn execute(&mut self, step: &Step, tokens: &[Vec<u64>], seen: &mut Seen) {
+        self.free(&step.frees);
         for copy in &step.copies {
             assert_eq!(copy.from.class, copy.to.class);
             self.make(copy.to, self.memory[&copy.from].clone());

@@ -1,11 +1,11 @@
 //! One subject, one cache and the oracle's copy of everything, led through steps.
 
 use super::oracle::{Query, Stream};
-use super::plan::{MIXED, cache_of, group, relocate, rope, round, shares};
+use super::plan::{MIXED, cache_of, group, relocate, rope, round};
 use super::random::Random;
 use super::subject::{Attended, Kind, LayerStep, Subject};
-use kvfold::backend::{Attend, KvGroup, LayerIndex, Rope};
-use kvfold::cache::{BlockRef, KvCache, SeqId};
+use kvfold::backend::{Attend, KvGroup, LayerIndex, Rope, attend_seqs};
+use kvfold::cache::{KvCache, NewTokens, RowKind, SeqId};
 
 /// All formats; the last are for the CPU only.
 pub const FORMATS: [&str; 25] = [
@@ -67,7 +67,7 @@ pub struct Sequence {
 /// What a layer of a step was asked and gave.
 pub struct Layer<'a> {
     pub step: LayerStep<'a>,
-    /// The sequence of each of the call's `seqs`.
+    /// The sequence of each of the step's `seqs`.
     pub asked: &'a [usize],
     pub attended: Attended,
 }
@@ -133,15 +133,19 @@ impl Bench {
         if asked.is_empty() {
             return;
         }
-        let tokens: Vec<_> = asked.iter().map(|&i| (self.sequences[i].id, new[i])).collect();
+        let kind = |n| if n == 1 { RowKind::Generated } else { RowKind::Prompt };
+        let new_tokens = |&i: &usize| {
+            let (seq, n) = (self.sequences[i].id, new[i]);
+            NewTokens { seq, n, kind: kind(n) }
+        };
+        let tokens: Vec<_> = asked.iter().map(new_tokens).collect();
         let mut step = self.cache.prepare(&tokens).unwrap();
-        self.subject.copy_blocks(&step.copies);
         for seq in &mut step.seqs {
             relocate(&mut seq.views[0], self.shift);
         }
-        let seqs = shares(&step.seqs);
+        self.subject.begin(&step);
+        let seqs = attend_seqs(&step.seqs, 0).unwrap();
         let cols = (self.heads + 2 * self.group.kv_heads) * self.group.head_dim;
-        let rope = self.rope.clone();
         for layer in 0..self.group.layers {
             let qkv = self.rows(layer, new, cols);
             let call = Attend {
@@ -150,10 +154,10 @@ impl Bench {
                 scale: self.scale(),
                 causal: self.causal,
                 window: self.window,
-                rope: Some(&rope),
-                seqs: &seqs,
             };
-            let step = LayerStep { call: &call, seqs: &step.seqs, qkv: &qkv, cols };
+            let head_dim = self.group.head_dim;
+            let step =
+                LayerStep { call: &call, step: &step, seqs: &seqs, head_dim, qkv: &qkv, cols };
             let attended = self.subject.layer(&step);
             self.remember(layer, new, &qkv, cols);
             check(self, &Layer { step, asked: &asked, attended });
@@ -162,9 +166,9 @@ impl Bench {
             seq.tokens += new;
         }
         self.steps += 1;
-        let accepted: Vec<_> = tokens.iter().map(|t| t.1).collect();
-        let free = self.cache.commit(step, &accepted).unwrap();
-        self.free(&free);
+        let accepted: Vec<_> = tokens.iter().map(|new| new.n).collect();
+        self.cache.commit(step, &accepted).unwrap();
+        self.release();
     }
 
     fn scale(&self) -> f32 {
@@ -215,14 +219,14 @@ impl Bench {
         i: usize,
         head: usize,
     ) -> (&'a Stream, Query<'a>) {
-        let LayerStep { call, qkv, cols, .. } = layer.step;
+        let LayerStep { call, seqs, qkv, cols, .. } = layer.step;
         let (d, kv_heads) = (self.group.head_dim, self.group.kv_heads);
         let kv_head = head / (self.heads / kv_heads);
         let sequence = &self.sequences[layer.asked[share]];
         let stream = call.at.layer * kv_heads + kv_head;
         let (format, feedback) = self.group.sealing_of(stream);
         let stream = &sequence.streams[stream];
-        let share = &call.seqs[share];
+        let share = &seqs[share];
         let query = Query {
             group: &self.group,
             format,
@@ -244,8 +248,8 @@ impl Bench {
         for stream in &mut seq.streams {
             stream.dead = gone.iter().map(|&t| t as usize).collect();
         }
-        let free = self.cache.clear(seq.id, 0, None, gone).unwrap();
-        self.free(&free);
+        self.cache.clear(seq.id, 0, None, gone).unwrap();
+        self.release();
     }
 
     /// Keeps these tokens of each stream of a sequence.
@@ -257,8 +261,8 @@ impl Bench {
             (stream.keys, stream.values) = (pick(&stream.keys), pick(&stream.values));
         }
         let done = self.cache.compact(seq.id, 0, keep).unwrap();
-        self.subject.gather(&done.gathers);
-        self.free(&done.free);
+        self.subject.compact(&done);
+        self.release();
     }
 
     /// A copy of a sequence, whose new tokens are its own.
@@ -268,8 +272,14 @@ impl Bench {
         self.sequences.push(Sequence { id, seed, streams, tokens });
     }
 
-    fn free(&mut self, blocks: &[BlockRef]) {
-        self.subject.free_blocks(blocks);
+    /// Mostly, what is free travels in the next step.
+    fn release(&mut self) {
+        if self.steps % 3 != 0 {
+            return;
+        }
+        let step = self.cache.release();
+        self.subject.begin(&step);
+        self.cache.commit(step, &[]).unwrap();
         assert_eq!(self.subject.held_bytes(), self.cache.held_bytes());
     }
 }

@@ -1,22 +1,112 @@
-//! The CUDA backend as a subject: what users run, through the trait.
+//! A whole backend as a subject: what users run, through the traits.
 
 use super::subject::{Attended, LayerStep, Subject};
 use half::{bf16, f16};
-use kvfold::backend::cuda::append::Element;
-use kvfold::backend::cuda::backend::{Buffer, CudaBackend};
+use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::driver::Device;
 use kvfold::backend::score::{Score, Scores, Top, TopHeads};
-use kvfold::backend::{Backend, Ids, KvGroup, StepInput};
-use kvfold::cache::{BlockRef, ClassDesc, CopyBlock, Gather};
+use kvfold::backend::{Backend, KvGroup, RowToken, StepInput};
+use kvfold::cache::{ClassDesc, Compaction, Step};
 use kvfold::codec::Codec;
 
-/// A backend in the 16-bit type of the group that it is configured for.
-pub struct OnBackend {
+/// A backend with an arena and the buffers of the last layer.
+pub struct OnBackend<B: Backend> {
+    arena: Option<B::Arena>,
+    qkv: B::Buffer,
+    out: B::Buffer,
+    lse: B::Buffer,
+    backend: B,
+    tolerance: (f64, f64),
+}
+
+impl<B: Backend> OnBackend<B> {
+    pub fn new(backend: B) -> Self {
+        let tolerance = match backend.capabilities().element {
+            None => (1e-5, 1e-4),
+            Some(Codec::Bf16) => (6e-3, 2e-2),
+            Some(_) => (1e-3, 3e-3),
+        };
+        let [qkv, out, lse] = [(); 3].map(|()| backend.buffer(0, 0).unwrap());
+        Self { arena: None, qkv, out, lse, backend, tolerance }
+    }
+
+    fn read(&self, buffer: &B::Buffer, rows: usize, cols: usize) -> Vec<f32> {
+        let mut all = vec![0.0; rows * cols];
+        for (i, row) in all.chunks_exact_mut(cols).enumerate() {
+            self.backend.read_row(buffer, i, row).unwrap();
+        }
+        all
+    }
+}
+
+impl<B: Backend> Subject for OnBackend<B> {
+    fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]) {
+        // More than any test holds.
+        let arena = self.backend.arena(std::slice::from_ref(group), classes, 64 << 20).unwrap();
+        self.arena = Some(arena);
+    }
+
+    fn begin(&mut self, step: &Step) {
+        let rows = step.seqs.iter().map(|seq| seq.new_tokens).sum();
+        let tokens = vec![RowToken::Given(0); rows];
+        let input = StepInput { step, tokens: &tokens, rows: &[], choices: &[] };
+        self.backend.begin(self.arena.as_mut().unwrap(), &input).unwrap();
+    }
+
+    fn compact(&mut self, compaction: &Compaction) {
+        self.backend.compact(self.arena.as_mut().unwrap(), compaction).unwrap();
+    }
+
+    fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
+        let LayerStep { call, qkv, cols, .. } = *step;
+        let (rows, d) = (qkv.len() / cols, step.head_dim);
+        let Self { backend, arena, qkv: buffer, out, lse, .. } = self;
+        let arena = arena.as_mut().unwrap();
+        backend.write(qkv, cols, buffer).unwrap();
+        backend.append(arena, call.at, call.heads, true, buffer).unwrap();
+        let layers = call.at.layer..call.at.layer + 1;
+        backend.seal(arena, call.at.group, layers).unwrap();
+        backend.attend(arena, call, buffer, out, Some(lse)).unwrap();
+        let out = self.read(&self.out, rows, call.heads * d);
+        Attended { out, lse: self.read(&self.lse, rows, call.heads) }
+    }
+
+    fn score(&mut self, step: &LayerStep<'_>, _lse: &[f32], pass: Score) -> Scores {
+        let mut scores = Scores::default();
+        let Self { backend, arena, qkv, lse, .. } = self;
+        let arena = arena.as_mut().unwrap();
+        backend.score(arena, step.call, pass, qkv, lse, &mut scores).unwrap();
+        scores
+    }
+
+    fn score_top(&mut self, step: &LayerStep<'_>, _lse: &[f32], of: TopHeads) -> Vec<Top> {
+        let mut tops = Vec::new();
+        let Self { backend, arena, qkv, lse, .. } = self;
+        let arena = arena.as_mut().unwrap();
+        backend.score_top(arena, step.call, of, qkv, lse, &mut tops).unwrap();
+        tops
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.arena.as_ref().map_or(0, |arena| self.backend.kv_bytes(arena))
+    }
+
+    fn query_type(&self) -> Option<Codec> {
+        self.backend.capabilities().element
+    }
+
+    fn tolerance(&self) -> (f64, f64) {
+        self.tolerance
+    }
+}
+
+/// The CUDA backend in the 16-bit type of the group that it is configured for.
+pub struct ByElement {
     device: Device,
     inner: Option<Box<dyn Subject>>,
 }
 
-impl OnBackend {
+impl ByElement {
     pub fn new(device: &Device) -> Self {
         Self { device: device.clone(), inner: None }
     }
@@ -26,25 +116,23 @@ impl OnBackend {
     }
 }
 
-impl Subject for OnBackend {
+impl Subject for ByElement {
     fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]) {
         self.inner = Some(match group.format.hot() {
-            Codec::Bf16 => Box::new(Typed::<bf16>::new(&self.device)),
-            _ => Box::new(Typed::<f16>::new(&self.device)),
+            Codec::Bf16 => {
+                Box::new(OnBackend::new(CudaBackend::<bf16>::new(&self.device).unwrap()))
+            }
+            _ => Box::new(OnBackend::new(CudaBackend::<f16>::new(&self.device).unwrap())),
         });
         self.inner().configure(group, classes);
     }
 
-    fn copy_blocks(&mut self, copies: &[CopyBlock]) {
-        self.inner().copy_blocks(copies);
+    fn begin(&mut self, step: &Step) {
+        self.inner().begin(step);
     }
 
-    fn gather(&mut self, gathers: &[Gather]) {
-        self.inner().gather(gathers);
-    }
-
-    fn free_blocks(&mut self, blocks: &[BlockRef]) {
-        self.inner().free_blocks(blocks);
+    fn compact(&mut self, compaction: &Compaction) {
+        self.inner().compact(compaction);
     }
 
     fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
@@ -69,89 +157,5 @@ impl Subject for OnBackend {
 
     fn tolerance(&self) -> (f64, f64) {
         self.inner.as_ref().map_or((1e-3, 3e-3), |inner| inner.tolerance())
-    }
-}
-
-/// A backend with the buffers of the last layer.
-struct Typed<T> {
-    backend: CudaBackend<T>,
-    qkv: Buffer<T>,
-    out: Buffer<T>,
-    lse: Buffer<T>,
-}
-
-impl<T: Element> Typed<T> {
-    fn new(device: &Device) -> Self {
-        let backend = CudaBackend::new(device).unwrap();
-        let [qkv, out, lse] = [(); 3].map(|()| backend.buffer(0, 0).unwrap());
-        Self { backend, qkv, out, lse }
-    }
-
-    fn read(&self, buffer: &Buffer<T>) -> Vec<f32> {
-        let mut all = vec![0.0; buffer.rows() * buffer.cols()];
-        for (i, row) in all.chunks_exact_mut(buffer.cols()).enumerate() {
-            self.backend.read_row(buffer, i, row).unwrap();
-        }
-        all
-    }
-}
-
-impl<T: Element> Subject for Typed<T> {
-    fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]) {
-        // More than any test holds.
-        self.backend.configure_kv(std::slice::from_ref(group), classes, 64 << 20).unwrap();
-    }
-
-    fn copy_blocks(&mut self, copies: &[CopyBlock]) {
-        self.backend.copy_blocks(copies).unwrap();
-    }
-
-    fn gather(&mut self, gathers: &[Gather]) {
-        self.backend.gather(gathers).unwrap();
-    }
-
-    fn free_blocks(&mut self, blocks: &[BlockRef]) {
-        self.backend.free_blocks(blocks);
-    }
-
-    fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
-        let LayerStep { call, seqs, qkv, cols } = *step;
-        let ids = vec![0; qkv.len() / cols];
-        let rope = call.rope.unwrap();
-        let input = StepInput { seqs, ids: Ids::Given(&ids), rows: &[], choices: &[], rope };
-        let Self { backend, qkv: buffer, out, lse } = self;
-        backend.begin(&input).unwrap();
-        backend.write(qkv, cols, buffer).unwrap();
-        backend.append(call.at, call.heads, None, buffer, seqs).unwrap();
-        let layers = call.at.layer..call.at.layer + 1;
-        backend.seal(call.at.group, layers, seqs).unwrap();
-        backend.attend(call, buffer, out, Some(lse)).unwrap();
-        Attended { out: self.read(&self.out), lse: self.read(&self.lse) }
-    }
-
-    fn score(&mut self, step: &LayerStep<'_>, _lse: &[f32], pass: Score) -> Scores {
-        let mut scores = Scores::default();
-        let Self { backend, qkv, lse, .. } = self;
-        Backend::score(backend, step.call, pass, qkv, lse, &mut scores).unwrap();
-        scores
-    }
-
-    fn score_top(&mut self, step: &LayerStep<'_>, _lse: &[f32], of: TopHeads) -> Vec<Top> {
-        let mut tops = Vec::new();
-        let Self { backend, qkv, lse, .. } = self;
-        Backend::score_top(backend, step.call, of, qkv, lse, &mut tops).unwrap();
-        tops
-    }
-
-    fn held_bytes(&self) -> u64 {
-        self.backend.kv_bytes()
-    }
-
-    fn query_type(&self) -> Option<Codec> {
-        Some(T::CODEC)
-    }
-
-    fn tolerance(&self) -> (f64, f64) {
-        if T::CODEC == Codec::Bf16 { (6e-3, 2e-2) } else { (1e-3, 3e-3) }
     }
 }

@@ -1,7 +1,7 @@
 //! What tests of steps through a cache have in common.
 
-use kvfold::backend::{AttendSeq, KvGroup, Rope, StreamFormat};
-use kvfold::cache::{GroupView, KvCache, RunKind, SeqStep};
+use kvfold::backend::{KvGroup, Rope, StreamFormat};
+use kvfold::cache::{GroupView, KvCache, RunKind};
 use kvfold::codec::Codec;
 use kvfold::codec::feedback::Feedback;
 use kvfold::model::cache_config;
@@ -20,6 +20,7 @@ pub fn group(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {
         streams: None,
         sinks: 4,
         hot_window: 128,
+        rope: Some(Arc::new(rope(head_dim))),
     };
     if format == MIXED {
         // Queries of one direction, so that feedback matters.
@@ -46,18 +47,6 @@ pub fn cache_of(group: &KvGroup) -> KvCache {
 pub fn rope(head_dim: usize) -> Rope {
     let half = head_dim / 2;
     Rope { inv_freq: (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect() }
-}
-
-/// The new tokens of a step in its first group, one sequence after the other.
-pub fn shares(seqs: &[SeqStep]) -> Vec<AttendSeq<'_>> {
-    let mut row = 0;
-    (seqs.iter())
-        .map(|s| {
-            row += s.new_tokens;
-            let (first_row, q_len) = (row - s.new_tokens, s.new_tokens);
-            AttendSeq { first_row, q_len, view: &s.views[0] }
-        })
-        .collect()
 }
 
 /// Moves the sealed runs of a view by `shift` positions.

@@ -1,8 +1,8 @@
 //! Who is tested: one interface over the CPU backend and the kernels on a device.
 
-use super::on_backend::OnBackend;
+use super::on_backend::{ByElement, OnBackend};
 use half::{bf16, f16};
-use kvfold::backend::cpu::{Buffer, CpuBackend, Level};
+use kvfold::backend::cpu::{CpuBackend, Level};
 use kvfold::backend::cuda::append::{AppendCall, AppendPlan, Element, append};
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::attend::{Attention, AttentionCall, AttentionShape, Limits};
@@ -14,9 +14,9 @@ use kvfold::backend::cuda::seal::{SealPlan, seal};
 use kvfold::backend::cuda::tables::AttendTables;
 use kvfold::backend::driver::emulated::EmulatorOptions;
 use kvfold::backend::driver::{Device, Stream};
-use kvfold::backend::score::{Score, Scores, Spans, Top, TopHeads};
-use kvfold::backend::{Attend, Backend, KvGroup};
-use kvfold::cache::{BlockRef, ClassDesc, CopyBlock, Gather, SeqStep};
+use kvfold::backend::score::{Score, Scores, Top, TopHeads};
+use kvfold::backend::{Attend, AttendSeq, KvGroup};
+use kvfold::cache::{ClassDesc, Compaction, Step};
 use kvfold::codec::Codec;
 use std::sync::OnceLock;
 
@@ -25,10 +25,14 @@ const KV_BUDGET: u64 = 256 << 20;
 
 /// One layer of one step.
 pub struct LayerStep<'a> {
-    /// The attention call; its views are those of `seqs`.
-    pub call: &'a Attend<'a>,
-    /// What is appended and sealed first.
-    pub seqs: &'a [SeqStep],
+    /// The attention call.
+    pub call: &'a Attend,
+    /// The step, which has begun.
+    pub step: &'a Step,
+    /// Its sequences.
+    pub seqs: &'a [AttendSeq<'a>],
+    /// Channels of a head.
+    pub head_dim: usize,
     /// `[rows][cols]`: query heads, key heads, value heads.
     pub qkv: &'a [f32],
     /// Floats of a row.
@@ -44,9 +48,9 @@ pub struct Attended {
 /// Something that keeps KV and attends.
 pub trait Subject {
     fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]);
-    fn copy_blocks(&mut self, copies: &[CopyBlock]);
-    fn gather(&mut self, gathers: &[Gather]);
-    fn free_blocks(&mut self, blocks: &[BlockRef]);
+    /// Begins a step.
+    fn begin(&mut self, step: &Step);
+    fn compact(&mut self, compaction: &Compaction);
     /// Appends, seals, attends.
     fn layer(&mut self, step: &LayerStep<'_>) -> Attended;
     /// A score pass over what `layer` has just done, which gave `lse`.
@@ -59,73 +63,6 @@ pub trait Subject {
     fn query_type(&self) -> Option<Codec>;
     /// Relative rms error of outputs, and error of log-sum-exps, that are allowed.
     fn tolerance(&self) -> (f64, f64);
-}
-
-impl Subject for CpuBackend {
-    fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]) {
-        self.configure_kv(std::slice::from_ref(group), classes, u64::MAX).unwrap();
-    }
-
-    fn copy_blocks(&mut self, copies: &[CopyBlock]) {
-        Backend::copy_blocks(self, copies).unwrap();
-    }
-
-    fn gather(&mut self, gathers: &[Gather]) {
-        Backend::gather(self, gathers).unwrap();
-    }
-
-    fn free_blocks(&mut self, blocks: &[BlockRef]) {
-        Backend::free_blocks(self, blocks);
-    }
-
-    fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
-        let LayerStep { call, seqs, qkv: flat, cols } = *step;
-        let rows = flat.len() / cols;
-        let mut qkv = self.buffer(rows, cols).unwrap();
-        self.write(flat, cols, &mut qkv).unwrap();
-        self.append(call.at, call.heads, None, &mut qkv, seqs).unwrap();
-        let layers = call.at.layer..call.at.layer + 1;
-        self.seal(call.at.group, layers, seqs).unwrap();
-        let (mut out, mut lse) = (self.buffer(0, 0).unwrap(), self.buffer(0, 0).unwrap());
-        self.attend(call, &qkv, &mut out, Some(&mut lse)).unwrap();
-        Attended {
-            out: (0..rows).flat_map(|r| out.row(r).to_vec()).collect(),
-            lse: (0..rows).flat_map(|r| lse.row(r).to_vec()).collect(),
-        }
-    }
-
-    fn score(&mut self, step: &LayerStep<'_>, lse: &[f32], pass: Score) -> Scores {
-        let (q, lse) = score_inputs(self, step, lse);
-        let mut scores = Scores::default();
-        Backend::score(self, step.call, pass, &q, &lse, &mut scores).unwrap();
-        scores
-    }
-
-    fn score_top(&mut self, step: &LayerStep<'_>, lse: &[f32], of: TopHeads) -> Vec<Top> {
-        let (q, lse) = score_inputs(self, step, lse);
-        let mut tops = Vec::new();
-        Backend::score_top(self, step.call, of, &q, &lse, &mut tops).unwrap();
-        tops
-    }
-
-    fn held_bytes(&self) -> u64 {
-        self.kv_bytes()
-    }
-
-    fn query_type(&self) -> Option<Codec> {
-        None
-    }
-
-    fn tolerance(&self) -> (f64, f64) {
-        (1e-5, 1e-4)
-    }
-}
-
-fn score_inputs(backend: &CpuBackend, step: &LayerStep<'_>, lse: &[f32]) -> (Buffer, Buffer) {
-    let (mut q, mut lses) = (backend.buffer(0, 0).unwrap(), backend.buffer(0, 0).unwrap());
-    backend.write(step.qkv, step.cols, &mut q).unwrap();
-    backend.write(lse, step.call.heads, &mut lses).unwrap();
-    (q, lses)
 }
 
 /// The kernels on a device.
@@ -145,7 +82,7 @@ struct Kv {
 }
 
 impl Kv {
-    fn shape(&self, call: &Attend<'_>) -> AttentionShape {
+    fn shape(&self, call: &Attend) -> AttentionShape {
         AttentionShape {
             head_dim: self.group.head_dim,
             heads: call.heads,
@@ -208,8 +145,8 @@ impl OnDevice {
         pass: Score,
         round: fn(f32) -> T,
     ) -> Scores {
-        let kv_heads = self.kv().0.group.kv_heads;
-        let spans = Spans::new(step.call.seqs, kv_heads, step.call.at.layer).unwrap();
+        let kv = self.kv().0;
+        let spans = kv.tables.spans(kv.group.kv_heads, step.call.at.layer).unwrap();
         self.scoring(step, lse, round, |scorer, call, stream| {
             let device = stream.device();
             let mut starts = ScoreStarts::new(device).unwrap();
@@ -254,7 +191,7 @@ impl OnDevice {
         round: fn(f32) -> T,
         widen: fn(T) -> f32,
     ) -> Attended {
-        let LayerStep { call, seqs, qkv, cols } = *step;
+        let LayerStep { call, step: Step { seqs, .. }, seqs: shares, qkv, cols, .. } = *step;
         let (kv, stream) = self.kv();
         let device = stream.device();
         let rows = qkv.len() / cols;
@@ -264,7 +201,8 @@ impl OnDevice {
         let group = call.at.group;
         kv.appends.set(&mut kv.arenas, group, seqs, 0, stream).unwrap();
         kv.seals.set(&mut kv.arenas, group, seqs, 0, stream).unwrap();
-        kv.tables.set(&kv.arenas, group, call.seqs, 0, call.rope, stream).unwrap();
+        let rope = kv.group.rope.as_deref();
+        kv.tables.set(&kv.arenas, group, shares, 0, rope, stream).unwrap();
         let shape = AppendCall { at: call.at, heads: call.heads, stride, inv_turns: None };
         append(&mut kv.arenas, &kv.appends, &shape, &mut qkv, stream).unwrap();
         let layers = call.at.layer..call.at.layer + 1;
@@ -273,7 +211,7 @@ impl OnDevice {
         let attention = Attention::new(device, kv.shape(call)).unwrap();
         let attention = attention.with_decode_rows(usize::MAX);
         let sizes = kv.tables.sizes();
-        let limits = Limits { seqs: call.seqs.len(), decode_rows: rows, tokens: sizes.tokens };
+        let limits = Limits { seqs: shares.len(), decode_rows: rows, tokens: sizes.tokens };
         let mut workspace = attention.workspace(limits).unwrap();
         let d = kv.group.head_dim;
         // NaN: every row must be written.
@@ -310,18 +248,18 @@ impl Subject for OnDevice {
         });
     }
 
-    fn copy_blocks(&mut self, copies: &[CopyBlock]) {
+    fn begin(&mut self, step: &Step) {
         let (kv, stream) = self.kv();
-        kv.copier.copy(&mut kv.arenas, copies, stream).unwrap();
+        kv.arenas.free(&step.frees);
+        if !step.copies.is_empty() {
+            kv.copier.copy(&mut kv.arenas, &step.copies, stream).unwrap();
+        }
     }
 
-    fn gather(&mut self, gathers: &[Gather]) {
+    fn compact(&mut self, compaction: &Compaction) {
         let (kv, stream) = self.kv();
-        kv.gatherer.gather(&mut kv.arenas, gathers, stream).unwrap();
-    }
-
-    fn free_blocks(&mut self, blocks: &[BlockRef]) {
-        self.kv().0.arenas.free(blocks);
+        kv.arenas.free(&compaction.frees);
+        kv.gatherer.gather(&mut kv.arenas, &compaction.gathers, stream).unwrap();
     }
 
     fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
@@ -413,16 +351,16 @@ impl Kind {
 
     pub fn subject(self) -> Box<dyn Subject> {
         match self {
-            Kind::Cpu(level) => Box::new(CpuBackend::with_level(level)),
+            Kind::Cpu(level) => Box::new(OnBackend::new(CpuBackend::with_level(level))),
             Kind::Emulated(seed) => {
                 let options = EmulatorOptions { seed, host_threads: 2, ..Default::default() };
                 let device = Device::emulated(options);
                 match seed % 2 {
-                    0 => Box::new(OnBackend::new(&device)),
+                    0 => Box::new(ByElement::new(&device)),
                     _ => Box::new(OnDevice::new(&device)),
                 }
             }
-            Kind::Cuda => Box::new(OnBackend::new(cuda().as_ref().unwrap())),
+            Kind::Cuda => Box::new(ByElement::new(cuda().as_ref().unwrap())),
         }
     }
 }

@@ -4,8 +4,8 @@ use crate::world::World;
 use half::f16;
 use kvfold::Error;
 use kvfold::backend::cuda::dense::{
-    HeadNorm, Logits, RmsNorm, RopeCall, add_bias, argmax, embed, fixed, head_norm, rms_norm, rope,
-    sample, select_rows, silu_mul,
+    HeadNorm, Logits, RmsNorm, RopeCall, Rows, add_bias, argmax, draw_to, embed, head_norm,
+    rms_norm, rope, sample, select_rows, silu_mul,
 };
 use kvfold::backend::draw::Draw;
 use kvfold::backend::driver::DeviceBuffer;
@@ -50,10 +50,15 @@ fn rows_and_elements() {
     let w = World::emulated(0);
     let s = &w.stream;
     let (halves, mut floats, ids) = (w.nan::<f16>(64), w.nan::<f32>(64), w.upload(&[0u32; 4]));
-    embed(&halves, &ids, 4, 16, &mut floats, s).unwrap();
-    names(embed(&halves, &ids, 4, 0, &mut floats, s), &["embed: 0 columns"]);
-    names(embed(&halves, &ids, 4, 24, &mut floats, s), &["4 rows of 24"]);
-    names(embed(&halves, &ids, 5, 8, &mut floats, s), &["5 rows of 1 exceed 4 of ids"]);
+    let mut embedded = |n, cols| {
+        let mut taken = w.nan::<u32>(4);
+        let rows = Rows { n, tokens: &ids, slots: &ids, ids: &mut taken };
+        embed(&halves, 1.0, rows, cols, &mut floats, s)
+    };
+    embedded(4, 16).unwrap();
+    names(embedded(4, 0), &["embed: 0 columns"]);
+    names(embedded(4, 24), &["4 rows of 24"]);
+    names(embedded(5, 8), &["5 rows of 1 exceed 4 of tokens"]);
     let from = w.nan::<f32>(64);
     names(select_rows(&from, &ids, 4, 6, &mut floats, s), &["select_rows: 6 columns"]);
     names(select_rows(&from, &ids, 4, 32, &mut floats, s), &["4 rows of 32"]);
@@ -83,15 +88,17 @@ fn samples() {
     let w = World::emulated(0);
     let s = &w.stream;
     let values = w.upload(&[0f32; 40]);
-    let draw = fixed(&Draw::GREEDY).unwrap();
+    let draw = draw_to(0, &Draw::GREEDY).unwrap();
     let (draws, mut ids) = (w.upload(&[draw; 3]), w.nan::<u32>(4));
     let logits = Logits { values: &values, rows: 4, vocab: 10, stride: 10 };
     argmax(logits, &mut ids, s).unwrap();
-    names(sample(logits, &draws, &mut ids, s), &["sample: 4 rows of 1 exceed 3 of draws"]);
+    // SAFETY: a refused call writes nothing.
+    let sampled = unsafe { sample(logits, &draws, &mut ids, s) };
+    names(sampled, &["sample: 4 rows of 1 exceed 3 of draws"]);
     names(argmax(Logits { stride: 9, ..logits }, &mut ids, s), &["argmax: rows of 9", "10"]);
     names(argmax(Logits { rows: 5, ..logits }, &mut ids, s), &["5 rows of 10"]);
     names(argmax(Logits { vocab: 0, ..logits }, &mut ids, s), &["0 logits"]);
     let vocab = (1 << 22) + 1;
     names(argmax(Logits { vocab, stride: vocab, ..logits }, &mut ids, s), &["4194304"]);
-    names(fixed(&Draw { top_p: 2.0, ..Draw::GREEDY }), &["top_p: 2"]);
+    names(draw_to(0, &Draw { top_p: 2.0, ..Draw::GREEDY }), &["top_p: 2"]);
 }

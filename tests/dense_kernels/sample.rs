@@ -1,10 +1,9 @@
-//! Argmax and sampling: the host's twin, token for token, and what src/sample keeps.
+//! Argmax and sampling: the host's twin, token for token, and float64.
 
 use crate::world::{Random, World, worlds};
-use kvfold::backend::cuda::dense::{Logits, argmax, fixed, sample};
+use kvfold::backend::cuda::dense::{Logits, argmax, draw_to, sample};
 use kvfold::backend::cuda::params::NONE;
 use kvfold::backend::draw::{self, Draw, FULL_WEIGHT};
-use kvfold::sample::{Sampler, SamplingParams};
 
 /// Rows one after the other, `stride` apart with NaN between.
 fn padded(rows: &[Vec<f32>], stride: usize) -> Vec<f32> {
@@ -26,11 +25,18 @@ fn greedy(world: &World, rows: &[Vec<f32>], stride: usize) -> Vec<u32> {
 
 fn drawn(world: &World, rows: &[Vec<f32>], draws: &[Draw], stride: usize) -> Vec<u32> {
     let values = world.upload(&padded(rows, stride));
-    let draws: Vec<_> = draws.iter().map(|d| fixed(d).unwrap()).collect();
-    let mut ids = world.nan(rows.len());
+    // Slots in reverse, after one that nobody draws to.
+    let n = rows.len() as u32;
+    let slots = (1..=n).rev();
+    let draws: Vec<_> = slots.zip(draws).map(|(slot, d)| draw_to(slot, d).unwrap()).collect();
+    let mut ids = world.nan(rows.len() + 1);
     let logits = Logits { values: &values, rows: rows.len(), vocab: rows[0].len(), stride };
-    sample(logits, &world.upload(&draws), &mut ids, &world.stream).unwrap();
-    world.read(&ids)
+    // SAFETY: each slot is an element.
+    unsafe { sample(logits, &world.upload(&draws), &mut ids, &world.stream).unwrap() };
+    let mut ids = world.read(&ids);
+    assert_eq!(ids.remove(0), NONE, "what was there before");
+    ids.reverse();
+    ids
 }
 
 /// Logits of several kinds: normal, peaked, flat, of few values (many are equal), with
@@ -126,25 +132,47 @@ fn draws_follow_the_weights() {
     }
 }
 
-/// What src/sample keeps: the same tokens, but where a probability is so near a limit
+/// Probabilities as `transformers` has them, in f64: temperature, top-k, top-p, min-p.
+fn reference(logits: &[f32], draw: &Draw) -> Vec<(u32, f64)> {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |x: f32| (f64::from(x - top) / f64::from(draw.temperature)).exp();
+    let mut all: Vec<_> = (0u32..).zip(logits).map(|(id, &x)| (id, x, weight(x))).collect();
+    all.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+    if draw.temperature == 0.0 {
+        return vec![(all[0].0, 1.0)];
+    }
+    if draw.top_k > 0 {
+        all.truncate(draw.top_k);
+    }
+    if draw.top_p < 1.0 {
+        let enough = f64::from(draw.top_p) * all.iter().map(|t| t.2).sum::<f64>();
+        let mut held = 0.0;
+        let crossing = all.iter().position(|t| {
+            held += t.2;
+            held >= enough
+        });
+        all.truncate(crossing.map_or(all.len(), |last| last + 1));
+    }
+    all.retain(|t| t.2 > 0.0 && t.2 >= f64::from(draw.min_p));
+    let total: f64 = all.iter().map(|t| t.2).sum();
+    let mut kept: Vec<_> = all.into_iter().map(|t| (t.0, t.2 / total)).collect();
+    kept.sort_by_key(|t| t.0);
+    kept
+}
+
+/// What f64 keeps: the same tokens, but where a probability is so near a limit
 /// that f32 exponents and integer weights may fall on its other side.
 #[test]
-fn the_twin_keeps_what_the_sampler_keeps() {
+fn the_host_keeps_what_float64_keeps() {
     let mut random = Random::new(3);
     let (mut equal, mut all) = (0, 0);
     for case in 0..600 {
         let vocab = random.pick(&[1, 2, 7, 100, 1500]);
         let mut row = logits(&mut random, case, vocab);
-        // The sampler refuses NaN.
+        // It has no order for NaN.
         row.iter_mut().filter(|l| l.is_nan()).for_each(|l| *l = f32::NEG_INFINITY);
         let draw = a_draw(&mut random, vocab);
-        let params = SamplingParams::default()
-            .with_temperature(draw.temperature)
-            .with_top_k(draw.top_k)
-            .with_top_p(draw.top_p)
-            .with_min_p(draw.min_p);
-        let mut theirs = Sampler::new(params).unwrap().distribution(&row, &[]).unwrap();
-        theirs.sort_by_key(|t| t.0);
+        let theirs = reference(&row, &draw);
         let ours = draw.kept(&row).unwrap();
         let total: f64 = ours.iter().map(|k| k.1 as f64).sum();
         all += 1;

@@ -4,7 +4,7 @@ use crate::runner::{Golden, Runner, error, golden_dir};
 use half::{bf16, f16};
 use kvfold::backend::WeightPolicy;
 use kvfold::backend::cuda::append::Element;
-use kvfold::backend::cuda::backend::CudaBackend;
+use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::driver::Device;
 use kvfold::backend::driver::emulated::EmulatorOptions;
 
@@ -32,7 +32,11 @@ fn check_family<T: Element>(device: &Device, folder: &str, tolerance: f64) {
     let n = greedy[0].len();
     assert_eq!(runner.greedy_on_device(&prompts, n), greedy, "{folder}");
     // The prompt, a first step and the one that is captured are not repetitions.
-    assert!(runner.backend.repeated() as usize >= n - 4, "{}", runner.backend.repeated());
+    assert!(
+        runner.placed.backend().repeated() as usize >= n - 4,
+        "{}",
+        runner.placed.backend().repeated()
+    );
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn padding_changes_no_token() {
         };
         let mut batch = runner();
         let got = batch.greedy_on_device(&prompts, 10);
-        assert!(batch.backend.repeated() >= 6, "{}", batch.backend.repeated());
+        assert!(batch.placed.backend().repeated() >= 6, "{}", batch.placed.backend().repeated());
         for (prompt, got) in prompts.iter().zip(got) {
             let alone = runner().greedy_on_device(std::slice::from_ref(prompt), 10);
             assert_eq!(alone, [got], "{kv}");

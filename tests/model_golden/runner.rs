@@ -2,9 +2,9 @@
 
 use candle_core::{Device, Tensor};
 use kvfold::backend::draw::Choice;
-use kvfold::backend::{Backend, Ids, WeightPolicy};
-use kvfold::cache::KvCache;
-use kvfold::model::{Checkpoint, KvOptions, Llama, Workspace, cache_config, kv_groups};
+use kvfold::backend::{Backend, RowToken, StepInput, WeightPolicy};
+use kvfold::cache::{KvCache, NewTokens, SeqId};
+use kvfold::model::{Checkpoint, KvOptions, Model, Pass, Placed, Tail, cache_config, kv_groups};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -24,23 +24,57 @@ impl Golden {
 
 /// A model on a backend, with its cache.
 pub struct Runner<B: Backend> {
-    pub backend: B,
-    model: Llama<B>,
-    ws: Workspace<B>,
+    pub placed: Placed<B>,
     cache: KvCache,
 }
 
-impl<B: Backend> Runner<B> {
-    pub fn new(mut backend: B, path: &Path, policy: WeightPolicy, kv: &str) -> Self {
-        let model = Llama::load(&Checkpoint::open(path).unwrap(), &backend, policy).unwrap();
-        let groups = kv_groups(model.config(), &KvOptions::new(kv.parse().unwrap()));
+impl<B: Backend + Send> Runner<B> {
+    pub fn new(backend: B, path: &Path, policy: WeightPolicy, kv: &str) -> Self {
+        let checkpoint = Checkpoint::open(path).unwrap();
+        let mut placed = Placed::load(&checkpoint, backend, policy).unwrap();
+        let groups = kv_groups(placed.config(), &KvOptions::new(kv.parse().unwrap()));
         // Enough for the prompts that are computed together.
         let unlimited = KvCache::new(cache_config(&groups, u64::MAX)).unwrap();
         let budget = 4 * unlimited.bytes_for(384, 384);
         let cache = KvCache::new(cache_config(&groups, budget)).unwrap();
-        backend.configure_kv(&groups, cache.classes(), cache.budget()).unwrap();
-        let ws = Workspace::new(&backend).unwrap();
-        Self { backend, model, ws, cache }
+        placed.set_arena(&groups, cache.classes(), cache.budget()).unwrap();
+        Self { placed, cache }
+    }
+
+    /// One step, of which all tokens stay.
+    pub fn step(
+        &mut self,
+        new: &[NewTokens],
+        tokens: &[RowToken],
+        rows: &[usize],
+        choices: &[Choice],
+        pass: &mut Pass<'_>,
+    ) {
+        let step = self.cache.prepare(new).unwrap();
+        self.placed.begin(&StepInput { step: &step, tokens, rows, choices }).unwrap();
+        self.placed.forward(pass).unwrap();
+        let accepted: Vec<_> = new.iter().map(|new| new.n).collect();
+        self.cache.commit(step, &accepted).unwrap();
+    }
+
+    pub fn layers(&self) -> usize {
+        self.placed.config().layers
+    }
+
+    pub fn create(&mut self) -> SeqId {
+        self.cache.create()
+    }
+
+    /// Ends sequences; the device must hold nothing then.
+    pub fn free(&mut self, seqs: Vec<SeqId>) {
+        for seq in seqs {
+            self.cache.free(seq).unwrap();
+        }
+        let step = self.cache.release();
+        let nothing = StepInput { step: &step, tokens: &[], rows: &[], choices: &[] };
+        self.placed.begin(&nothing).unwrap();
+        self.cache.commit(step, &[]).unwrap();
+        assert_eq!((self.cache.held_bytes(), self.placed.kv_bytes()), (0, 0));
     }
 
     /// Feeds sequences as one batch, each in the same number of chunks; logits
@@ -54,37 +88,35 @@ impl<B: Backend> Runner<B> {
         let seqs: Vec<_> = prompts.iter().map(|_| self.cache.create()).collect();
         let mut out: Vec<Vec<Vec<f32>>> = prompts.iter().map(|_| Vec::new()).collect();
         let longest = prompts.iter().map(Vec::len).max().unwrap();
+        let layers = self.layers();
         for start in (0..longest).step_by(chunk) {
-            let (mut asked, mut ids, mut rows, mut owners) = (vec![], vec![], vec![], vec![]);
+            let (mut new, mut tokens, mut rows, mut owners) = (vec![], vec![], vec![], vec![]);
             for (i, prompt) in prompts.iter().enumerate().filter(|(_, p)| p.len() > start) {
                 let part = &prompt[start..prompt.len().min(start + chunk)];
                 for position in &wanted[i] {
                     if let Some(offset) =
                         (*position as usize).checked_sub(start).filter(|o| *o < part.len())
                     {
-                        rows.push(ids.len() + offset);
+                        rows.push(tokens.len() + offset);
                         owners.push(i);
                     }
                 }
-                asked.push((seqs[i], part.len()));
-                ids.extend_from_slice(part);
+                new.push(NewTokens::prompt(seqs[i], part.len()));
+                tokens.extend(part.iter().map(|id| RowToken::Given(*id)));
             }
-            let step = self.cache.prepare(&asked).unwrap();
-            self.model.forward(&mut self.backend, &mut self.ws, &step, &ids, &rows).unwrap();
-            let push = |row: usize, logits: &[f32]| {
+            // What nobody wants to see is left out.
+            let mut pass = match rows.is_empty() {
+                true => Pass::kv_only(layers),
+                false => Pass::all(layers, Tail::Hidden),
+            };
+            self.step(&new, &tokens, &rows, &[], &mut pass);
+            let mut push = |row: usize, logits: &[f32]| {
                 out[owners[row]].push(logits.to_vec());
                 Ok(())
             };
-            self.model.logits(&self.backend, &mut self.ws, 0..rows.len(), push).unwrap();
-            let accepted: Vec<_> = asked.iter().map(|a| a.1).collect();
-            let free = self.cache.commit(step, &accepted).unwrap();
-            self.backend.free_blocks(&free);
+            self.placed.logits(0..rows.len(), &mut push).unwrap();
         }
-        for seq in seqs {
-            let free = self.cache.free(seq).unwrap();
-            self.backend.free_blocks(&free);
-        }
-        assert_eq!((self.cache.held_bytes(), self.backend.kv_bytes()), (0, 0));
+        self.free(seqs);
         out
     }
 
@@ -92,21 +124,23 @@ impl<B: Backend> Runner<B> {
     pub fn greedy(&mut self, prompt: &[u32], n: usize) -> Vec<u32> {
         let mut ids = prompt.to_vec();
         let seq = self.cache.create();
-        let mut new = prompt.len();
+        let mut new = NewTokens::prompt(seq, prompt.len());
+        let layers = self.layers();
         for _ in 0..n {
-            let step = self.cache.prepare(&[(seq, new)]).unwrap();
-            let part = &ids[ids.len() - new..];
-            self.model.forward(&mut self.backend, &mut self.ws, &step, part, &[new - 1]).unwrap();
+            let part: Vec<_> =
+                ids[ids.len() - new.n..].iter().map(|id| RowToken::Given(*id)).collect();
+            let mut pass = Pass::all(layers, Tail::Hidden);
+            self.step(&[new], &part, &[new.n - 1], &[], &mut pass);
             let mut next = 0;
-            let best = |_, logits: &[f32]| {
+            let mut best = |_, logits: &[f32]| {
                 next = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
                 Ok(())
             };
-            self.model.logits(&self.backend, &mut self.ws, 0..1, best).unwrap();
-            self.cache.commit(step, &[new]).map(|free| self.backend.free_blocks(&free)).unwrap();
+            self.placed.logits(0..1, &mut best).unwrap();
             ids.push(next as u32);
-            new = 1;
+            new = NewTokens::generated(seq, 1);
         }
+        self.free(vec![seq]);
         ids.split_off(prompt.len())
     }
 
@@ -115,37 +149,38 @@ impl<B: Backend> Runner<B> {
     pub fn greedy_on_device(&mut self, prompts: &[Vec<u32>], n: usize) -> Vec<Vec<u32>> {
         let seqs: Vec<_> = prompts.iter().map(|_| self.cache.create()).collect();
         let mut out: Vec<Vec<u32>> = prompts.iter().map(|_| Vec::new()).collect();
-        let all = prompts.concat();
+        // Slots need not be in the order of the sequences.
+        let slots: Vec<u32> = (0..seqs.len() as u32).rev().collect();
+        let choices: Vec<_> = slots.iter().map(|slot| Choice::greedy(*slot)).collect();
+        let layers = self.layers();
         for i in 0..n {
-            let new = |prompt: &Vec<u32>| if i == 0 { prompt.len() } else { 1 };
-            let new: Vec<usize> = prompts.iter().map(new).collect();
-            let asked: Vec<_> = seqs.iter().copied().zip(new.iter().copied()).collect();
-            let step = self.cache.prepare(&asked).unwrap();
-            let ends = new.iter().scan(0, |end, n| {
-                *end += n;
+            let (new, tokens): (Vec<_>, Vec<_>) = match i {
+                0 => (
+                    seqs.iter().zip(prompts).map(|(s, p)| NewTokens::prompt(*s, p.len())).collect(),
+                    prompts.concat().into_iter().map(RowToken::Given).collect(),
+                ),
+                _ => (
+                    seqs.iter().map(|seq| NewTokens::generated(*seq, 1)).collect(),
+                    slots.iter().map(|slot| RowToken::Drawn(*slot)).collect(),
+                ),
+            };
+            let ends = new.iter().scan(0, |end, new| {
+                *end += new.n;
                 Some(*end - 1)
             });
             let rows: Vec<usize> = ends.collect();
-            let ids = if i == 0 { Ids::Given(&all) } else { Ids::Drawn(seqs.len()) };
-            let choices = vec![Choice::GREEDY; rows.len()];
-            let Self { backend, model, ws, .. } = self;
-            model.forward_and_sample(backend, ws, &step, ids, &rows, &choices).unwrap();
-            let free = self.cache.commit(step, &new).unwrap();
-            self.backend.free_blocks(&free);
+            self.step(&new, &tokens, &rows, &choices, &mut Pass::all(layers, Tail::Draw));
             if i > 0 {
                 self.receive(&mut out);
             }
         }
         self.receive(&mut out);
-        for seq in seqs {
-            let free = self.cache.free(seq).unwrap();
-            self.backend.free_blocks(&free);
-        }
+        self.free(seqs);
         out
     }
 
     fn receive(&mut self, out: &mut [Vec<u32>]) {
-        let drawn = self.backend.receive_tokens().unwrap();
+        let drawn = self.placed.receive().unwrap();
         assert_eq!(drawn.len(), out.len());
         out.iter_mut().zip(drawn).for_each(|(out, id)| out.push(id.unwrap()));
     }

@@ -73,6 +73,24 @@ impl Arenas {
         Ok(())
     }
 
+    /// All bytes of a block.
+    pub(super) fn read(&self, block: BlockRef) -> Result<&[u8]> {
+        let arena = self.arenas.get(usize::from(block.class.0)).ok_or_else(|| missing(block))?;
+        arena.get(block.index as usize).ok_or_else(|| missing(block))
+    }
+
+    /// Fills a block; it is allocated if it is new.
+    pub(super) fn write(&mut self, block: BlockRef, bytes: &[u8]) -> Result<()> {
+        let layout = self.layouts.get(usize::from(block.class.0)).ok_or_else(|| missing(block))?;
+        let needed = layout.block_bytes();
+        if bytes.len() != needed {
+            let what = format!("{} bytes for a block of {needed}", bytes.len());
+            return Err(Error::config("restore", what));
+        }
+        self.block_mut(block).copy_from_slice(bytes);
+        Ok(())
+    }
+
     /// Releases a block; one that was never written is nothing.
     pub(super) fn free(&mut self, block: BlockRef) {
         let class = usize::from(block.class.0);

@@ -1,361 +1,53 @@
-//! Weight matrices.
-//!
-//! Q4_0, Q4_1 and Q8_0 run on our own product where the processor has AVX-512
-//! VNNI ([`super::vnni`]); everything else runs on candle's. candle packs Q8_0,
-//! Q4_K and Q6_K if the inner dimension is a multiple of 256 and the outer one
-//! of 16, so both are padded with zeros; types without a packed product are
-//! repacked to Q8_0 at load.
+//! Products, norms and activations on the CPU.
 
-use super::pool::{Shared, parallel_for};
-use super::tensor::{Buffer, PAD};
-#[cfg(target_arch = "x86_64")]
-use super::vnni;
-use crate::backend::dequantize::{dequantize, row_bytes};
-use crate::backend::{MatrixBytes, WeightPolicy};
-use crate::error::{Error, Result};
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Tensor};
-use std::borrow::Cow;
-use std::sync::Mutex;
+use super::matrix::Matrix;
+use super::{Buffer, CpuBackend, ops};
+use crate::backend::{Activation, Dense};
+use crate::error::Result;
 
-/// Rows are padded to a multiple of this for candle's packed products.
-const ROW_PAD: usize = 16;
-
-/// A weight matrix `[rows, cols]`.
-pub struct Matrix {
-    rows: usize,
-    cols: usize,
-    form: Form,
-}
-
-enum Form {
-    /// candle's; with its columns after padding.
-    Candle(QTensor, usize),
-    #[cfg(target_arch = "x86_64")]
-    Vnni(vnni::Packed),
-}
-
-/// Whether candle has a packed product for the type.
-fn packs(dtype: GgmlDType) -> bool {
-    matches!(dtype, GgmlDType::Q8_0 | GgmlDType::Q4K | GgmlDType::Q6K)
-}
-
-/// Whether our own product takes the type.
-fn own(dtype: GgmlDType) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    let own = vnni::supports(dtype);
-    #[cfg(not(target_arch = "x86_64"))]
-    let own = false;
-    own
-}
-
-/// The type in which a matrix is kept.
-fn resident(dtype: GgmlDType, policy: WeightPolicy) -> GgmlDType {
-    match policy {
-        WeightPolicy::F32 => GgmlDType::F32,
-        WeightPolicy::Keep => dtype,
-        WeightPolicy::Auto if dtype == GgmlDType::F32 || packs(dtype) || own(dtype) => dtype,
-        WeightPolicy::Auto => GgmlDType::Q8_0,
-    }
-}
-
-impl Matrix {
-    /// Loads parts with equal columns, stacked by rows.
-    pub(super) fn new(parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<Self> {
-        let first = parts.first().ok_or_else(|| Error::config("matrix", "has no parts"))?;
-        let (cols, rows) = (first.cols, parts.iter().map(|p| p.rows).sum::<usize>());
-        if parts.iter().any(|p| p.cols != cols) {
-            return Err(Error::config("matrix", "parts have different columns"));
-        }
-        // One type for all parts: their own, if they agree.
-        let mut dtype = resident(first.dtype, policy);
-        if parts.iter().any(|p| resident(p.dtype, policy) != dtype) {
-            dtype = if policy == WeightPolicy::Auto { GgmlDType::Q8_0 } else { GgmlDType::F32 };
-        }
-        #[cfg(target_arch = "x86_64")]
-        if own(dtype) && cols.is_multiple_of(dtype.block_size()) {
-            let bytes = stack(parts, dtype, rows, cols)?;
-            let form = Form::Vnni(vnni::Packed::new(dtype, rows, cols, &bytes)?);
-            return Ok(Self { rows, cols, form });
-        }
-        let pads = packs(dtype);
-        let padded_cols = if pads { cols.next_multiple_of(PAD) } else { cols };
-        let padded_rows = if pads { rows.next_multiple_of(ROW_PAD) } else { rows };
-        let bytes = stack(parts, dtype, padded_rows, padded_cols)?;
-        let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, dtype)?;
-        let tensor = QTensor::new(storage, (padded_rows, padded_cols))?;
-        Ok(Self { rows, cols, form: Form::Candle(tensor, padded_cols) })
+impl Dense for CpuBackend {
+    fn matmul(&self, matrix: &Matrix, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
+        matrix.matmul(x, y)
     }
 
-    /// Output features.
-    pub fn rows(&self) -> usize {
-        self.rows
+    fn logits(&self, matrix: &Matrix, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
+        matrix.matmul(x, y)
     }
 
-    /// Bytes kept resident: the weights, and candle's packed copy of them.
-    pub(super) fn bytes(&self) -> u64 {
-        match &self.form {
-            Form::Candle(tensor, _) => {
-                let once = tensor.storage_size_in_bytes() as u64;
-                once * if packs(tensor.dtype()) { 2 } else { 1 }
-            }
-            #[cfg(target_arch = "x86_64")]
-            Form::Vnni(packed) => packed.bytes(),
-        }
-    }
-
-    /// `y = x · selfᵀ`.
-    pub(super) fn matmul(&self, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
-        if x.cols() != self.cols {
-            return Err(Error::config(
-                "matmul",
-                format!("{} columns meet a matrix of {}", x.cols(), self.cols),
-            ));
-        }
-        match &self.form {
-            Form::Candle(tensor, k) => candle_matmul(tensor, *k, self.rows, x, y),
-            #[cfg(target_arch = "x86_64")]
-            Form::Vnni(packed) => {
-                packed.matmul(x, y);
-                Ok(())
-            }
-        }
-    }
-
-    /// Rows `ids`, as f32.
-    pub(super) fn embed(&self, ids: &[u32], to: &mut Buffer) -> Result<()> {
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.rows) {
-            return Err(Error::config("ids", format!("token {id} is not below {}", self.rows)));
-        }
-        to.resize(ids.len(), self.cols);
-        match &self.form {
-            Form::Candle(tensor, _) => {
-                let rows = tensor.embedding(&Tensor::new(ids, &Device::Cpu)?)?.to_vec2::<f32>()?;
-                for (i, row) in rows.iter().enumerate() {
-                    to.row_mut(i).copy_from_slice(&row[..self.cols]);
-                }
-            }
-            #[cfg(target_arch = "x86_64")]
-            Form::Vnni(packed) => {
-                for (i, &id) in ids.iter().enumerate() {
-                    packed.row(id as usize, to.row_mut(i));
-                }
-            }
-        }
+    fn add_bias(&self, x: &mut Buffer, bias: &Vec<f32>) -> Result<()> {
+        ops::add_bias(x, bias);
         Ok(())
     }
-}
 
-/// The product on candle, with the buffers' vectors lent to it and taken back.
-fn candle_matmul(
-    tensor: &QTensor,
-    k: usize,
-    n: usize,
-    x: &mut Buffer,
-    y: &mut Buffer,
-) -> Result<()> {
-    let (rows, cols, stride) = (x.rows(), x.cols(), x.stride());
-    let fits = stride == k;
-    let input = CpuStorage::F32(if fits { x.take() } else { repad(x, k) });
-    let result = tensor.cpu_fwd(&input, &Layout::contiguous((rows, k)));
-    if let (true, CpuStorage::F32(data)) = (fits, input) {
-        x.replace(data, rows, cols, stride);
-    }
-    match result? {
-        (CpuStorage::F32(data), _) => {
-            let stride = data.len() / rows.max(1);
-            y.replace(data, rows, n, stride);
-            Ok(())
+    fn rms_norm(
+        &self,
+        x: &mut Buffer,
+        delta: Option<&Buffer>,
+        weight: &Vec<f32>,
+        eps: f32,
+        y: &mut Buffer,
+    ) -> Result<()> {
+        if let Some(delta) = delta {
+            ops::add(x, delta);
         }
-        _ => Err(Error::config("matmul", "the product is not f32")),
-    }
-}
-
-/// The rows of `x` with stride `k`.
-fn repad(x: &Buffer, k: usize) -> Vec<f32> {
-    let mut out = vec![0f32; x.rows() * k];
-    for (row, to) in out.chunks_exact_mut(k).enumerate() {
-        to[..x.cols()].copy_from_slice(x.row(row));
-    }
-    out
-}
-
-/// The parts' rows in one type, padded with zeros to `rows × cols`.
-fn stack(parts: &[MatrixBytes<'_>], dtype: GgmlDType, rows: usize, cols: usize) -> Result<Vec<u8>> {
-    let row_bytes = cols / dtype.block_size() * dtype.type_size();
-    let mut bytes = vec![0u8; rows * row_bytes];
-    let mut rest = &mut bytes[..];
-    for part in parts {
-        let (to, after) = rest.split_at_mut(part.rows * row_bytes);
-        fill(part, dtype, cols, to)?;
-        rest = after;
-    }
-    Ok(bytes)
-}
-
-/// Writes a part's rows in `dtype`, padded to `padded_cols`.
-fn fill(part: &MatrixBytes<'_>, dtype: GgmlDType, padded_cols: usize, to: &mut [u8]) -> Result<()> {
-    let from_row = row_bytes(part)?;
-    let to_row = padded_cols / dtype.block_size() * dtype.type_size();
-    if part.dtype == dtype {
-        // Padding blocks of zeros are zero bytes in every packed type.
-        for (from, to) in part.bytes.chunks_exact(from_row).zip(to.chunks_exact_mut(to_row)) {
-            to[..from_row].copy_from_slice(from);
-        }
-        return Ok(());
+        ops::rms_norm(x, weight, eps, y);
+        Ok(())
     }
 
-    const STRIPE: usize = 64;
-    let out = Shared::new(to);
-    let failed = Mutex::new(None);
-    parallel_for(part.rows.div_ceil(STRIPE), |stripe| {
-        let first = stripe * STRIPE;
-        let n = STRIPE.min(part.rows - first);
-        let bytes = &part.bytes[first * from_row..(first + n) * from_row];
-        // SAFETY: stripes do not overlap.
-        let to = unsafe { out.slice(first * to_row, n * to_row) };
-        if let Err(error) = convert(part, bytes, n, dtype, padded_cols, to) {
-            failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
-        }
-    });
-    failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
-}
-
-/// Converts `n` rows to `dtype` through f32.
-fn convert(
-    part: &MatrixBytes<'_>,
-    bytes: &[u8],
-    n: usize,
-    dtype: GgmlDType,
-    padded_cols: usize,
-    to: &mut [u8],
-) -> Result<()> {
-    let floats = dequantize(part.dtype, bytes, n * part.cols)?;
-    let mut padded = vec![0f32; n * padded_cols];
-    for (from, to) in floats.chunks_exact(part.cols).zip(padded.chunks_exact_mut(padded_cols)) {
-        to[..part.cols].copy_from_slice(from);
-    }
-    if dtype == GgmlDType::F32 {
-        to.copy_from_slice(bytemuck::cast_slice(&padded));
-        return Ok(());
-    }
-    let mut blocks = dtype.cpu_zeros(padded.len());
-    blocks.from_float(&padded);
-    // SAFETY: the blocks own storage_size_in_bytes() bytes from as_ptr() on.
-    let bytes =
-        unsafe { std::slice::from_raw_parts(blocks.as_ptr(), blocks.storage_size_in_bytes()) };
-    to.copy_from_slice(bytes);
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn floats(n: usize, seed: u32) -> Vec<f32> {
-        (0..n as u32)
-            .map(|i| ((i.wrapping_mul(2_654_435_761) ^ seed) >> 16) as f32 / 65536.0 - 0.5)
-            .collect()
+    fn head_norm(
+        &self,
+        x: &mut Buffer,
+        first_col: usize,
+        heads: usize,
+        weight: &Vec<f32>,
+        eps: f32,
+    ) -> Result<()> {
+        ops::head_norm(x, first_col, heads, weight, eps);
+        Ok(())
     }
 
-    /// Largest error of `matrix · x` against the float64 product with `w`,
-    /// relative to the products' own size.
-    fn error(matrix: &Matrix, w: &[f32], m: usize) -> f64 {
-        let (n, k) = (matrix.rows, matrix.cols);
-        let xs = floats(m * k, 3);
-        let mut x = Buffer::with_capacity(m, k);
-        x.resize(m, k);
-        for (i, row) in xs.chunks_exact(k).enumerate() {
-            x.row_mut(i).copy_from_slice(row);
-        }
-        let mut y = Buffer::default();
-        matrix.matmul(&mut x, &mut y).unwrap();
-        assert_eq!((y.rows(), y.cols(), x.rows(), x.row(0)), (m, n, m, &xs[..k]));
-        let (mut worst, mut size) = (0f64, 0f64);
-        for (i, x) in xs.chunks_exact(k).enumerate() {
-            for (j, w) in w.chunks_exact(k).enumerate() {
-                let want: f64 = x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                worst = worst.max((f64::from(y.row(i)[j]) - want).abs());
-                size = size.max(want.abs());
-            }
-        }
-        worst / size
-    }
-
-    /// Shapes that need padding in both directions, in two stacked parts.
-    #[test]
-    fn f32_products_agree_with_float64() {
-        let (n, k) = (40, 96);
-        let w = floats(n * k, 1);
-        let bytes: &[u8] = bytemuck::cast_slice(&w);
-        let (a, b) = bytes.split_at(24 * k * 4);
-        let part = |rows, bytes| MatrixBytes { dtype: GgmlDType::F32, rows, cols: k, bytes };
-        for policy in [WeightPolicy::F32, WeightPolicy::Keep, WeightPolicy::Auto] {
-            let matrix = Matrix::new(&[part(24, a), part(16, b)], policy).unwrap();
-            assert!(error(&matrix, &w, 1) < 1e-5 && error(&matrix, &w, 5) < 1e-5);
-        }
-    }
-
-    /// Against the dequantised weights only the activations' 8 bits are lost; the
-    /// embedding rows are the dequantised weights, bit for bit.
-    #[test]
-    fn block_types_agree_with_their_dequantised_weights() {
-        let (n, k) = (40, 96);
-        for dtype in
-            [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::Q5_0, GgmlDType::F16]
-        {
-            let mut blocks = dtype.cpu_zeros(n * k);
-            blocks.from_float(&floats(n * k, 7));
-            // SAFETY: the blocks own that many bytes.
-            let bytes = unsafe {
-                std::slice::from_raw_parts(blocks.as_ptr(), blocks.storage_size_in_bytes())
-            };
-            let w = dequantize(dtype, bytes, n * k).unwrap();
-            let part = MatrixBytes { dtype, rows: n, cols: k, bytes };
-            for policy in [WeightPolicy::Auto, WeightPolicy::Keep] {
-                let matrix = Matrix::new(&[part], policy).unwrap();
-                for m in [1, 3, 8, 21, 300] {
-                    let error = error(&matrix, &w, m);
-                    assert!(error < 0.02, "{dtype:?} {policy:?} {m}: {error}");
-                }
-                let mut rows = Buffer::default();
-                matrix.embed(&[37, 0, 37], &mut rows).unwrap();
-                assert_eq!(rows.row(0), rows.row(2));
-                let exact = policy == WeightPolicy::Keep || matches!(dtype, GgmlDType::Q8_0);
-                let tolerance = if exact { 0.0 } else { 4e-3 };
-                let near = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance;
-                assert!(rows.row(0).iter().zip(&w[37 * k..]).all(near), "{dtype:?}");
-                let error = matrix.embed(&[n as u32], &mut rows).unwrap_err().to_string();
-                assert!(error.contains("40"), "{error}");
-            }
-        }
-    }
-
-    /// Each row's result is its own, whatever else is in the batch.
-    #[test]
-    fn block_products_do_not_depend_on_the_batch() {
-        let (n, k) = (48, 576);
-        let mut blocks = GgmlDType::Q4_1.cpu_zeros(n * k);
-        blocks.from_float(&floats(n * k, 5));
-        // SAFETY: the blocks own that many bytes.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(blocks.as_ptr(), blocks.storage_size_in_bytes()) };
-        let part = MatrixBytes { dtype: GgmlDType::Q4_1, rows: n, cols: k, bytes };
-        let matrix = Matrix::new(&[part], WeightPolicy::Auto).unwrap();
-        let xs = floats(19 * k, 11);
-        let run = |rows: &[f32]| {
-            let mut x = Buffer::default();
-            x.resize(rows.len() / k, k);
-            for (i, row) in rows.chunks_exact(k).enumerate() {
-                x.row_mut(i).copy_from_slice(row);
-            }
-            let mut y = Buffer::default();
-            matrix.matmul(&mut x, &mut y).unwrap();
-            (0..y.rows()).map(|i| y.row(i).to_vec()).collect::<Vec<_>>()
-        };
-        let all = run(&xs);
-        for (i, row) in xs.chunks_exact(k).enumerate() {
-            assert_eq!(run(row)[0], all[i], "row {i}");
-        }
+    fn gate(&self, f: Activation, x: &Buffer, y: &mut Buffer) -> Result<()> {
+        ops::gate(self.level, f, x, y);
+        Ok(())
     }
 }

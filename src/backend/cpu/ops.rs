@@ -3,7 +3,7 @@
 use super::pool::{Shared, parallel_for};
 use super::simd::{Kernel, Level, Simd, dispatch};
 use super::tensor::Buffer;
-use crate::backend::Rope;
+use crate::backend::{Activation, Rope};
 
 /// Rows that one thread takes at a time.
 const STRIPE: usize = 4;
@@ -104,42 +104,67 @@ pub(super) fn rope(x: &mut Buffer, heads: usize, angles: &Angles) {
     });
 }
 
-/// `y = silu(gate) · up` with `x = [gate | up]`.
-pub(super) fn silu_mul(level: Level, x: &Buffer, y: &mut Buffer) {
+/// `y = f(gate) · up` with `x = [gate | up]`.
+pub(super) fn gate(level: Level, f: Activation, x: &Buffer, y: &mut Buffer) {
     let n = x.cols() / 2;
     y.resize(x.rows(), n);
     for_rows(y, |i, y| {
         let (gate, up) = x.row(i).split_at(n);
-        dispatch(level, SiluMul { gate, up, y });
+        dispatch(level, Gate { f, gate, up, y });
     });
 }
 
-struct SiluMul<'a> {
+struct Gate<'a> {
+    f: Activation,
     gate: &'a [f32],
     up: &'a [f32],
     y: &'a mut [f32],
 }
 
-impl Kernel for SiluMul<'_> {
+/// √(2/π) and its cubic term, of GELU's tanh approximation.
+const GELU: (f32, f32) = (0.797_884_56, 0.797_884_56 * 0.044_715);
+
+impl Kernel for Gate<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        match self.f {
+            Activation::Silu => {
+                self.apply(s, |s, x| s.mul(x, s.splat(-std::f32::consts::LOG2_E)), |x| -x)
+            }
+            // (1 + tanh z) / 2 = sigmoid(2z)
+            Activation::GeluTanh => self.apply(
+                s,
+                |s, x| {
+                    let k = -2.0 * std::f32::consts::LOG2_E;
+                    let cubic = s.mul(s.mul(x, x), s.splat(k * GELU.1));
+                    s.mul(x, s.add(cubic, s.splat(k * GELU.0)))
+                },
+                |x| -2.0 * x * (GELU.0 + GELU.1 * x * x),
+            ),
+        }
+    }
+}
+
+impl Gate<'_> {
+    /// `gate / (1 + e^z) · up`, where `wide` gives z · log2(e) and `narrow` z.
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, wide: impl Fn(S, S::F) -> S::F, narrow: impl Fn(f32) -> f32) {
         let n = self.y.len() / S::LANES * S::LANES;
-        let minus_log2e = s.splat(-std::f32::consts::LOG2_E);
         let one = s.splat(1.0);
         for i in (0..n).step_by(S::LANES) {
             // SAFETY: the three slices have the same length, checked by `zip` below
             // for the rest and by construction here.
             unsafe {
                 let g = s.load(self.gate.as_ptr().add(i));
-                let e = s.add(one, s.exp2(s.mul(g, minus_log2e)));
+                let e = s.add(one, s.exp2(wide(s, g)));
                 let gu = s.mul(g, s.load(self.up.as_ptr().add(i)));
                 s.store(self.y.as_mut_ptr().add(i), s.div(gu, e));
             }
         }
         for ((y, g), u) in self.y.iter_mut().zip(self.gate).zip(self.up).skip(n) {
-            *y = g / (1.0 + (-g).exp()) * u;
+            *y = g / (1.0 + narrow(*g).exp()) * u;
         }
     }
 }

@@ -81,6 +81,11 @@ impl AppendPlan {
         Ok(Self { arenas: 0, group: 0, rows: 0, slots, positions })
     }
 
+    /// Positions, one a row.
+    pub(super) fn positions(&self) -> &DeviceBuffer<u32> {
+        self.positions.buffer()
+    }
+
     /// Plans a step, and takes the blocks that it writes. The rows of each sequence
     /// follow those of the one before it; after them come `padding` rows that go nowhere.
     ///

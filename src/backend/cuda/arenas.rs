@@ -338,6 +338,38 @@ impl Arenas {
         }
     }
 
+    /// Takes a block and fills it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for bytes that are not a block's; what [`take`](Self::take) refuses.
+    pub fn write(&mut self, block: BlockRef, bytes: &[u8], stream: &Stream) -> Result<()> {
+        let needed = self.layout(block.class)?.block_bytes();
+        if bytes.len() != needed {
+            let what = format!("{} bytes for a block of {needed}", bytes.len());
+            return Err(Error::config("restore", what));
+        }
+        self.take(&[block], stream)?;
+        self.bytes_of(block)?.write(0, bytes, stream)
+    }
+
+    /// All bytes of a block in use, once the stream's earlier work is done.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn read(&self, block: BlockRef, stream: &Stream) -> Result<Vec<u8>> {
+        self.bytes_of(block)?.to_vec(stream)
+    }
+
+    /// The memory of a block in use.
+    fn bytes_of(&self, block: BlockRef) -> Result<DeviceBuffer<u8>> {
+        let bytes = self.block(block)?.block_bytes();
+        let memory = &self.memory[usize::from(block.class.0)];
+        let address = memory.address() + u64::from(block.index) * bytes as u64;
+        // SAFETY: a block in use has memory, which stays as long as it is in use; those who
+        // write to it borrow the arenas exclusively.
+        Ok(unsafe { DeviceBuffer::borrow(self.table.device(), address, bytes) })
+    }
+
     /// The bytes of a class, block after block, before the first that is not in use.
     ///
     /// # Errors

@@ -12,8 +12,8 @@
 //! depends on that stream alone, so a result does not depend on the batch.
 
 use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
-use crate::backend::check_mask;
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
+use crate::backend::kv::check_mask;
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 

@@ -77,16 +77,6 @@ impl<T: Pod> DeviceList<T> {
         self.buffer.address_of(at)
     }
 
-    /// Replaces the content by elements that are on the device.
-    pub fn copy_from(&mut self, from: &DeviceBuffer<T>, len: usize, stream: &Stream) -> Result<()> {
-        if len > self.buffer.len() {
-            self.grow(len, stream)?;
-        }
-        self.content.clear();
-        self.len = len;
-        self.buffer.copy_from(0, from, 0, len, stream)
-    }
-
     /// Makes room, once nothing uses the old memory any more. If that fails, the old list
     /// stays.
     fn grow(&mut self, len: usize, stream: &Stream) -> Result<()> {

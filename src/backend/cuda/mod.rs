@@ -6,7 +6,6 @@
 pub mod append;
 pub mod arenas;
 pub mod attend;
-pub mod backend;
 mod class_memory;
 pub mod copy;
 pub mod dense;
@@ -15,6 +14,7 @@ pub mod gemm;
 mod list;
 pub mod params;
 pub mod roofs;
+pub mod runner;
 pub mod score;
 pub mod seal;
 pub mod tables;

@@ -133,7 +133,26 @@ impl Scorer {
     pub fn top_workspace(&self, rows: usize, of: TopHeads, chunks: usize) -> Result<TopWorkspace> {
         let per_chunk = rows * self.columns(of);
         let chunks = chunks.clamp(1, MAX_CHUNKS);
-        Ok(TopWorkspace { parts: self.attention.device().alloc(per_chunk * chunks)? })
+        Ok(TopWorkspace { parts: self.attention.device().alloc(per_chunk * chunks)?, chunks })
+    }
+
+    /// Makes a workspace serve such calls. Its memory only grows; no work may use it.
+    ///
+    /// # Errors
+    /// As [`top_workspace`](Self::top_workspace).
+    pub fn reserve_top(
+        &self,
+        workspace: &mut TopWorkspace,
+        rows: usize,
+        of: TopHeads,
+        chunks: usize,
+    ) -> Result<()> {
+        let chunks = chunks.clamp(1, MAX_CHUNKS);
+        if rows * self.columns(of) * chunks > workspace.parts.len() {
+            *workspace = self.top_workspace(rows.next_power_of_two(), of, chunks)?;
+        }
+        workspace.chunks = chunks;
+        Ok(())
     }
 
     /// The most probable token of each query: `tops` is [`ScoreTop`]`[rows][kv_heads]`,
@@ -161,7 +180,7 @@ impl Scorer {
         if per_chunk == 0 {
             return Ok(());
         }
-        let chunks = (workspace.parts.len() / per_chunk).min(MAX_CHUNKS);
+        let chunks = (workspace.parts.len() / per_chunk).min(workspace.chunks);
         if chunks == 0 {
             let what = format!("{per_chunk} parts, {} are there", workspace.parts.len());
             return Err(Error::config("workspace", what));
@@ -219,6 +238,18 @@ impl Scorer {
 /// stream.
 pub struct TopWorkspace {
     parts: DeviceBuffer<ScoreTop>,
+    /// Shares of a stream's pages, at most.
+    chunks: usize,
+}
+
+impl TopWorkspace {
+    /// For calls without rows.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn new(device: &Device) -> Result<Self> {
+        Ok(Self { parts: device.alloc(0)?, chunks: 1 })
+    }
 }
 
 /// The part of a kernel's name that says how keys are sealed.

@@ -5,6 +5,7 @@ use super::attend::{AttentionCall, DECODE_ROWS};
 use super::list::DeviceList;
 use super::params::{AttendSeq as SeqEntry, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK};
 use crate::backend::driver::{Device, Stream};
+use crate::backend::score::Spans;
 use crate::backend::{AttendSeq, Rope};
 use crate::cache::{BlockRef, GroupView, Run, RunKind, StreamView};
 use crate::error::{Error, Result};
@@ -22,6 +23,8 @@ pub struct AttendTables {
     rotations: DeviceList<f32>,
     sizes: Sizes,
     uniform: bool,
+    /// Tokens that each stream of each sequence keeps; one number where they share a table.
+    kept: Vec<Vec<u32>>,
 }
 
 /// What a call asks of its buffers and its workspace.
@@ -56,6 +59,7 @@ impl AttendTables {
             rotations: DeviceList::new(device)?,
             sizes: Sizes::default(),
             uniform: true,
+            kept: Vec::new(),
         })
     }
 
@@ -86,6 +90,7 @@ impl AttendTables {
         self.table.set(&tables.table, stream)?;
         self.masks.set(&tables.masks, stream)?;
         self.rotations.set(&tables.rotations, stream)?;
+        self.kept = tables.kept;
         self.uniform = tables.seqs.iter().all(|seq| seq.ragged == 0);
         (self.arenas, self.group, self.sizes) = (arenas.id(), group, tables.sizes);
         Ok(())
@@ -94,6 +99,14 @@ impl AttendTables {
     /// What calls over these tables ask for.
     pub fn sizes(&self) -> Sizes {
         self.sizes
+    }
+
+    /// Where the scores of a layer's streams lie.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a layer that a ragged view lacks.
+    pub fn spans(&self, kv_heads: usize, layer: usize) -> Result<Spans> {
+        Spans::new(self.kept.iter().map(Vec::as_slice), kv_heads, layer)
     }
 
     /// Whether every sequence has one table for all layers, so that one plan serves them.
@@ -144,6 +157,7 @@ struct Tables<'a> {
     /// Shifts that have a row of `rotations`.
     shifts: Vec<i32>,
     sizes: Sizes,
+    kept: Vec<Vec<u32>>,
 }
 
 impl<'a> Tables<'a> {
@@ -160,6 +174,7 @@ impl<'a> Tables<'a> {
             rotations: Vec::new(),
             shifts: Vec::new(),
             sizes: Sizes::default(),
+            kept: Vec::new(),
         }
     }
 
@@ -179,6 +194,7 @@ impl<'a> Tables<'a> {
             first_stream: self.streams.len() as u32,
             ragged: u32::from(ragged),
         });
+        self.kept.push(views.iter().map(|view| view.kept).collect());
         let sizes = &mut self.sizes;
         sizes.rows = sizes.rows.max(seq.first_row + seq.q_len);
         sizes.max_q_len = sizes.max_q_len.max(seq.q_len);

@@ -6,11 +6,11 @@ use crate::size;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use kvfold::Error;
-use kvfold::backend::Ids;
+use kvfold::backend::RowToken;
 use kvfold::backend::cpu::{Level, threads};
 use kvfold::backend::draw::Choice;
 use kvfold::cache::SeqId;
-use kvfold::engine::{EngineConfig, Session};
+use kvfold::engine::{EngineConfig, Runner, Share, Want};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::Arc;
@@ -105,31 +105,31 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     }
     let Some(first) = args.kv.first() else { return Ok(()) };
     let model = args.model.load(&config(args, first), cancel)?;
-    let mut session = Session::new(model, config(args, first))?;
-    let ids = draw_ids(args, &session)?;
+    let mut runner = Runner::new(model, config(args, first))?;
+    let ids = draw_ids(args, &runner)?;
 
     // The first products pack the weights.
-    let seq = session.create();
-    let limit = session.model().context();
-    prefill(&mut session, seq, &ids[..64.min(limit)], cancel)?;
-    decode(&mut session, seq, &ids[..2], cancel)?;
-    session.free(seq)?;
+    let seq = runner.create();
+    let limit = runner.model().context();
+    prefill(&mut runner, seq, &ids[..64.min(limit)], cancel)?;
+    decode(&mut runner, seq, &ids[..2], cancel)?;
+    runner.free(seq)?;
 
     let mut reports: Vec<Report> = args.kv.iter().map(|kv| Report::new(args, kv)).collect();
     for _ in 0..args.repeat {
         // In turns, so that a noisy minute meets every format.
         for report in &mut reports {
             if args.kv.len() > 1 {
-                session.reconfigure(config(args, &report.kv))?;
+                runner.reconfigure(config(args, &report.kv))?;
             }
-            measure(&mut session, &ids, &mut report.cells, cancel)?;
-            report.kv_peak_bytes = session.cache().peak_bytes();
-            report.kv_budget_bytes = session.cache().budget();
+            measure(&mut runner, &ids, &mut report.cells, cancel)?;
+            report.kv_peak_bytes = runner.cache().peak_bytes();
+            report.kv_budget_bytes = runner.cache().budget();
         }
     }
     let totals = Totals {
-        model: session.model().name.clone(),
-        weight_bytes: session.model().weight_bytes(),
+        model: runner.model().name.clone(),
+        weight_bytes: runner.model().weight_bytes(),
         peak_rss_bytes: peak_rss(),
     };
     let mut out = std::io::stdout().lock();
@@ -161,88 +161,84 @@ impl Report {
 }
 
 /// Tokens for the longest test.
-fn draw_ids(args: &BenchArgs, session: &Session) -> Result<Vec<u32>> {
+fn draw_ids(args: &BenchArgs, runner: &Runner) -> Result<Vec<u32>> {
     let deepest = args.depth.iter().max().filter(|_| args.generate > 0);
     let longest = deepest.map_or(0, |depth| depth + args.generate).max(args.prompt);
-    let limit = session.model().context();
+    let limit = runner.model().context();
     ensure!(
         longest <= limit,
         "--prompt, --depth, --gen: {longest} tokens, but the model's context is {limit}"
     );
-    Ok(random_ids(longest.max(64), session.model().tokenizer.vocab_size()))
+    Ok(random_ids(longest.max(64), runner.model().tokenizer.vocab_size()))
 }
 
 /// Runs every test once.
 fn measure(
-    session: &mut Session,
+    runner: &mut Runner,
     ids: &[u32],
     cells: &mut [Cell],
     cancel: &AtomicBool,
 ) -> Result<()> {
     let (prompts, decodes) = cells.split_at_mut(cells.partition_point(|c| c.depth.is_none()));
     for cell in prompts {
-        let seq = session.create();
+        let seq = runner.create();
         let start = Instant::now();
-        prefill(session, seq, &ids[..cell.tokens], cancel)?;
+        prefill(runner, seq, &ids[..cell.tokens], cancel)?;
         cell.rates.push(cell.tokens as f64 / start.elapsed().as_secs_f64());
-        session.free(seq)?;
+        runner.free(seq)?;
     }
     if !decodes.is_empty() {
-        walk(session, ids, decodes, cancel)?;
+        walk(runner, ids, decodes, cancel)?;
     }
     Ok(())
 }
 
 /// Decodes at each depth in rising order. One sequence serves all depths that
 /// it has not passed yet.
-fn walk(session: &mut Session, ids: &[u32], cells: &mut [Cell], cancel: &AtomicBool) -> Result<()> {
-    let mut seq = session.create();
+fn walk(runner: &mut Runner, ids: &[u32], cells: &mut [Cell], cancel: &AtomicBool) -> Result<()> {
+    let mut seq = runner.create();
     let mut held = 0;
     for cell in cells {
         let depth = cell.depth.unwrap_or(0);
         if depth < held {
-            session.free(seq)?;
-            seq = session.create();
+            runner.free(seq)?;
+            seq = runner.create();
             held = 0;
         }
         if depth > held {
-            prefill(session, seq, &ids[held..depth], cancel)?;
+            prefill(runner, seq, &ids[held..depth], cancel)?;
         }
         let start = Instant::now();
-        decode(session, seq, &ids[depth..depth + cell.tokens], cancel)?;
+        decode(runner, seq, &ids[depth..depth + cell.tokens], cancel)?;
         cell.rates.push(cell.tokens as f64 / start.elapsed().as_secs_f64());
         held = depth + cell.tokens;
     }
-    session.free(seq)?;
+    runner.free(seq)?;
     Ok(())
 }
 
 /// Computes a prompt and the logits of its last token.
-fn prefill(session: &mut Session, seq: SeqId, ids: &[u32], cancel: &AtomicBool) -> Result<()> {
-    session.prefill(seq, ids, cancel)?;
-    Ok(session.logits(0..1, |_, _| Ok(()))?)
+fn prefill(runner: &mut Runner, seq: SeqId, ids: &[u32], cancel: &AtomicBool) -> Result<()> {
+    runner.prefill(seq, ids, cancel)?;
+    Ok(runner.logits(0..1, |_, _| Ok(()))?)
 }
 
-/// Appends tokens one by one, with the logits of each; on a device of its own, as when it
-/// generates: it chooses tokens, and one step is always under way.
-fn decode(session: &mut Session, seq: SeqId, ids: &[u32], cancel: &AtomicBool) -> Result<()> {
-    let on_device = session.chooses_tokens();
-    for (i, &id) in ids.iter().enumerate() {
+/// Appends tokens one by one and chooses one after each, as when it generates: on a device
+/// of its own one step is always under way.
+fn decode(runner: &mut Runner, seq: SeqId, ids: &[u32], cancel: &AtomicBool) -> Result<()> {
+    let ahead = usize::from(runner.capabilities().enqueues);
+    for &id in ids {
         if cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled.into());
         }
-        if on_device {
-            session.step_and_choose(seq, Ids::Given(&[id]), Choice::GREEDY)?;
-            if i > 0 {
-                session.receive()?;
-            }
-            continue;
+        let token = vec![RowToken::Given(id)];
+        runner.submit(&[Share::generated(seq, token, Want::Token(Choice::greedy(0)))])?;
+        while runner.in_flight() > ahead {
+            runner.receive()?;
         }
-        session.step(seq, &[id], &[0])?;
-        session.logits(0..1, |_, _| Ok(()))?;
     }
-    if on_device && !ids.is_empty() {
-        session.receive()?;
+    while runner.in_flight() > 0 {
+        runner.receive()?;
     }
     Ok(())
 }

@@ -107,14 +107,7 @@ fn describe(out: &mut impl Write, checkpoint: &Checkpoint) -> Result<()> {
     writeln!(
         out,
         "  {}: {} layers, width {}, {} query and {} KV heads of {}, MLP {}, vocabulary {}",
-        c.family.name(),
-        c.layers,
-        c.hidden,
-        c.heads,
-        c.kv_heads,
-        c.head_dim,
-        c.intermediate,
-        c.vocab
+        c.arch.name, c.layers, c.hidden, c.heads, c.kv_heads, c.head_dim, c.intermediate, c.vocab
     )?;
     writeln!(out, "  context {} tokens, rope theta {}", c.context, c.rope.theta)?;
     if let Some(window) = c.sliding_window {

@@ -3,7 +3,7 @@
 use super::row::Cell;
 use super::runner::Measured;
 use super::spec::weight_policy;
-use crate::engine::{EngineConfig, LoadOptions, LoadedModel, Session};
+use crate::engine::{EngineConfig, LoadOptions, LoadedModel, Runner};
 use crate::error::{Error, Result};
 use crate::eval::{Task, TaskSpec};
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub struct Job {
 /// Keeps the last cell's model and prompts, which the next one often shares.
 #[derive(Default)]
 pub struct Local {
-    loaded: Option<(PathBuf, Session)>,
+    loaded: Option<(PathBuf, Runner)>,
     prepared: Option<(Value, usize, Box<dyn Task>)>,
 }
 
@@ -41,10 +41,10 @@ impl Local {
     ) -> Result<Measured> {
         let Job { path, cell } = job;
         let config = engine_config(cell);
-        let (path, mut session) = match self.loaded.take() {
-            Some((loaded, mut session)) if loaded == *path => {
-                session.reconfigure(config)?;
-                (loaded, session)
+        let (path, mut runner) = match self.loaded.take() {
+            Some((loaded, mut runner)) if loaded == *path => {
+                runner.reconfigure(config)?;
+                (loaded, runner)
             }
             // The old model goes before the new one comes.
             other => {
@@ -55,14 +55,14 @@ impl Local {
         };
         let task = match self.prepared.take() {
             Some((task, seed, made)) if task == cell.task && seed == cell.seed => made,
-            _ => prepare(&session, cell)?,
+            _ => prepare(&runner, cell)?,
         };
         let steps = task.steps();
         progress(0, steps);
-        let outcome = task.run(&mut session, cancel, &mut |done| progress(done, steps))?;
+        let outcome = task.run(&mut runner, cancel, &mut |done| progress(done, steps))?;
         let metric = task.metric();
         self.prepared = Some((cell.task.clone(), cell.seed, task));
-        self.loaded = Some((path, session));
+        self.loaded = Some((path, runner));
         Ok(Measured { metric, outcome })
     }
 }
@@ -80,15 +80,15 @@ pub(super) fn engine_config(cell: &Cell) -> EngineConfig {
     config
 }
 
-fn open(job: &Job, config: EngineConfig) -> Result<Session> {
+fn open(job: &Job, config: EngineConfig) -> Result<Runner> {
     let options = LoadOptions::default()
         .with_device(job.cell.device.parse()?)
         .with_weights(weight_policy(&job.cell.weights)?);
-    Session::new(LoadedModel::open_with(&job.path, &options)?, config)
+    Runner::new(LoadedModel::open_with(&job.path, &options)?, config)
 }
 
-fn prepare(session: &Session, cell: &Cell) -> Result<Box<dyn Task>> {
-    let model = session.model();
+fn prepare(runner: &Runner, cell: &Cell) -> Result<Box<dyn Task>> {
+    let model = runner.model();
     let task = task(cell)?.with_batch(cell.seed);
     task.prepare(&model.tokenizer, model.template.as_deref(), model.context())
 }

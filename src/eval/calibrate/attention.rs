@@ -1,11 +1,11 @@
 //! What one codec on one side of one head changes in the output of attention.
 
 use super::CalibrateOptions;
-use crate::backend::{Attend, Backend};
+use crate::backend::Attend;
 use crate::codec::feedback::Feedback;
 use crate::codec::{Codec, Side, TILE_TOKENS};
 use crate::error::Result;
-use crate::model::Observed;
+use crate::model::Attended;
 use half::f16;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -25,18 +25,11 @@ pub(super) fn queries(options: &CalibrateOptions, count: usize) -> Vec<usize> {
     (0..count).map(|i| first + (2 * i + 1) * spread / (2 * count)).collect()
 }
 
-/// `[q heads | k heads | v heads]` of a range of tokens, after RoPE, one row each.
-pub(super) fn rows<B: Backend>(
-    backend: &B,
-    layer: &Observed<'_, B>,
-    tokens: Range<usize>,
-    kv_heads: usize,
-    d: usize,
-) -> Result<Vec<f32>> {
-    let cols = (layer.call.heads + 2 * kv_heads) * d;
+/// `[q heads | k heads | v heads]` of a range of tokens, after RoPE, a row of `cols` each.
+pub(super) fn rows(seen: &dyn Attended, tokens: Range<usize>, cols: usize) -> Result<Vec<f32>> {
     let mut rows = vec![0f32; tokens.len() * cols];
     for (row, out) in tokens.zip(rows.chunks_exact_mut(cols)) {
-        backend.read_row(layer.qkv, row, out)?;
+        seen.qkv(row, out)?;
     }
     Ok(rows)
 }
@@ -64,7 +57,7 @@ impl Head<'_> {
     /// KV heads.
     pub(super) fn errors(
         &self,
-        call: &Attend<'_>,
+        call: &Attend,
         queries: &[usize],
         options: &CalibrateOptions,
         codecs: &[Codec],
@@ -199,8 +192,6 @@ mod tests {
             scale: 0.125,
             causal: true,
             window: None,
-            rope: None,
-            seqs: &[],
         };
         let queries = queries(&options, 8);
         assert!(queries.iter().all(|q| (196..448).contains(q)));

@@ -19,16 +19,12 @@ mod attention;
 mod moments;
 
 use super::perplexity::Windows;
-use crate::backend::cpu::CpuBackend;
-use crate::backend::{Backend, WeightPolicy};
-use crate::cache::KvCache;
+use crate::backend::WeightPolicy;
 use crate::codec::feedback::Feedback;
 use crate::codec::{Codec, KvFormat};
+use crate::engine::{EngineConfig, LoadOptions, LoadedModel, Runner};
 use crate::error::{Error, Result};
-use crate::model::{
-    Calibration, Checkpoint, KvOptions, Llama, Observed, Observer, Workspace, cache_config,
-    kv_groups,
-};
+use crate::model::{Attended, Calibration, Checkpoint, KvOptions, Observer};
 use attention::{Head, SIDES};
 use moments::Moments;
 use std::path::Path;
@@ -133,21 +129,15 @@ pub fn calibrate(
     }
     let windows =
         Windows::new(&checkpoint.tokenizer()?, text, source, options.context, options.windows)?;
-    let mut backend = CpuBackend::new();
-    let model = Llama::load(checkpoint, &backend, policy)?;
-    let groups = kv_groups(config, &KvOptions::new(KvFormat::uniform(Codec::F16)));
-    let mut cache = KvCache::new(cache_config(&groups, u64::MAX))?;
-    backend.configure_kv(&groups, cache.classes(), cache.budget())?;
-    let mut ws = Workspace::new(&backend)?;
+    let model = LoadedModel::load(checkpoint, None, &LoadOptions::default().with_weights(policy))?;
+    let exact = EngineConfig::default().with_kv(Codec::F16.name()).with_kv_budget(Some(u64::MAX));
+    let mut runner = Runner::new(model, exact)?;
 
-    let mut pass = |number: usize, observer: &mut dyn Observer<CpuBackend>| -> Result<()> {
+    let mut pass = |number: usize, observer: &mut dyn Observer| -> Result<()> {
         for window in 0..windows.count() {
-            let seq = cache.create();
-            let step = cache.prepare(&[(seq, windows.context())])?;
-            let ids = windows.window(window);
-            model.forward_observed(&mut backend, &mut ws, &step, &ids, observer)?;
-            backend.free_blocks(&cache.commit(step, &[windows.context()])?);
-            backend.free_blocks(&cache.free(seq)?);
+            let seq = runner.create();
+            runner.watch(seq, &windows.window(window), observer)?;
+            runner.free(seq)?;
             progress((number * windows.count() + window + 1) * windows.context());
         }
         Ok(())
@@ -214,37 +204,39 @@ struct Meter<'a> {
     cancel: &'a AtomicBool,
 }
 
-impl<B: Backend> Observer<B> for Meter<'_> {
-    fn attended(&mut self, backend: &B, layer: &Observed<'_, B>) -> Result<()> {
+impl Observer for Meter<'_> {
+    fn attended(&mut self, seen: &mut dyn Attended) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
         let (d, n) = (self.head_dim, self.kv_heads);
-        let (heads, tokens) = (layer.call.heads, self.options.context);
+        let (layer, call) = (seen.layer(), *seen.call());
+        let (heads, tokens) = (call.heads, self.options.context);
         let cols = (heads + 2 * n) * d;
-        let qkv = attention::rows(backend, layer, 0..tokens, n, d)?;
+        let qkv = attention::rows(seen, 0..tokens, cols)?;
         let queries = attention::queries(self.options, QUERIES);
-        let mut buffer = backend.buffer(0, 0)?;
-        let mut projected = backend.buffer(0, 0)?;
+        let mut sizes = vec![0f64; queries.len()];
+        let mut x = vec![0f32; self.hidden];
+        for (size, &query) in sizes.iter_mut().zip(&queries) {
+            seen.residual(query, &mut x)?;
+            *size = squares(&x);
+        }
 
         for kv_head in 0..n {
-            let feedback = &self.feedback[layer.layer * n + kv_head];
+            let feedback = &self.feedback[layer * n + kv_head];
             let head = Head { qkv: &qkv, cols, heads, kv_heads: n, d, kv_head, feedback };
-            let rows = head.errors(layer.call, &queries, self.options, &CODECS);
-            backend.write(&rows, heads * d, &mut buffer)?;
-            backend.matmul(layer.output, &mut buffer, &mut projected)?;
-            let of = &mut self.errors[layer.layer * n + kv_head];
-            let (mut out, mut x) = (vec![0f32; self.hidden], vec![0f32; self.hidden]);
-            for (i, &query) in queries.iter().enumerate() {
-                backend.read_row(layer.residual, query, &mut x)?;
-                let size: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
-                for (variant, of) in of.as_flattened_mut().iter_mut().enumerate() {
-                    backend.read_row(&projected, variant * queries.len() + i, &mut out)?;
-                    let error: f64 = out.iter().map(|x| f64::from(*x).powi(2)).sum();
-                    *of += error / size / queries.len() as f64;
-                }
-            }
+            let rows = head.errors(&call, &queries, self.options, &CODECS);
+            let of = self.errors[layer * n + kv_head].as_flattened_mut();
+            // Row by row: those of the first side and codec, then of the next.
+            seen.project(&rows, &mut |row, out| {
+                let (variant, query) = (row / queries.len(), row % queries.len());
+                of[variant] += squares(out) / sizes[query] / queries.len() as f64;
+            })?;
         }
         Ok(())
     }
+}
+
+fn squares(x: &[f32]) -> f64 {
+    x.iter().map(|x| f64::from(*x).powi(2)).sum()
 }

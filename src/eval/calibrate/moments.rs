@@ -1,11 +1,10 @@
 //! Second moments of the queries that meet sealed keys, rotated as those are.
 
 use super::{CalibrateOptions, attention};
-use crate::backend::Backend;
 use crate::codec::feedback::Feedback;
 use crate::codec::hadamard;
 use crate::error::{Error, Result};
-use crate::model::{Observed, Observer};
+use crate::model::{Attended, Observer};
 use rayon::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,16 +35,17 @@ impl<'a> Moments<'a> {
     }
 }
 
-impl<B: Backend> Observer<B> for Moments<'_> {
-    fn attended(&mut self, backend: &B, layer: &Observed<'_, B>) -> Result<()> {
+impl Observer for Moments<'_> {
+    fn attended(&mut self, seen: &mut dyn Attended) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
         let (d, n) = (self.head_dim, self.kv_heads);
         let first = attention::first_query(self.options.sinks, self.options.hot_window);
-        let rows = attention::rows(backend, layer, first..self.options.context, n, d)?;
-        let (group, cols) = (layer.call.heads / n, (layer.call.heads + 2 * n) * d);
-        self.sums[layer.layer * n..][..n].par_iter_mut().enumerate().for_each(|(head, sum)| {
+        let (heads, layer) = (seen.call().heads, seen.layer());
+        let (group, cols) = (heads / n, (heads + 2 * n) * d);
+        let rows = attention::rows(seen, first..self.options.context, cols)?;
+        self.sums[layer * n..][..n].par_iter_mut().enumerate().for_each(|(head, sum)| {
             let mut query = vec![0f32; d];
             for row in rows.chunks_exact(cols) {
                 for of in row[head * group * d..][..group * d].chunks_exact(d) {

@@ -37,7 +37,8 @@ use super::arena::Arenas;
 use super::pool::{Shared, parallel_items, threads};
 use super::simd::{Level, dispatch, fast_subnormals};
 use super::tensor::Buffer;
-use crate::backend::{Attend, AttendSeq, KvGroup, check_mask};
+use crate::backend::kv::check_mask;
+use crate::backend::{AttendSeq, KvGroup, LayerIndex, Rope};
 use crate::cache::{GroupView, PAGE_TOKENS};
 use crate::error::{Error, Result};
 pub(super) use score::Pass;
@@ -63,12 +64,24 @@ pub(super) fn check_head_dim(head_dim: usize) -> Result<()> {
     })
 }
 
+/// An [`Attend`](crate::backend::Attend) with what the step and the KV group say of it.
+pub(super) struct Asked<'a> {
+    pub at: LayerIndex,
+    pub heads: usize,
+    pub scale: f32,
+    pub causal: bool,
+    pub window: Option<usize>,
+    /// Rotation of the queries for relocated runs.
+    pub rope: Option<&'a Rope>,
+    pub seqs: &'a [AttendSeq<'a>],
+}
+
 /// One attention call with everything that it reads.
 struct Call<'a> {
     level: Level,
     arenas: &'a Arenas,
     group: &'a KvGroup,
-    call: &'a Attend<'a>,
+    call: &'a Asked<'a>,
     q: &'a Buffer,
     out: Shared<f32>,
     out_stride: usize,
@@ -85,12 +98,12 @@ enum Item {
     Prefill { seq: usize, kv_head: usize, first: usize, n: usize, head: usize, heads: usize },
 }
 
-/// Attention as [`Backend::attend`](crate::backend::Backend::attend) defines it.
+/// Attention as [`Kv::attend`](crate::backend::Kv::attend) defines it.
 pub(super) fn attend(
     level: Level,
     arenas: &Arenas,
     group: &KvGroup,
-    call: &Attend<'_>,
+    call: &Asked<'_>,
     q: &Buffer,
     out: &mut Buffer,
     lse: Option<&mut Buffer>,
@@ -110,7 +123,7 @@ pub(super) fn attend(
 }
 
 /// What attention and score passes take for granted of a call.
-fn check_call(arenas: &Arenas, group: &KvGroup, call: &Attend<'_>, q: &Buffer) -> Result<()> {
+fn check_call(arenas: &Arenas, group: &KvGroup, call: &Asked<'_>, q: &Buffer) -> Result<()> {
     check_mask(call.causal, call.window)?;
     if !call.heads.is_multiple_of(group.kv_heads) || q.cols() < call.heads * group.head_dim {
         return Err(Error::config("heads", format!("{} do not fit the KV heads", call.heads)));
@@ -136,7 +149,7 @@ fn check_call(arenas: &Arenas, group: &KvGroup, call: &Attend<'_>, q: &Buffer) -
 fn stream_of<'a>(
     arenas: &'a Arenas,
     group: &KvGroup,
-    call: &Attend<'a>,
+    call: &Asked<'a>,
     seq: usize,
     kv_head: usize,
 ) -> Stream<'a> {

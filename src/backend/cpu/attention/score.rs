@@ -11,13 +11,13 @@ use super::affine::MAX_HEAD_DIM;
 use super::pages::{Page, Stream};
 use super::prefill::{Left, Prefill, decode_tile, mask, tile_product, visible};
 use super::turn::Turn;
-use super::{SPLIT_PAGES, check_call, stream_of};
+use super::{Asked, SPLIT_PAGES, check_call, stream_of};
+use crate::backend::KvGroup;
 use crate::backend::cpu::arena::Arenas;
 use crate::backend::cpu::pool::{Shared, parallel_items};
 use crate::backend::cpu::simd::{Kernel, Level, Simd, dispatch};
 use crate::backend::cpu::tensor::Buffer;
 use crate::backend::score::{Heads, Score, Scores, Spans, Top, TopHeads};
-use crate::backend::{Attend, KvGroup};
 use crate::cache::PAGE_TOKENS;
 use crate::codec::TILE_TOKENS;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ pub(in crate::backend::cpu) struct Pass<'a> {
     /// The geometry.
     pub group: &'a KvGroup,
     /// What was attended to.
-    pub call: &'a Attend<'a>,
+    pub call: &'a Asked<'a>,
     /// Its queries.
     pub q: &'a Buffer,
     /// Its base-2 log-sum-exps, `[rows][heads]`.
@@ -51,11 +51,11 @@ struct Item {
 }
 
 impl Pass<'_> {
-    /// [`Backend::score`](crate::backend::Backend::score).
+    /// [`Kv::score`](crate::backend::Kv::score).
     pub fn score(&self, pass: Score, out: &mut Scores) -> Result<()> {
         let last = pass.last()?;
         self.check()?;
-        out.spans = Spans::new(self.call.seqs, self.group.kv_heads, self.call.at.layer)?;
+        out.spans = self.spans()?;
         out.values.clear();
         out.values.resize(out.spans.total(), 0.0);
         let mut items = Vec::new();
@@ -77,7 +77,7 @@ impl Pass<'_> {
         })
     }
 
-    /// [`Backend::score_top`](crate::backend::Backend::score_top).
+    /// [`Kv::score_top`](crate::backend::Kv::score_top).
     pub fn score_top(&self, of: TopHeads, out: &mut Vec<Top>) -> Result<()> {
         self.check()?;
         let (mut items, mut ends) = (Vec::new(), vec![0]);
@@ -132,6 +132,12 @@ impl Pass<'_> {
         stream_of(self.arenas, self.group, self.call, seq, kv_head)
     }
 
+    fn spans(&self) -> Result<Spans> {
+        let kept: Vec<_> = self.call.seqs.iter().map(|seq| seq.view.kept()).collect();
+        let kept = kept.iter().map(Vec::as_slice);
+        Spans::new(kept, self.group.kv_heads, self.call.at.layer)
+    }
+
     fn check(&self) -> Result<()> {
         let (call, rows) = (self.call, self.q.rows());
         check_call(self.arenas, self.group, call, self.q)?;
@@ -139,7 +145,7 @@ impl Pass<'_> {
             let what = format!("[{}, {}]", self.lse.rows(), self.lse.cols());
             return Err(Error::config("lse", format!("{what}, not [{rows}, {}]", call.heads)));
         }
-        let spans = Spans::new(call.seqs, self.group.kv_heads, call.at.layer)?;
+        let spans = self.spans()?;
         for (seq, share) in call.seqs.iter().enumerate() {
             let kept = (0..self.group.kv_heads).map(|k| spans.of(seq, k).len()).min().unwrap_or(0);
             if share.q_len > kept || share.first_row + share.q_len > rows {

@@ -7,7 +7,9 @@ use crate::backend::cuda::copy::Copier;
 use crate::backend::cuda::seal::SealPlan;
 use crate::backend::cuda::tables::AttendTables;
 use crate::backend::driver::emulated::EmulatorOptions;
-use crate::cache::{CacheConfig, ClassKind, CopyBlock, GroupSpec, KvCache, Seal, SealedBytes};
+use crate::cache::{
+    CacheConfig, ClassKind, CopyBlock, GroupSpec, KvCache, RowKind, Seal, SealedBytes,
+};
 use crate::codec::KvFormat;
 use std::collections::HashSet;
 
@@ -32,6 +34,7 @@ fn world(memory: u64) -> World {
         streams: None,
         sinks: 4,
         hot_window: 128,
+        rope: None,
     };
     let page = |format: KvFormat| format.page_bytes(64) as u64;
     let spec = GroupSpec {
@@ -177,7 +180,8 @@ fn a_block_that_was_never_taken_is_not_found() {
     let seq = w.cache.create();
     let step = w.cache.prepare(&[(seq, 70)]).unwrap();
     let mut tables = AttendTables::new(&w.device).unwrap();
-    let attend = AttendSeq { first_row: 0, q_len: 70, view: &step.seqs[0].views[0] };
+    let attend =
+        AttendSeq { first_row: 0, q_len: 70, kind: RowKind::Prompt, view: &step.seqs[0].views[0] };
     let told = |r: Result<()>| match r {
         Err(Error::NotFound { what }) => what,
         other => panic!("{other:?}"),
@@ -207,8 +211,8 @@ fn a_block_that_was_never_taken_is_not_found() {
     assert!(told(w.take(&[beyond])).contains("KV block 4294967295"));
     assert!(told(w.take(&[BlockRef { class: ClassId(99), index: 0 }])).contains("class 99"));
     w.arenas.free(&[beyond, BlockRef { class: ClassId(99), index: 0 }, hot[9], hot[9]]);
-    let freed = w.cache.abort(step);
-    w.arenas.free(&freed);
+    w.cache.abort(step);
+    w.arenas.free(&w.cache.release().frees);
     assert_eq!((w.arenas.bytes(), w.cache.held_bytes()), (0, 0));
 }
 

@@ -17,11 +17,11 @@ mod select;
 
 pub use activate::{gelu_mul, silu_mul};
 pub use bias::add_bias;
-pub use embed::embed;
+pub use embed::{Rows, embed};
 pub use norm::{HeadNorm, RmsNorm, head_norm, rms_norm};
 pub use penalise::{Penalties, penalise};
 pub use rope::{RopeCall, rope};
-pub use sample::{Logits, argmax, fixed, sample};
+pub use sample::{Logits, argmax, draw_to, sample};
 pub use select::select_rows;
 
 use crate::backend::driver::{DeviceBuffer, Launch};

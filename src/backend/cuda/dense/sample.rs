@@ -26,11 +26,11 @@ pub struct Logits<'a> {
     pub stride: usize,
 }
 
-/// What the kernel needs to know of a draw; upload one a row.
+/// What the kernel needs to know of a draw to element `slot`; upload one a row.
 ///
 /// # Errors
 /// [`Error::Config`](crate::Error::Config) naming the field that is out of range.
-pub fn fixed(draw: &Draw) -> Result<SampleDraw> {
+pub fn draw_to(slot: u32, draw: &Draw) -> Result<SampleDraw> {
     let fixed = draw.fixed()?;
     Ok(SampleDraw {
         top_p: fixed.top_p.into(),
@@ -38,7 +38,7 @@ pub fn fixed(draw: &Draw) -> Result<SampleDraw> {
         scale: fixed.scale,
         top_k: fixed.top_k,
         uniform: draw.uniform,
-        reserved: 0,
+        slot,
     })
 }
 
@@ -55,12 +55,17 @@ pub fn argmax(logits: Logits<'_>, ids: &mut DeviceBuffer<u32>, stream: &Stream) 
     unsafe { stream.launch("argmax", shape, &params) }
 }
 
-/// Draws a token of each row as its draw says, which [`Draw::token`] does on the host; no
-/// token is [`NONE`](super::super::params::NONE).
+/// Draws a token of each row as its draw says, which [`Draw::token`] does on the host, and
+/// puts it where the draw says; no token is [`NONE`](super::super::params::NONE).
 ///
 /// # Errors
 /// As [`argmax`].
-pub fn sample(
+///
+/// # Safety
+/// The slots of the draws are elements of `ids`, and those of rows whose token is
+/// wanted differ: they are on the
+/// device and cannot be checked here.
+pub unsafe fn sample(
     logits: Logits<'_>,
     draws: &DeviceBuffer<SampleDraw>,
     ids: &mut DeviceBuffer<u32>,
@@ -69,8 +74,8 @@ pub fn sample(
     let shapes = Shapes("sample");
     let params = params(&shapes, logits, Some(draws), ids)?;
     let shape = shapes.by_rows(logits.rows, THREADS)?.shared(SHARED);
-    // SAFETY: the buffers hold the rows; any bits of a draw are a draw; `ids` is
-    // exclusive here.
+    // SAFETY: the buffers hold the rows; any bits of a draw but its slot are a draw, and
+    // the caller answers for that; `ids` is exclusive here.
     unsafe { stream.launch("sample", shape, &params) }
 }
 

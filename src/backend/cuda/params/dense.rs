@@ -64,17 +64,25 @@ mirror! {
 
 mirror! {
     /// Rows of an embedding table.
-    EmbedParams, 32 bytes {
+    EmbedParams, 56 bytes {
         /// `T [vocab][cols]`.
         0 table: u64,
-        /// `u32 [rows]`; the row of one that is not below `vocab` is NaN.
-        8 ids: u64,
-        /// `f32 [rows][cols]`.
-        16 out: u64,
+        /// `u32 [rows]`: ids, or [`TOKEN_DRAWN`](super::TOKEN_DRAWN) and a slot.
+        8 tokens: u64,
+        /// `u32 [n_slots]`: ids.
+        16 slots: u64,
+        /// `u32 [rows]`: takes the id of each row.
+        24 ids: u64,
+        /// `f32 [rows][cols]`; the row of an id that is not below `vocab` is NaN.
+        32 out: u64,
         /// Columns: a multiple of 8.
-        24 cols: u32,
+        40 cols: u32,
         /// Rows of the table.
-        28 vocab: u32,
+        44 vocab: u32,
+        /// What rows are multiplied with.
+        48 scale: f32,
+        /// Slots.
+        52 n_slots: u32,
     }
 }
 
@@ -171,7 +179,8 @@ mirror! {
         0 logits: u64,
         /// `SampleDraw [rows]`; 0 of `argmax`.
         8 draws: u64,
-        /// `u32 [rows]`; [`NONE`](super::NONE) where no logit is above −∞.
+        /// `u32 []`: of `argmax` one a row, of `sample` by slot; [`NONE`](super::NONE) where no
+        /// logit is above −∞.
         16 ids: u64,
         /// Logits of a row: at most 2^22.
         24 vocab: u32,
@@ -193,7 +202,7 @@ mirror! {
         20 top_k: u32,
         /// The random number, of 2^32.
         24 uniform: u32,
-        /// 0.
-        28 reserved: u32,
+        /// The element of `ids` that takes the token.
+        28 slot: u32,
     }
 }

@@ -5,6 +5,8 @@
 
 /// "No such index" in run and stream fields.
 pub const NONE: u32 = u32::MAX;
+/// A row's token is in the slot that the other bits name.
+pub const TOKEN_DRAWN: u32 = 1 << 31;
 
 /// Defines a struct as C lays it out, with its size and the offset of each field.
 macro_rules! mirror {

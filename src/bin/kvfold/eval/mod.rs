@@ -7,7 +7,7 @@ pub use args::EvalArgs;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use kvfold::engine::{EngineConfig, LoadedModel, Session};
+use kvfold::engine::{EngineConfig, LoadedModel, Runner};
 use kvfold::eval::{Outcome, Paired, Question, Setting, Task, paired, write_whole};
 use serde_json::json;
 use std::io::Write;
@@ -66,23 +66,23 @@ fn measure(
         bar.set_style(style.progress_chars("=> "));
     }
     let mut model = Some(model);
-    let mut session: Option<Session> = None;
+    let mut runner: Option<Runner> = None;
     let mut rows: Vec<Row> = Vec::new();
     for (index, (setting, config)) in settings.into_iter().enumerate() {
         bar.set_message(match setting.sinks {
             Some(sinks) => format!("{} sinks {sinks}", setting.kv.name),
             None => setting.kv.name.clone(),
         });
-        let session = match (&mut session, model.take()) {
-            (Some(session), _) => {
-                session.reconfigure(config)?;
-                session
+        let runner = match (&mut runner, model.take()) {
+            (Some(runner), _) => {
+                runner.reconfigure(config)?;
+                runner
             }
-            (none, Some(model)) => none.insert(Session::new(model, config)?),
+            (none, Some(model)) => none.insert(Runner::new(model, config)?),
             (None, None) => break,
         };
         let start = Instant::now();
-        let outcome = task.run(session, cancel, &mut |done| {
+        let outcome = task.run(runner, cancel, &mut |done| {
             bar.set_position((index * steps + done) as u64);
         })?;
         let reference = rows.first().map_or(&outcome, |row| &row.outcome);

@@ -1,11 +1,19 @@
 //! Steps that are captured once and repeated: one launch instead of hundreds.
 
+use crate::backend::GraphKey;
 use crate::backend::driver::{Graph, Stream};
 use crate::error::Result;
 use std::collections::HashMap;
 
-/// What a captured work is known by: its key, and the sequences of its step.
-type Key = (u64, usize);
+/// What a captured work is known by.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub work: GraphKey,
+    /// The arena that it uses.
+    pub arena: u64,
+    /// The sequences of its step.
+    pub seqs: usize,
+}
 
 /// Works seen so far. A graph holds addresses, so all are forgotten as soon as a buffer was
 /// allocated or freed on the device.
@@ -34,13 +42,13 @@ impl Default for Repeats {
 
 impl Repeats {
     /// What is known of a work.
-    pub fn stage(&mut self, key: Key, stream: &Stream) -> Result<Stage> {
+    pub fn stage(&mut self, key: &Key, stream: &Stream) -> Result<Stage> {
         let now = stream.device().changes();
         if self.changes != now {
             self.forget(stream)?;
             self.changes = now;
         }
-        Ok(match self.works.get(&key) {
+        Ok(match self.works.get(key) {
             None => Stage::New,
             Some(Work::Ran) => Stage::Ran,
             Some(Work::Captured(_)) => Stage::Captured,
@@ -50,7 +58,7 @@ impl Repeats {
 
     /// A work has run for the first time, and may have allocated what it needs.
     pub fn ran(&mut self, key: Key, stream: &Stream) -> Result<()> {
-        self.stage(key, stream)?;
+        self.stage(&key, stream)?;
         self.works.insert(key, Work::Ran);
         Ok(())
     }
@@ -65,8 +73,8 @@ impl Repeats {
     /// # Safety
     /// Everything that it uses has lived since it was captured, lives until the stream
     /// has done it, and is used on this stream alone.
-    pub unsafe fn launch(&mut self, key: Key, stream: &Stream) -> Result<()> {
-        if let Some(Work::Captured(graph)) = self.works.get(&key) {
+    pub unsafe fn launch(&mut self, key: &Key, stream: &Stream) -> Result<()> {
+        if let Some(Work::Captured(graph)) = self.works.get(key) {
             // SAFETY: the caller's promise; graphs are dropped by `forget`, which waits.
             unsafe { graph.launch(stream)? };
             self.repeated += 1;

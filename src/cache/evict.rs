@@ -1,11 +1,13 @@
-//! Compaction: kept rows move into ragged blocks, whole blocks become free.
+//! Evicting tokens: in place, by live masks, or by moving what is kept into ragged blocks,
+//! so that whole blocks become free.
 
 use super::PAGE_TOKENS;
-use super::class::{BlockRef, ClassId};
-use super::kv_cache::{KvCache, SeqId, idle};
+use super::class::{BlockRef, ClassId, SeqId};
+use super::kv_cache::{KvCache, idle};
+use super::ops::{Compaction, Gather};
 use super::pool::Pool;
+use super::sequence::stream_index;
 use super::spec::StreamSpec;
-use super::step::{Compaction, Gather};
 use super::stream::Stream;
 use crate::error::{Error, Result};
 
@@ -13,13 +15,45 @@ use crate::error::{Error, Result};
 type Row = (BlockRef, u16);
 
 impl KvCache {
+    /// Drops tokens of a group from attention, at these kept indices (sinks
+    /// included; any order; those already cleared are passed over): of all
+    /// streams with `stream: None` while the group is uniform, of one
+    /// (layer · kv_heads + head) once it is ragged. Kept indices do not move. A
+    /// page that nothing is left of is freed, but never the one being filled.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an index that is not kept or a `stream` that does
+    /// not suit; [`Error::Busy`], [`Error::NotFound`].
+    pub fn clear(
+        &mut self,
+        seq: SeqId,
+        group: usize,
+        stream: Option<usize>,
+        kept_indices: &[u32],
+    ) -> Result<()> {
+        let state = idle(&mut self.seqs, seq)?;
+        let (Some(state), Some(spec)) = (state.groups.get_mut(group), self.groups.get(group))
+        else {
+            return Err(Error::NotFound { what: format!("KV group {group}") });
+        };
+        let spec = state.spec(spec);
+        let stream = stream_index(state, stream)?;
+        let stream = &mut state.streams[stream];
+        if let Some(index) = kept_indices.iter().find(|&&index| index as usize >= stream.kept) {
+            let what = format!("{index} is not below the {} tokens kept", stream.kept);
+            return Err(Error::config("kept_indices", what));
+        }
+        stream.clear(spec, &mut self.pool, kept_indices);
+        Ok(())
+    }
+
     /// Keeps only these tokens of a KV group: `keep[layer · kv_heads + head]`
     /// are strictly increasing kept indices, counted from 0 with the sinks
     /// included. The rows move to ragged blocks: the first S form the sink run,
     /// the others pages of 64. From then on each stream counts its own kept
     /// indices, so streams seal at different times. The group may be uniform or
-    /// ragged already. The old blocks are free at once, except those that other
-    /// sequences share.
+    /// ragged already. The old blocks are free once the gathers are done, except those that
+    /// other sequences share.
     ///
     /// # Errors
     /// [`Error::Sealed`] if a page of the group is sealed in this sequence;
@@ -56,6 +90,8 @@ impl KvCache {
         });
         self.pool.check(bytes.sum())?;
 
+        // What was free before may be taken by the gathers.
+        let frees = self.pool.drain_freed();
         let mut gathers = Vec::new();
         let streams = rows.into_iter().enumerate().map(|(s, rows)| {
             let mut gather = |class, rows: &[Row], pool: &mut Pool| {
@@ -66,13 +102,12 @@ impl KvCache {
             place(&rows, &shape.ragged, &mut self.pool, &mut gather)
         });
         let streams: Vec<Stream> = streams.collect();
-        let mut free = Vec::new();
         for block in state.streams.iter().flat_map(|stream| stream.blocks(old_spec)) {
-            self.pool.release(block.class, block.index, &mut free);
+            self.pool.release(block.class, block.index);
         }
         state.streams = streams;
         state.compacted = Some(seq.len);
-        Ok(Compaction { gathers, free })
+        Ok(Compaction { frees, gathers })
     }
 }
 

@@ -1,9 +1,9 @@
 //! The attention layers that a model has used, and the memory that they share.
 
-use crate::backend::Attend;
-use crate::backend::KvGroup;
 use crate::backend::cuda::attend::{Attention, AttentionShape, Limits, Workspace};
+use crate::backend::cuda::tables::Sizes;
 use crate::backend::driver::Stream;
+use crate::backend::{Attend, KvGroup};
 use crate::error::Result;
 
 /// Attention by shape. A model has one shape, or one for each kind of layer.
@@ -23,12 +23,10 @@ impl Layers {
     /// The attention of a call, with memory for `needed`.
     pub fn get(
         &mut self,
-        call: &Attend<'_>,
-        group: &KvGroup,
+        shape: AttentionShape,
         needed: Limits,
         stream: &Stream,
     ) -> Result<&mut Layer> {
-        let shape = shape(call, group);
         let known = self.layers.iter().position(|layer| *layer.attention.shape() == shape);
         let at = match known {
             Some(at) => at,
@@ -44,8 +42,7 @@ impl Layers {
     }
 
     /// Makes room in all layers for a step that begins, so that no call of it has to.
-    pub fn begin(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
-        self.forget_plans();
+    pub fn reserve(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
         self.layers.iter_mut().try_for_each(|layer| layer.reserve(needed, stream))
     }
 
@@ -77,6 +74,11 @@ impl Layer {
     }
 }
 
+/// What a call over tables of these sizes asks of its workspace.
+pub(super) fn limits(sizes: &Sizes) -> Limits {
+    Limits { seqs: sizes.seqs, decode_rows: sizes.decode_rows, tokens: sizes.tokens }
+}
+
 /// Up to powers of two, so that it grows seldom.
 fn rounded(limits: Limits) -> Limits {
     Limits {
@@ -87,7 +89,7 @@ fn rounded(limits: Limits) -> Limits {
 }
 
 /// The shape of a call.
-pub(super) fn shape(call: &Attend<'_>, group: &KvGroup) -> AttentionShape {
+pub(super) fn shape(call: &Attend, group: &KvGroup) -> AttentionShape {
     AttentionShape {
         head_dim: group.head_dim,
         heads: call.heads,

@@ -1,0 +1,128 @@
+//! One request's state: its tokens, its text, what it cost.
+
+use super::request::{Event, FinishReason, Request, Stats};
+use super::runner::Runner;
+use super::text::TextStream;
+use crate::backend::draw::Choice;
+use crate::cache::SeqId;
+use crate::error::{Error, Result};
+use crate::model::Tokenizer;
+use crate::sample::Sampler;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A request that runs.
+pub(super) struct Generation {
+    request: Request,
+    pub seq: SeqId,
+    /// Where its tokens are drawn to.
+    pub slot: u32,
+    sampler: Sampler,
+    text: TextStream,
+    tokenizer: Arc<Tokenizer>,
+    /// The prompt and the tokens received.
+    history: Vec<u32>,
+    /// Tokens drawn, those on their way included.
+    drawn: usize,
+    start: Instant,
+    first_token: Option<Instant>,
+    peak_bytes: u64,
+}
+
+impl Generation {
+    /// Begins a sequence for a request.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn new(request: Request, slot: u32, runner: &mut Runner) -> Result<Self> {
+        let sampler = Sampler::new(request.sampling.clone())?;
+        let text = TextStream::new(&request.stop)?;
+        Ok(Self {
+            seq: runner.create(),
+            slot,
+            sampler,
+            text,
+            tokenizer: runner.model().tokenizer.clone(),
+            history: request.prompt.clone(),
+            request,
+            drawn: 0,
+            start: Instant::now(),
+            first_token: None,
+            peak_bytes: 0,
+        })
+    }
+
+    /// The prompt.
+    pub fn prompt(&self) -> &[u32] {
+        &self.request.prompt
+    }
+
+    /// How the next token is chosen, after those received and one for each on its way.
+    pub fn choose(&mut self) -> Choice {
+        // The step takes in one token more than the penalty is told of: the last of the
+        // prompt, or the one that was drawn last. Of tokens on their way only that one is
+        // not known.
+        let received = self.history.len() - self.request.prompt.len();
+        let on_way = self.drawn - received;
+        let known = self.history.len() - usize::from(on_way == 0);
+        self.drawn += 1;
+        self.sampler.choice(&self.history[..known], self.slot)
+    }
+
+    /// Notes what the sequence holds while a step of it is under way.
+    pub fn measure(&mut self, bytes: u64) {
+        self.peak_bytes = self.peak_bytes.max(bytes);
+    }
+
+    /// Takes in a token that came to the host. Gives what is to be told: a token, the end,
+    /// or both.
+    pub fn take(&mut self, token: Option<u32>, runner: &Runner) -> (Option<Event>, Option<Event>) {
+        let first = *self.first_token.get_or_insert_with(Instant::now);
+        let Some(token) = token else {
+            let error = Error::Sampling(
+                "the logits are not a number or all are -inf; if they overflowed, choose another \
+                 16-bit type (--dtype bf16)"
+                    .into(),
+            );
+            return (None, Some(Event::Failed(error)));
+        };
+        tracing::trace!(token, since_first = ?first.elapsed());
+        if self.tokenizer.eos_ids().contains(&token) && !self.request.ignore_eos {
+            return (None, Some(self.finish(FinishReason::EndOfSequence, runner)));
+        }
+        self.history.push(token);
+        let piece = self.text.push(self.tokenizer.token_bytes(token));
+        let event = Event::Token { id: token, text: piece.text };
+        let generated = self.history.len() - self.request.prompt.len();
+        let end = if piece.stopped.is_some() {
+            Some(FinishReason::Stop)
+        } else if generated == self.request.max_tokens {
+            Some(FinishReason::Length)
+        } else {
+            None
+        };
+        (Some(event), end.map(|reason| self.finish(reason, runner)))
+    }
+
+    fn finish(&mut self, reason: FinishReason, runner: &Runner) -> Event {
+        let end = Instant::now();
+        let first = self.first_token.unwrap_or(end);
+        // The last token was not taken in, unless it was the end, which is not in the
+        // history; a step that ran ahead in vain does not count.
+        let taken_in = self.history.len() - usize::from(reason != FinishReason::EndOfSequence);
+        let tokens = runner.cache().len(self.seq).unwrap_or(0).min(taken_in);
+        let prompt_tokens = self.request.prompt.len();
+        let stats = Stats {
+            prompt_tokens,
+            generated_tokens: self.history.len() - prompt_tokens,
+            time_to_first_token: first - self.start,
+            decode_time: end - first,
+            kv_bytes: runner.cache().bytes_of(self.seq).unwrap_or(0),
+            kv_peak_bytes: self.peak_bytes,
+            kv_bytes_16_bit: runner.bytes_16_bit(tokens),
+        };
+        let stopped = reason == FinishReason::Stop;
+        let text = if stopped { String::new() } else { self.text.finish().text };
+        Event::Finished { reason, text, stats }
+    }
+}

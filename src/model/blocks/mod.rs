@@ -1,0 +1,7 @@
+//! What layers are built of, on any backend: one file a block.
+
+mod attention;
+mod mlp;
+
+pub(super) use attention::Attention;
+pub(super) use mlp::GatedMlp;
