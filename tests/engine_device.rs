@@ -6,7 +6,8 @@ use kvfold::backend::{RowToken, WeightPolicy};
 use kvfold::codec::feedback::Feedback;
 use kvfold::codec::{Codec, KvFormat};
 use kvfold::engine::{
-    Engine, EngineConfig, Event, LoadOptions, LoadedModel, Request, Runner, Share, Want,
+    Engine, EngineConfig, Event, Generated, LoadOptions, LoadedModel, Request, Runner, Share, Want,
+    generate,
 };
 use kvfold::error::Error;
 use kvfold::model::{Calibration, Checkpoint};
@@ -126,6 +127,119 @@ fn fed(folder: &Path) -> PathBuf {
     let path = folder.join("fed.json");
     std::fs::write(&path, calibration.to_json()).unwrap();
     path
+}
+
+/// One arithmetic draws on every device, so a seed says the same everywhere, as far as
+/// the logits do.
+#[test]
+fn a_seed_gives_the_tokens_of_the_cpu() {
+    let cpu = Engine::start(on_cpu(), config("f16")).unwrap();
+    let device = Engine::start(on_device(1), config("f16")).unwrap();
+    for seed in 1..6 {
+        let sampling = SamplingParams::default().with_temperature(0.8).with_top_p(0.95);
+        let sampling = sampling.with_repetition_penalty(1.1).with_seed(seed);
+        let want = tokens(&cpu, &sampling);
+        assert_eq!(tokens(&device, &sampling), want, "seed {seed}");
+    }
+}
+
+/// Prompts and answers of several lengths, greedy and not.
+fn requests() -> Vec<Request> {
+    let drawn = SamplingParams::default().with_temperature(1.2).with_top_k(40).with_seed(3);
+    let greedy = SamplingParams::default().with_repetition_penalty(1.2);
+    [(150, 12, &greedy), (20, 40, &drawn), (300, 5, &greedy), (70, 20, &drawn), (1, 30, &greedy)]
+        .map(|(n, max_tokens, sampling)| {
+            let prompt = (0..n).map(|i| 3 + (i * 37 + n) % 250).collect();
+            Request::new(prompt, max_tokens).with_sampling(sampling.clone()).with_ignore_eos(true)
+        })
+        .to_vec()
+}
+
+/// Chunks of prompts and single tokens side by side, in batches that change all the time:
+/// each request gets the tokens that it gets alone.
+fn batches_change_no_token(load: impl Fn() -> LoadedModel) {
+    for kv in ["f16", "kivi2"] {
+        // Room for all of them.
+        let config = || config(kv).with_kv_budget(Some(24 << 20));
+        let mut runner = Runner::new(load(), config()).unwrap();
+        let go = AtomicBool::new(false);
+        let alone: Vec<_> = requests()
+            .into_iter()
+            .map(|request| generate(&mut runner, request, &go).unwrap())
+            .collect();
+        assert_eq!((runner.cache().held_bytes(), runner.kv_bytes()), (0, 0));
+        let engine = Engine::start(load(), config()).unwrap();
+        let streams: Vec<_> =
+            requests().into_iter().map(|request| engine.submit(request).unwrap()).collect();
+        for (stream, alone) in streams.into_iter().zip(alone) {
+            let together = Generated::collect(stream).unwrap();
+            assert_eq!(together.ids, alone.ids, "{kv}");
+            // What a request cost is its own.
+            let (a, b) = (together.stats, alone.stats);
+            assert_eq!(
+                (a.prompt_tokens, a.generated_tokens),
+                (b.prompt_tokens, b.generated_tokens)
+            );
+            assert_eq!((a.kv_bytes, a.kv_bytes_16_bit), (b.kv_bytes, b.kv_bytes_16_bit));
+        }
+    }
+}
+
+#[test]
+fn batches_change_no_token_on_the_cpu() {
+    // Products of Q8_0 do not depend on the batch.
+    batches_change_no_token(|| LoadedModel::open(golden("smollm2"), WeightPolicy::Auto).unwrap());
+}
+
+#[test]
+fn batches_change_no_token_on_a_device() {
+    batches_change_no_token(|| on_device(2));
+}
+
+/// One that is cancelled, in the middle of its prompt or of its answer, leaves the others
+/// alone and gives its memory back.
+#[test]
+fn the_cancelled_leave_the_others_alone() {
+    let load = || LoadedModel::open(golden("smollm2"), WeightPolicy::Auto).unwrap();
+    let config = || config("kivi2").with_prefill_chunk(32).with_kv_budget(Some(24 << 20));
+    let go = AtomicBool::new(false);
+    let [first, second, third, ..] = &requests()[..] else { panic!() };
+    let mut runner = Runner::new(load(), config()).unwrap();
+    let alone = generate(&mut runner, first.clone(), &go).unwrap();
+    let engine = Engine::start(load(), config()).unwrap();
+    let stream = engine.submit(first.clone()).unwrap();
+    let mut answering = engine.submit(second.clone()).unwrap();
+    let prompting = engine.submit(third.clone()).unwrap();
+    // The second has begun its answer; the third may be anywhere in its prompt.
+    while !matches!(answering.next(), Some(Event::Token { .. })) {}
+    answering.cancel();
+    drop(prompting);
+    let last = answering.last().unwrap();
+    assert!(matches!(last, Event::Failed(Error::Cancelled)), "{last:?}");
+    assert_eq!(Generated::collect(stream).unwrap().ids, alone.ids);
+}
+
+/// A budget for two at once: the third waits, and all are served. What could never fit is
+/// refused by itself.
+#[test]
+fn a_budget_bounds_the_batch() {
+    let load = || LoadedModel::open(golden("smollm2"), WeightPolicy::Auto).unwrap();
+    let budget = {
+        let runner = Runner::new(load(), config("f16")).unwrap();
+        2 * runner.cache().bytes_for(162, 96)
+    };
+    let engine = Engine::start(load(), config("f16").with_kv_budget(Some(budget))).unwrap();
+    let request = || Request::new(prompt(), 12).with_ignore_eos(true);
+    let streams: Vec<_> = (0..3).map(|_| engine.submit(request()).unwrap()).collect();
+    let long = engine.submit(Request::new(vec![5; 400], 100)).unwrap();
+    let unknown = engine.submit(Request::new(vec![5, 1 << 20], 1)).unwrap();
+    let ids: Vec<_> =
+        streams.into_iter().map(|stream| Generated::collect(stream).unwrap().ids).collect();
+    assert!(ids[0].len() == 12 && ids.iter().all(|other| *other == ids[0]));
+    let error = Generated::collect(long).unwrap_err();
+    assert!(matches!(error, Error::KvBudget { .. }), "{error}");
+    let error = Generated::collect(unknown).unwrap_err().to_string();
+    assert!(error.starts_with("prompt: token 1048576"), "{error}");
 }
 
 #[test]

@@ -242,3 +242,7 @@ impl<B: Backend> Graph<B> {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 }
+
+#[cfg(test)]
+#[path = "graph_tests.rs"]
+mod tests;

@@ -2,6 +2,7 @@
 //! (`tests/golden/README.md`), in f32 weights and 16-bit KV.
 
 mod device;
+mod passes;
 mod runner;
 
 use kvfold::backend::WeightPolicy;

@@ -50,6 +50,12 @@ pub(super) enum Change {
 }
 
 impl Arch {
+    /// The same with other layers.
+    #[cfg(test)]
+    pub(super) fn with_layers(&self, layers: fn(&ModelConfig) -> Vec<LayerSpec>) -> Self {
+        Self { layers, ..*self }
+    }
+
     /// The layers of a model.
     pub fn layers(&self, config: &ModelConfig) -> Vec<LayerSpec> {
         (self.layers)(config)
