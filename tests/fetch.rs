@@ -3,6 +3,8 @@
 //! for Python with pip.
 #![cfg(unix)]
 
+#[path = "fetch/parts.rs"]
+mod parts_source;
 #[path = "fetch/resume.rs"]
 mod resume;
 #[path = "fetch/server.rs"]

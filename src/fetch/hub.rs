@@ -107,7 +107,7 @@ fn attempt(
         place.set_origin(Some(&Origin { url: url.to_owned(), etag }))?;
     }
     let body = response.into_body().into_reader();
-    match into_part(body, start, place, options, progress)? {
+    match into_part(body, start..place.size(), place, options, progress)? {
         Ended::Complete => Ok(Attempt::Complete { resumed: start > 0 }),
         Ended::Short(reason) => Ok(Attempt::Broken(format!("{url}: {reason}"))),
         Ended::TooLong => {

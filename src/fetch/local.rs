@@ -65,7 +65,7 @@ pub(super) fn copy(
     let outcome = place
         .set_origin(None)
         .map_err(Fail::Fatal)
-        .and_then(|()| into_part(reader, 0, &place, options, progress))
+        .and_then(|()| into_part(reader, 0..place.size(), &place, options, progress))
         .and_then(|ended| match ended {
             Ended::Complete => place.commit(options, progress),
             Ended::Short(reason) => Err(Fail::Source(reason)),

