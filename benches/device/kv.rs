@@ -37,7 +37,7 @@ pub struct KvShape {
     pub q_len: usize,
 }
 
-/// Pages of one sequence, by the rule of DESIGN §4.1: all queries see `sealed`
+/// Pages of one sequence, by ARCHITECTURE, rule 1: all queries see `sealed`
 /// pages sealed at most, and the pages from `hot_from` on in 16 bits at least.
 struct Pages {
     sinks: usize,

@@ -14,7 +14,7 @@
 // What one column sees.
 struct Column {
     int32_t query;   // kept index, sinks included, of the last token that it may see; −1: no column
-    uint32_t sealed; // pages below are read sealed (DESIGN rule 1)
+    uint32_t sealed; // pages below are read sealed (ARCHITECTURE, rule 1)
 };
 
 // The columns of an item: up to 8·NT from `column` on.
@@ -136,7 +136,7 @@ template <int D, int NT> DEVICE void rotate_queries(Queries<D, NT>& q) {
 struct TileView {
     int32_t first;      // kept index of row 0, sinks included
     uint32_t rows;      // in use
-    uint32_t page;      // on the grid, for rule 1
+    uint32_t page;      // on the grid (ARCHITECTURE, rule 1)
     uint32_t kind;      // KvRunKind
     uint64_t live;      // bit per row
 };

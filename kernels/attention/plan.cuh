@@ -1,5 +1,5 @@
 // How a stream's pages are shared among blocks. Only the stream's own length
-// counts (DESIGN rule 4), so results do not depend on the batch, and a query
+// counts (ARCHITECTURE, rule 4), so results do not depend on the batch, and a query
 // verified among others gives the bits that it gives alone.
 #pragma once
 

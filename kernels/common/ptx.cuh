@@ -110,7 +110,7 @@ DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 
 // ---- arithmetic -----------------------------------------------------------
 
-// IEEE single operations, never contracted to an FMA (DESIGN rule 5).
+// IEEE single operations, never contracted to an FMA (ARCHITECTURE, rule 5).
 DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 DEVICE float sub_rn(float a, float b) { return __fsub_rn(a, b); }

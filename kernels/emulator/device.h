@@ -3,7 +3,7 @@
 // fiber of its own (block.h).
 //
 // Kernel sources see one memory as several types, so they are compiled with
-// -fno-strict-aliasing; and with -ffp-contract=off, as rule 5 of the design asks.
+// -fno-strict-aliasing; and with -ffp-contract=off (ARCHITECTURE, rule 5).
 #pragma once
 
 #include <math.h>

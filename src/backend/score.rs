@@ -9,7 +9,7 @@
 //! ```
 //!
 //! where each query reads the page of j in the form, sealed or hot, that it attended
-//! to (DESIGN rule 1). The G query heads of a KV head become one number before
+//! to (ARCHITECTURE, rule 1). The G query heads of a KV head become one number before
 //! anything is evicted, since the group shares what is kept.
 //!
 //! | pass | of a kept token, or a query | policies |

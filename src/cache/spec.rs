@@ -32,8 +32,8 @@ impl StreamSpec {
         Some((i / PAGE_TOKENS, i % PAGE_TOKENS))
     }
 
-    /// Rule 1: a query at the kept index (sinks included) reads the pages below
-    /// this one sealed, the others in 16 bits.
+    /// ARCHITECTURE, rule 1: a query at the kept index (sinks included) reads the
+    /// pages below this one sealed, the others in 16 bits.
     pub(super) fn sealed_below(&self, index: usize) -> usize {
         match (self.window_pages, self.slot(index)) {
             (Some(window), Some((page, _))) => page.saturating_sub(window),

@@ -7,7 +7,7 @@
 //! A model that wants a beginning-of-sequence token gets one at the head of the
 //! text, and in place of the first token of every later window.
 //!
-//! What a query sees depends on positions alone (rule 1 of the design), so one
+//! What a query sees depends on positions alone (ARCHITECTURE, rule 1), so one
 //! chunked pass over a window shows exactly the loss that decoding token by
 //! token would have.
 

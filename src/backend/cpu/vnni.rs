@@ -5,7 +5,7 @@
 //! that it must repack to Q8_0, pads the inner dimension to a multiple of 256 (a
 //! third more for a width of 576) and keeps both copies; here Q4_0, Q4_1 and
 //! Q8_0 stay at their 5, 5 and 8.5 bits and nothing is kept twice. What each
-//! choice measured is in `benches/README.md`.
+//! choice measured is in `docs/notes/cpu-dense.md`.
 //!
 //! Sixteen rows are interleaved, one a vector lane. For each block of 32 columns:
 //!

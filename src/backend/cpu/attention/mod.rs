@@ -14,7 +14,7 @@
 //!
 //! The float64 oracle is in `tests/common/oracle.rs`.
 //!
-//! Work items depend on one stream only (DESIGN rule 4): a decode item is
+//! Work items depend on one stream only (ARCHITECTURE, rule 4): a decode item is
 //! [`SPLIT_PAGES`] grid pages of one head, and partial results merge in page
 //! order; a prefill item is the queries of one grid page. So results are
 //! bitwise independent of the batch and of the number of threads.

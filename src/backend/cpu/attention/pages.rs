@@ -1,4 +1,4 @@
-//! Which pages a query reads, and which rows of them (DESIGN rule 1).
+//! Which pages a query reads, and which rows of them (ARCHITECTURE, rule 1).
 
 use super::affine::{AffineTile, MAX_HEAD_DIM};
 use super::rows::RowTile;

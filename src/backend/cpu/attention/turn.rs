@@ -7,8 +7,8 @@ use crate::backend::cpu::ops;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::hadamard;
 
-/// What a query goes through before it meets the keys of a page (DESIGN, order in
-/// relocation): RoPE by −Δ, then the rotation of the codec.
+/// What a query goes through before it meets the keys of a page (ARCHITECTURE,
+/// rule 6): RoPE by −Δ, then the rotation of the codec.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn {
     shift: i32,

@@ -1,7 +1,7 @@
 //! Sealing: a 16-bit page becomes codes, with vectors.
 //!
 //! The bytes are those of [`Affine`]'s scalar encoder: the same subtraction, division
-//! and rounding of each element (DESIGN rule 5).
+//! and rounding of each element (ARCHITECTURE, rule 5).
 
 mod feedback;
 mod fit;
