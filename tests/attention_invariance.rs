@@ -40,6 +40,7 @@ fn run(kind: Kind, format: &str, causal: bool, plan: &[&[(usize, usize)]]) -> Ro
         sinks: 4,
         hot_window: 128,
         rope: None,
+        window: None,
     };
     let mut cache = cache_of(&group);
     let mut subject = kind.subject();

@@ -36,6 +36,7 @@ impl Cached {
             sinks: 4,
             hot_window: 128,
             rope: None,
+            window: None,
         };
         let groups = [group];
         let mut cache = KvCache::new(cache_config(&groups, u64::MAX)).unwrap();

@@ -70,6 +70,7 @@ fn attend(device: &Device, format: KvFormat, rows: &[f32], width: usize) -> Resu
         sinks: SINKS,
         hot_window: HOT_WINDOW,
         rope: None,
+        window: None,
     };
     let tokens = rows.len() / width;
     let unlimited = KvCache::new(cache_config(std::slice::from_ref(&group), u64::MAX))?;

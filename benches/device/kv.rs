@@ -182,6 +182,7 @@ fn arenas(shape: &KvShape, layers: usize, device: &Device, stream: &Stream) -> R
         sinks: SINKS,
         hot_window: HOT_WINDOW,
         rope: None,
+        window: None,
     };
     let (mut classes, mut blocks) = (Vec::new(), Vec::new());
     for run in shape.runs() {

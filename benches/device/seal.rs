@@ -64,9 +64,17 @@ pub struct SealWork {
 impl SealWork {
     pub fn new(case: &Case, layers: usize, device: &Device, stream: &Stream) -> Result<Self> {
         let Case { kv_heads, head_dim, format, blocks } = *case;
-        let (sinks, hot_window, streams, rope) = (SINKS, HOT_WINDOW, None, None);
-        let group =
-            KvGroup { layers, kv_heads, head_dim, format, streams, sinks, hot_window, rope };
+        let group = KvGroup {
+            layers,
+            kv_heads,
+            head_dim,
+            format,
+            streams: None,
+            sinks: SINKS,
+            hot_window: HOT_WINDOW,
+            rope: None,
+            window: None,
+        };
         let class = |kind, form: PageForm| ClassDesc {
             kind,
             group: 0,

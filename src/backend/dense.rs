@@ -22,7 +22,7 @@ pub trait Dense: Memory {
         y: &mut Self::Buffer,
     ) -> Result<()>;
     /// `y = x · matrixᵀ` in f32.
-    fn logits(
+    fn matmul_f32(
         &self,
         matrix: &Self::Matrix,
         x: &mut Self::Buffer,

@@ -25,6 +25,9 @@ pub struct KvGroup {
     /// The rotation of queries and keys. `None`: they are not rotated, and no run can be
     /// relocated.
     pub rope: Option<Arc<Rope>>,
+    /// W, if no layer of the group sees a token that is W or more behind a query; the books
+    /// free such tokens.
+    pub window: Option<usize>,
 }
 
 /// How sealed pages of one stream are stored.

@@ -21,6 +21,9 @@ pub struct GroupSpec {
     pub sinks: usize,
     /// R: tokens that every query still sees in 16 bits; a multiple of 64.
     pub hot_window: usize,
+    /// W, if no query sees a token that is W or more behind it: what no query will see
+    /// again is freed at a commit, as long as the group is uniform.
+    pub window: Option<usize>,
 }
 
 /// Bytes of sealed pages. They differ where streams have codecs of their own.
@@ -75,6 +78,9 @@ impl GroupSpec {
                 format!("{} is not a multiple of {PAGE_TOKENS}", self.hot_window),
             ));
         }
+        if self.window == Some(0) {
+            return Err(Error::config("window", "must be at least 1"));
+        }
         let page_bytes = self.hot_page_bytes.max(self.sealed.map_or(0, |sealed| sealed.page));
         let block_bytes = (self.layers as u64)
             .checked_mul(self.kv_heads as u64)
@@ -128,19 +134,21 @@ mod tests {
             sealed: Some(SealedBytes::equal(3072, 90)),
             sinks: 4,
             hot_window: 128,
+            window: None,
         }
     }
 
     #[test]
     fn every_bad_field_is_named() {
         type Spoil = fn(&mut GroupSpec);
-        let cases: [(&str, Spoil); 7] = [
+        let cases: [(&str, Spoil); 8] = [
             ("layers", |g| g.layers = 0),
             ("kv_heads", |g| g.kv_heads = 0),
             ("hot_page_bytes", |g| g.hot_page_bytes = 100),
             ("sealed", |g| g.sealed = Some(SealedBytes::equal(0, 90))),
             ("sinks", |g| g.sinks = 65),
             ("hot_window", |g| g.hot_window = 100),
+            ("window", |g| g.window = Some(0)),
             ("4 GiB", |g| g.layers = usize::MAX),
         ];
         assert!(CacheConfig { groups: vec![good()], budget_bytes: 0 }.validate().is_ok());

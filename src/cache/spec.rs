@@ -12,6 +12,8 @@ pub(super) struct StreamSpec {
     pub sinks: usize,
     /// R in pages; `None`: never sealed.
     window_pages: Option<usize>,
+    /// W; `None`: queries see all that lies before them.
+    window: Option<usize>,
     /// Class of the sink block; unused when S = 0.
     pub sink: ClassId,
     /// Class of 16-bit pages.
@@ -49,14 +51,34 @@ impl StreamSpec {
         }
     }
 
+    /// Pages of the grid, and whether sinks, that the query at the kept index (sinks
+    /// included) and later ones do not see.
+    pub(super) fn unseen(&self, index: usize) -> (usize, bool) {
+        let first_seen = self.window.map_or(0, |window| (index + 1).saturating_sub(window));
+        match self.slot(first_seen).filter(|_| first_seen > 0) {
+            Some((page, _)) => (page, true),
+            None => (0, false),
+        }
+    }
+
+    /// The fewest kept tokens at which the next query sees nothing of the first `pages`
+    /// pages; of the sinks, if there are none.
+    pub(super) fn kept_to_miss(&self, pages: usize) -> usize {
+        let first_seen = self.sinks + pages * PAGE_TOKENS;
+        self.window.map_or(0, |window| first_seen + window - 1)
+    }
+
     /// Bytes that a stream, filled without a fork or a mask, holds during the
     /// step from `from` to `to` kept tokens: the pages that are sealed in this
     /// step count in both forms.
     pub(super) fn step_bytes(&self, pool: &Pool, from: usize, to: usize) -> u64 {
         let sealed_before = from.checked_sub(1).map_or(0, |last| self.sealed_below(last));
-        let sink = if self.sinks > 0 { pool.block_bytes(self.sink) } else { 0 };
-        sink + (self.pages(to) - sealed_before) as u64 * pool.block_bytes(self.hot)
-            + self.sealed_below(to - 1) as u64 * pool.block_bytes(self.sealed)
+        // Freed at the last commit.
+        let (gone, sinks_gone) = if from > 0 { self.unseen(from) } else { (0, false) };
+        let sinks = self.sinks > 0 && !sinks_gone;
+        let sink = if sinks { pool.block_bytes(self.sink) } else { 0 };
+        sink + (self.pages(to) - sealed_before.max(gone)) as u64 * pool.block_bytes(self.hot)
+            + self.sealed_below(to - 1).saturating_sub(gone) as u64 * pool.block_bytes(self.sealed)
     }
 }
 
@@ -94,10 +116,12 @@ impl Group {
                 Some(bytes) => add(kinds[2], PAGE_TOKENS, bytes.block),
             };
             let window_pages = spec.sealed.map(|_| spec.hot_window / PAGE_TOKENS);
-            StreamSpec { sinks, window_pages, sink, hot, sealed }
+            StreamSpec { sinks, window_pages, window: None, sink, hot, sealed }
         };
         use ClassKind::{Hot, RaggedHot, RaggedSealed, RaggedSink, Sealed, Sink};
+        // Kept indices of ragged streams are no positions.
         let uniform = layout([Sink, Hot, Sealed], streams as u64);
+        let uniform = StreamSpec { window: spec.window, ..uniform };
         let ragged = layout([RaggedSink, RaggedHot, RaggedSealed], 1);
         Self { streams, uniform, ragged }
     }

@@ -46,6 +46,10 @@ pub(super) struct Stream {
     /// One more than the last page that has a sealed form after the last
     /// commit; the pages below it are sealed or freed.
     pub sealed: usize,
+    /// Pages from the first on that were freed because no query would see them again.
+    gone: usize,
+    /// The fewest kept tokens at which the next query sees nothing of what was freed so.
+    floor: usize,
 }
 
 /// How the partially filled page takes the next tokens.
@@ -88,14 +92,14 @@ pub(super) struct Ops<'a> {
 
 impl Stream {
     pub(super) fn new() -> Self {
-        Self { kept: 0, sink: Page::NEW, pages: Vec::new(), sealed: 0 }
+        Self { kept: 0, sink: Page::NEW, pages: Vec::new(), sealed: 0, gone: 0, floor: 0 }
     }
 
     /// A stream over ragged or uniform blocks that hold `kept` tokens in 16 bits.
     pub(super) fn from_blocks(kept: usize, sink: Option<u32>, hot: Vec<u32>) -> Self {
         let page = |block| Page { hot: block, ..Page::NEW };
         let pages = hot.into_iter().map(|block| page(Some(block))).collect();
-        Self { kept, sink: page(sink), pages, sealed: 0 }
+        Self { kept, sink: page(sink), pages, sealed: 0, gone: 0, floor: 0 }
     }
 
     /// The page that is partially filled, with its class.
@@ -227,12 +231,30 @@ impl Stream {
             }
         }
         self.sealed = self.sealed.max(end.min(bound));
+        if accepted > 0 {
+            self.free_unseen(spec, pool);
+        }
         self.trim_sealed();
+    }
+
+    /// Frees what the next query and later ones do not see.
+    fn free_unseen(&mut self, spec: &StreamSpec, pool: &mut Pool) {
+        let (gone, sinks) = spec.unseen(self.kept);
+        if !sinks {
+            return;
+        }
+        self.sink.release(spec.sink, spec.sealed, pool);
+        let end = gone.min(self.pages.len());
+        for page in &mut self.pages[self.gone.min(end)..end] {
+            page.release(spec.hot, spec.sealed, pool);
+        }
+        self.gone = self.gone.max(end);
+        self.floor = self.floor.max(spec.kept_to_miss(self.gone));
     }
 
     /// The fewest kept tokens, from `kept` on, that the stream can be cut to.
     pub(super) fn rewindable_to(&self, spec: &StreamSpec, kept: usize) -> usize {
-        let kept = kept.max(spec.kept_to_seal(self.sealed));
+        let kept = kept.max(spec.kept_to_seal(self.sealed)).max(self.floor);
         // The rows of a freed page cannot be had back, and to fill it further
         // around unwritten rows would seal those with the others.
         match spec.slot(kept) {

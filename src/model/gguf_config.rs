@@ -10,8 +10,15 @@ use crate::backend::Activation;
 
 /// Tokens that end a turn under the names that models use; llama.cpp stops at
 /// them too, whatever `eos_token_id` says.
-const END_TOKENS: [&str; 6] =
-    ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>"];
+const END_TOKENS: [&str; 7] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "</s>",
+    "<end_of_turn>",
+];
 
 /// The numbers of a decoder of the common kind, whose file calls it `name`.
 pub(super) fn decoder(gguf: &Gguf, arch: &'static Arch, name: &str) -> Result<ModelConfig> {

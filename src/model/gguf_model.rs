@@ -59,7 +59,7 @@ impl GgufModel {
             Change::Interleaved { heads } => {
                 Cow::Owned(unpermute(bytes, heads, self.config.head_dim))
             }
-            Change::None => Cow::Borrowed(bytes),
+            Change::None | Change::PlusOne => Cow::Borrowed(bytes),
         };
         Ok(Some(RawTensor { dtype, shape: shape.to_vec(), bytes }))
     }

@@ -205,7 +205,7 @@ impl<B: Backend> Graph<B> {
                 if tail == Tail::Hidden {
                     return Ok(());
                 }
-                backend.logits(self.head(), &mut ws.hidden, &mut ws.logits)?;
+                backend.matmul_f32(self.head(), &mut ws.hidden, &mut ws.logits)?;
                 backend.sample(arena, &mut ws.logits)
             }
         }
@@ -228,7 +228,7 @@ impl<B: Backend> Graph<B> {
             return Err(Error::config("rows", what));
         }
         backend.rows(&ws.hidden, range.clone(), &mut ws.wanted)?;
-        backend.logits(self.head(), &mut ws.wanted, &mut ws.logits)?;
+        backend.matmul_f32(self.head(), &mut ws.wanted, &mut ws.logits)?;
         let mut row_logits = vec![0f32; self.config.vocab];
         for (i, row) in range.enumerate() {
             backend.read_row(&ws.logits, i, &mut row_logits)?;

@@ -8,6 +8,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+use super::arch::Change;
 use super::chat::ChatTemplate;
 use super::complaint;
 use super::config::ModelConfig;
@@ -15,6 +16,7 @@ use super::gguf::map_file;
 use super::hf_config;
 use super::tokenizer::Tokenizer;
 use super::weights::{RawTensor, Stored, WeightType};
+use crate::backend::dequantize::dequantize;
 use crate::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -121,13 +123,20 @@ impl HfModel {
         }
     }
 
-    /// A tensor by name.
+    /// A tensor by name, as the model computes with it.
     pub(crate) fn tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>> {
-        Ok(self.find(name)?.map(|(dtype, shape, bytes)| RawTensor {
-            dtype,
-            shape: shape.to_vec(),
-            bytes: bytes.into(),
-        }))
+        let Some((dtype, shape, bytes)) = self.find(name)? else { return Ok(None) };
+        let arch = self.config.arch;
+        let shape = shape.to_vec();
+        match arch.names.part(name).map(arch.json_change) {
+            Some(Change::PlusOne) => {
+                let mut floats = dequantize(dtype.to_ggml(), bytes, shape.iter().product())?;
+                floats.iter_mut().for_each(|x| *x += 1.0);
+                let bytes = bytemuck::cast_slice::<f32, u8>(&floats).to_vec().into();
+                Ok(Some(RawTensor { dtype: WeightType::F32, shape, bytes }))
+            }
+            _ => Ok(Some(RawTensor { dtype, shape, bytes: bytes.into() })),
+        }
     }
 
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {

@@ -29,6 +29,9 @@ pub(super) struct JsonDefaults {
     pub kv_heads: Option<usize>,
     pub context: usize,
     pub sliding: Sliding,
+    /// Where `rope_parameters` has the rotation of full layers, if sliding ones have
+    /// another.
+    pub full_rope: Option<&'static str>,
 }
 
 /// Which layers slide if there is a window, and no list of them.
@@ -42,6 +45,8 @@ pub(super) enum Sliding {
     /// If `use_sliding_window` says so, those from `max_window_layers` on, which is this by
     /// default.
     FromLayer(usize),
+    /// All but the last of so many, again and again.
+    AllBut(usize),
 }
 
 /// The numbers of a decoder of the common kind.
@@ -63,7 +68,7 @@ pub(super) fn decoder(
         _ => fields.uint("num_key_value_heads")?.or(defaults.kv_heads).unwrap_or(heads),
     };
     let context = fields.uint("max_position_embeddings")?.unwrap_or(defaults.context);
-    let rope = read_rope(fields, head_dim, context)?;
+    let rope = read_rope(fields, defaults.full_rope, head_dim, context)?;
 
     Ok(ModelConfig {
         arch,
@@ -117,13 +122,10 @@ fn read_sliding(
     sliding: Sliding,
     layers: usize,
 ) -> Result<(Option<usize>, Vec<bool>)> {
-    let (used, first) = match sliding {
-        Sliding::Never => (false, 0),
-        Sliding::Always => (true, 0),
-        Sliding::FromLayer(first) => (
-            fields.bool("use_sliding_window")?.unwrap_or(false),
-            fields.uint("max_window_layers")?.unwrap_or(first),
-        ),
+    let used = match sliding {
+        Sliding::Never => false,
+        Sliding::Always | Sliding::AllBut(_) => true,
+        Sliding::FromLayer(_) => fields.bool("use_sliding_window")?.unwrap_or(false),
     };
     let window = match fields.json.get("sliding_window") {
         _ if !used => None,
@@ -135,7 +137,16 @@ fn read_sliding(
         return Ok((None, vec![false; layers]));
     }
     let flags: Vec<bool> = match fields.json.get("layer_types").filter(|v| !v.is_null()) {
-        None => (0..layers).map(|i| i >= first).collect(),
+        None => {
+            let first = fields.uint("max_window_layers")?;
+            let pattern = fields.uint("sliding_window_pattern")?;
+            let slides = |i: usize| match sliding {
+                Sliding::FromLayer(default) => i >= first.unwrap_or(default),
+                Sliding::AllBut(default) => (i + 1) % pattern.unwrap_or(default).max(1) != 0,
+                Sliding::Never | Sliding::Always => true,
+            };
+            (0..layers).map(slides).collect()
+        }
         Some(types) => {
             let list = types.as_array().ok_or_else(|| fields.bad("layer_types is not a list"))?;
             list.iter()
@@ -155,9 +166,17 @@ fn read_sliding(
     Ok((window, flags))
 }
 
-fn read_rope(fields: &Fields<'_>, head_dim: usize, context: usize) -> Result<RopeConfig> {
+/// The rotation; `kind` is what `rope_parameters` calls these layers, where they differ.
+pub(super) fn read_rope(
+    fields: &Fields<'_>,
+    kind: Option<&str>,
+    head_dim: usize,
+    context: usize,
+) -> Result<RopeConfig> {
     let object = |name: &str| fields.json.get(name).filter(|v| !v.is_null());
-    let scaling = object("rope_parameters").or_else(|| object("rope_scaling"));
+    let all = object("rope_parameters");
+    let nested = kind.and_then(|kind| all?.get(kind));
+    let scaling = nested.or(all).or_else(|| object("rope_scaling"));
     if scaling.is_some_and(|s| !s.is_object()) {
         return Err(fields.bad("the RoPE parameters are not an object"));
     }

@@ -58,6 +58,7 @@ pub fn kv_groups(config: &ModelConfig, options: &KvOptions) -> Vec<KvGroup> {
             sinks: options.sinks,
             hot_window: options.hot_window,
             rope: Some(Arc::new(Rope { inv_freq: attention.rope.inv_freq() })),
+            window: attention.window,
         })
     };
     group_sizes(config).into_iter().enumerate().filter_map(group).collect()
@@ -87,6 +88,7 @@ pub fn cache_config(groups: &[KvGroup], budget_bytes: u64) -> CacheConfig {
         }),
         sinks: group.sinks,
         hot_window: group.hot_window,
+        window: group.window,
     };
     CacheConfig { groups: groups.iter().map(spec).collect(), budget_bytes }
 }

@@ -15,6 +15,8 @@ pub struct Workspace<B: Backend> {
     pub(super) lse: B::Buffer,
     /// What a block adds to the residual stream.
     pub(super) delta: B::Buffer,
+    /// The same before the norm behind the block.
+    pub(super) wide: B::Buffer,
     pub(super) gate_up: B::Buffer,
     pub(super) activated: B::Buffer,
     pub(super) hidden: B::Buffer,
@@ -55,6 +57,7 @@ impl<B: Backend> Workspace<B> {
             qkv: empty()?,
             attended: empty()?,
             lse: empty()?,
+            wide: empty()?,
             delta: empty()?,
             gate_up: empty()?,
             activated: empty()?,

@@ -20,8 +20,17 @@ pub fn devices(seed: u64) -> Vec<Device> {
 
 pub fn group(format: &str, head_dim: usize, layers: usize, kv_heads: usize) -> KvGroup {
     let format = format.parse().unwrap();
-    let rope = None;
-    KvGroup { layers, kv_heads, head_dim, format, streams: None, sinks: 4, hot_window: 128, rope }
+    KvGroup {
+        layers,
+        kv_heads,
+        head_dim,
+        format,
+        streams: None,
+        sinks: 4,
+        hot_window: 128,
+        rope: None,
+        window: None,
+    }
 }
 
 pub fn rope(head_dim: usize) -> Rope {
@@ -52,6 +61,7 @@ pub fn cache_of(groups: &[KvGroup]) -> KvCache {
         }),
         sinks: g.sinks,
         hot_window: g.hot_window,
+        window: g.window,
     };
     let specs = groups.iter().map(spec).collect();
     KvCache::new(CacheConfig { groups: specs, budget_bytes: 1 << 32 }).unwrap()

@@ -121,11 +121,16 @@ fn group(layers: usize, kv_heads: usize, sealed: Option<u64>, sinks: usize, r: u
         }),
         sinks,
         hot_window: r,
+        window: None,
     }
 }
 
 fn all_groups() -> Vec<GroupSpec> {
+    let sliding = |window, group| GroupSpec { window: Some(window), ..group };
     vec![
+        sliding(200, group(2, 1, Some(48), 4, 128)),
+        sliding(1, group(1, 1, None, 4, 128)),
+        sliding(130, group(1, 2, Some(48), 64, 0)),
         group(2, 2, Some(48), 4, 128),
         group(1, 2, None, 4, 128),
         group(1, 1, Some(40), 0, 0),
@@ -236,6 +241,27 @@ fn a_rewind_below_sealed_tokens_says_what_to_do() {
     assert!(error.contains("452") && error.contains("fork before, instead"), "{error}");
     assert!(cache.truncate(seq, 452).is_ok());
     assert!(matches!(cache.compact(seq, 0, &[vec![0]]), Err(Error::Sealed(_))));
+}
+
+/// What lies a window behind is freed as soon as no query will see it.
+#[test]
+fn a_sliding_group_keeps_its_window() {
+    let spec = GroupSpec { window: Some(100), ..group(1, 1, Some(48), 4, 64) };
+    let config = CacheConfig { groups: vec![spec], budget_bytes: u64::MAX };
+    let mut cache = KvCache::new(config).unwrap();
+    let seq = cache.create();
+    let mut most = 0;
+    for n in (0..40).map(|i| 1 + i * 29 % 64) {
+        let step = cache.prepare(&[(seq, n)]).unwrap();
+        cache.commit(step, &[n]).unwrap();
+        most = most.max(cache.held_bytes());
+    }
+    // 100 tokens touch three pages at most, of 256 bytes in 16 bits.
+    assert!(cache.len(seq).unwrap() > 1000 && most <= 3 * 256, "{most}");
+    // Rewound, the next query must still see a window of tokens.
+    let len = cache.len(seq).unwrap();
+    let floor = cache.rewindable_to(seq, 0).unwrap();
+    assert!(floor <= len && floor + 64 > len, "{floor} of {len}");
 }
 
 /// A block that is handed out again before a step could free it is not freed by one; what

@@ -16,6 +16,8 @@ pub struct Rule {
     pub sinks: usize,
     pub window: Option<usize>,
     pub streams: usize,
+    /// No query sees a token that is so far behind it.
+    pub sight: Option<usize>,
 }
 
 impl Rule {
@@ -25,6 +27,7 @@ impl Rule {
             sinks: if seals { spec.sinks } else { 0 },
             window: seals.then_some(spec.hot_window),
             streams: spec.layers * spec.kv_heads,
+            sight: spec.window,
         }
     }
 
@@ -51,9 +54,24 @@ pub struct MStream {
     pub tokens: Vec<(u64, bool)>,
     /// Pages that have only their sealed form left.
     pub sealed: BTreeSet<usize>,
+    /// The fewest tokens at which the next query sees nothing that is out of sight now.
+    pub floor: usize,
 }
 
 impl MStream {
+    /// Whole pages that are behind the sight of the next query are as good as cleared.
+    pub fn look_ahead(&mut self, rule: &Rule) {
+        let Some(sight) = rule.sight else { return };
+        let first_seen = (self.tokens.len() + 1).saturating_sub(sight);
+        if first_seen == 0 || first_seen < rule.sinks {
+            return;
+        }
+        let end = first_seen - (first_seen - rule.sinks) % 64;
+        self.tokens[..end].iter_mut().for_each(|token| token.1 = false);
+        self.sealed.retain(|page| *page >= (end - rule.sinks) / 64);
+        self.floor = self.floor.max(end + sight - 1);
+    }
+
     /// Whether nothing of a page that is full is left.
     pub fn is_dead(&self, page: &std::ops::Range<usize>, full: usize) -> bool {
         page.len() == full && self.tokens[page.clone()].iter().all(|token| !token.1)

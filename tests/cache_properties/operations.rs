@@ -89,6 +89,9 @@ impl World {
                     let pages = rule.pages(kept);
                     let alive = |p: &usize| !stream.is_dead(&pages[p + 1], PAGE_TOKENS);
                     stream.sealed = (0..bound).filter(alive).collect();
+                    if group.compacted.is_none() {
+                        stream.look_ahead(rule);
+                    }
                 }
             }
         }
@@ -181,7 +184,7 @@ impl World {
                 let pick = |(s, list): (usize, &Vec<u32>)| {
                     let tokens = &group.streams[s.min(group.streams.len() - 1)].tokens;
                     let kept = list.iter().map(|&index| tokens[index as usize]).collect();
-                    MStream { tokens: kept, sealed: BTreeSet::new() }
+                    MStream { tokens: kept, ..MStream::default() }
                 };
                 let streams = keep.iter().enumerate().map(pick).collect();
                 *group = MGroup { compacted: Some(model.len), streams };
@@ -359,7 +362,7 @@ fn allowed(seq: &MSeq, rules: &[Rule], new_len: usize) -> bool {
                 let full = if p == 0 { rule.sinks } else { PAGE_TOKENS };
                 page.start < kept && kept < page.end && stream.is_dead(page, full)
             });
-            rule.bound(kept) >= sealed && !inside_a_dead_page
+            rule.bound(kept) >= sealed && kept >= stream.floor && !inside_a_dead_page
         };
         new_len >= group.compacted.unwrap_or(0) && group.streams.iter().all(stream_allows)
     })

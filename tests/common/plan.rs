@@ -21,6 +21,7 @@ pub fn group(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {
         sinks: 4,
         hot_window: 128,
         rope: Some(Arc::new(rope(head_dim))),
+        window: None,
     };
     if format == MIXED {
         // Queries of one direction, so that feedback matters.

@@ -10,7 +10,7 @@ impl Dense for CpuBackend {
         matrix.matmul(x, y)
     }
 
-    fn logits(&self, matrix: &Matrix, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
+    fn matmul_f32(&self, matrix: &Matrix, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
         matrix.matmul(x, y)
     }
 

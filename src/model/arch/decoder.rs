@@ -24,6 +24,11 @@ impl Names {
         })
     }
 
+    /// The part that Hugging Face's name stands for.
+    pub fn part(&self, name: &str) -> Option<Part> {
+        self.to_gguf(name).map(|(part, _)| part)
+    }
+
     /// The part that Hugging Face's name stands for, and llama.cpp's name of it.
     pub fn to_gguf(&self, name: &str) -> Option<(Part, String)> {
         let found = |name: &str, of_layers: bool| {
@@ -98,6 +103,11 @@ pub(super) fn layers(config: &ModelConfig) -> Vec<LayerSpec> {
 
 /// Files that hold tensors as the model has them.
 pub(super) fn unchanged(_: &ModelConfig, _: Part) -> Change {
+    Change::None
+}
+
+/// Folders of Hugging Face that do.
+pub(super) fn plain(_: Part) -> Change {
     Change::None
 }
 

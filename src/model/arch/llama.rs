@@ -1,6 +1,6 @@
 //! Llama 2 and 3 (Touvron et al. 2023), SmolLM2, and Mistral files whose GGUF says "llama".
 
-use super::decoder::{NAMES, layers};
+use super::decoder::{NAMES, layers, plain};
 use super::mistral::MISTRAL;
 use super::{Arch, Change};
 use crate::error::Result;
@@ -18,6 +18,7 @@ pub(super) static LLAMA: Arch = Arch {
     layers,
     names: &NAMES,
     gguf_change: interleaved,
+    json_change: plain,
 };
 
 fn from_json(fields: &Fields<'_>) -> Result<ModelConfig> {

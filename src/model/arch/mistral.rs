@@ -1,7 +1,7 @@
 //! Mistral (Jiang et al. 2023): Llama with a sliding window on every layer.
 
 use super::Arch;
-use super::decoder::{NAMES, layers};
+use super::decoder::{NAMES, layers, plain};
 use super::llama::interleaved;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
@@ -17,6 +17,7 @@ pub(super) static MISTRAL: Arch = Arch {
     layers,
     names: &NAMES,
     gguf_change: interleaved,
+    json_change: plain,
 };
 
 fn from_json(fields: &Fields<'_>) -> Result<ModelConfig> {

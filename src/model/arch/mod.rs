@@ -2,6 +2,7 @@
 //! store tensors, what its configuration means, and which layers follow from it.
 
 mod decoder;
+mod gemma3;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -19,7 +20,8 @@ use std::fmt;
 use std::path::Path;
 
 /// All of them.
-static ALL: [&Arch; 4] = [&llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
+static ALL: [&Arch; 5] =
+    [&llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3, &gemma3::GEMMA3];
 
 /// An architecture.
 pub struct Arch {
@@ -37,6 +39,8 @@ pub struct Arch {
     pub(super) names: &'static Names,
     /// What llama.cpp has changed of a tensor.
     pub(super) gguf_change: fn(&ModelConfig, Part) -> Change,
+    /// What transformers does to a tensor before it computes with it.
+    pub(super) json_change: fn(Part) -> Change,
 }
 
 /// How a tensor in a file differs from the one that a model computes with.
@@ -47,6 +51,8 @@ pub(super) enum Change {
     /// Within each of so many heads, row 2i + j of the file is row j · dim/2 + i of the
     /// model: neighbouring channels are rotated together there.
     Interleaved { heads: usize },
+    /// 1 is added to each number.
+    PlusOne,
 }
 
 impl Arch {

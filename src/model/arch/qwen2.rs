@@ -1,7 +1,7 @@
 //! Qwen2 and 2.5 (Yang et al. 2024): biases on q, k and v.
 
 use super::Arch;
-use super::decoder::{NAMES, layers, unchanged};
+use super::decoder::{NAMES, layers, plain, unchanged};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::gguf::Gguf;
@@ -16,6 +16,7 @@ pub(super) static QWEN2: Arch = Arch {
     layers,
     names: &NAMES,
     gguf_change: unchanged,
+    json_change: plain,
 };
 
 fn from_json(fields: &Fields<'_>) -> Result<ModelConfig> {

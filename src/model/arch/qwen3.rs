@@ -1,7 +1,7 @@
 //! Qwen3 (Yang et al. 2025): an RMS norm on each query and key head.
 
 use super::Arch;
-use super::decoder::{NAMES, layers, unchanged};
+use super::decoder::{NAMES, layers, plain, unchanged};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::gguf::Gguf;
@@ -16,6 +16,7 @@ pub(super) static QWEN3: Arch = Arch {
     layers,
     names: &NAMES,
     gguf_change: unchanged,
+    json_change: plain,
 };
 
 fn from_json(fields: &Fields<'_>) -> Result<ModelConfig> {
@@ -24,6 +25,7 @@ fn from_json(fields: &Fields<'_>) -> Result<ModelConfig> {
         kv_heads: Some(32),
         context: 32_768,
         sliding: Sliding::FromLayer(28),
+        ..JsonDefaults::default()
     };
     Ok(ModelConfig { qk_norm: true, ..decoder(fields, &QWEN3, &defaults)? })
 }

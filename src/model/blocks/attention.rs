@@ -1,5 +1,6 @@
 //! Grouped-query attention.
 
+use super::contribute;
 use crate::backend::{Attend, Backend, LayerIndex};
 use crate::error::Result;
 use crate::model::observe::{Observer, Seen};
@@ -97,7 +98,9 @@ impl<B: Backend> Attention<B> {
         let scores = observer.as_ref().is_some_and(|observer| observer.scores(self.layer));
         let lse = scores.then_some(&mut ws.lse);
         backend.attend(arena, &call, &ws.qkv, &mut ws.attended, lse)?;
-        backend.matmul(&self.output, &mut ws.attended, &mut ws.delta)?;
+        let norm = self.post_norm.as_ref();
+        let Workspace { attended, wide, delta, .. } = ws;
+        contribute(backend, &self.output, norm, eps, attended, wide, delta)?;
         if let Some(observer) = observer {
             observer.attended(&mut Seen {
                 layer: self.layer,
@@ -113,9 +116,6 @@ impl<B: Backend> Attention<B> {
                 width: heads * head_dim,
             })?;
         }
-        match &self.post_norm {
-            Some(norm) => backend.head_norm(&mut ws.delta, 0, 1, norm, eps),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

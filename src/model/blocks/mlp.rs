@@ -1,5 +1,6 @@
 //! The gated MLP.
 
+use super::contribute;
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::spec::GatedSpec;
@@ -43,10 +44,8 @@ impl<B: Backend> GatedMlp<B> {
         backend.rms_norm(&mut ws.x, Some(&ws.delta), &self.norm, eps, &mut ws.normed)?;
         backend.matmul(&self.gate_up, &mut ws.normed, &mut ws.gate_up)?;
         backend.gate(self.spec.activation, &ws.gate_up, &mut ws.activated)?;
-        backend.matmul(&self.down, &mut ws.activated, &mut ws.delta)?;
-        match &self.post_norm {
-            Some(norm) => backend.head_norm(&mut ws.delta, 0, 1, norm, eps),
-            None => Ok(()),
-        }
+        let norm = self.post_norm.as_ref();
+        let Workspace { activated, wide, delta, .. } = ws;
+        contribute(backend, &self.down, norm, eps, activated, wide, delta)
     }
 }

@@ -35,6 +35,7 @@ fn world(memory: u64) -> World {
         sinks: 4,
         hot_window: 128,
         rope: None,
+        window: None,
     };
     let page = |format: KvFormat| format.page_bytes(64) as u64;
     let spec = GroupSpec {

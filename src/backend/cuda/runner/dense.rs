@@ -14,7 +14,7 @@ impl<T: Element> Dense for CudaBackend<T> {
         self.multiply(matrix, x, y)
     }
 
-    fn logits(&self, matrix: &Matrix<T>, x: &mut Buffer<T>, y: &mut Buffer<T>) -> Result<()> {
+    fn matmul_f32(&self, matrix: &Matrix<T>, x: &mut Buffer<T>, y: &mut Buffer<T>) -> Result<()> {
         let y = y.set_wide(x.rows(), matrix.rows(), &self.stream)?;
         self.multiply(matrix, x, y)
     }
