@@ -14,9 +14,8 @@ pub mod score;
 
 use crate::cache::{ClassDesc, CopyBlock, Gather, GroupView, SeqStep};
 use crate::codec::feedback::Feedback;
-use crate::codec::{Codec, KvFormat};
+use crate::codec::{Codec, KvFormat, WeightType};
 use crate::error::{Error, Result};
-use candle_core::quantized::GgmlDType;
 use draw::Choice;
 use score::{Score, Scores, Top, TopHeads};
 use std::ops::Range;
@@ -27,7 +26,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug)]
 pub struct MatrixBytes<'a> {
     /// Storage type.
-    pub dtype: GgmlDType,
+    pub dtype: WeightType,
     /// Rows: output features.
     pub rows: usize,
     /// Columns: input features.

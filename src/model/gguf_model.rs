@@ -14,9 +14,10 @@ use super::chat::ChatTemplate;
 use super::config::{Family, ModelConfig, RopeConfig, RopeScaling, Yarn};
 use super::gguf::Gguf;
 use super::tokenizer::Tokenizer;
-use super::weights::{RawTensor, Stored, WeightType};
+use super::weights::{RawTensor, Stored};
 use super::{checkpoint, complaint, tokenizer_gguf};
 use crate::Result;
+use crate::codec::WeightType;
 
 /// Tokens that end a turn under the names that models use; llama.cpp stops at
 /// them too, whatever `eos_token_id` says.

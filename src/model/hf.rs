@@ -14,7 +14,8 @@ use super::config::ModelConfig;
 use super::gguf::map_file;
 use super::hf_config;
 use super::tokenizer::Tokenizer;
-use super::weights::{RawTensor, Stored, WeightType};
+use super::weights::{RawTensor, Stored};
+use crate::codec::WeightType;
 use crate::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";

@@ -9,7 +9,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `config.rs` | the numbers of a Llama-family model, rotary frequencies |
-//! | `weights.rs` | storage types of weights and their block sizes |
+//! | `weights.rs` | one tensor as it lies in its file |
 //! | `checkpoint.rs` | opening, checking, tensors by name |
 //! | `gguf.rs`, `gguf_model.rs` | GGUF: the container, then its meaning |
 //! | `hf.rs`, `hf_config.rs` | safetensors folders, then `config.json` |
@@ -38,6 +38,7 @@ mod tokenizer_gguf;
 mod tokenizer_json;
 mod weights;
 
+pub use crate::codec::WeightType;
 pub use calibration::Calibration;
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, DtypeCount};
@@ -46,4 +47,4 @@ pub use kv::{KvOptions, cache_config, kv_groups};
 pub use llama::{Llama, Observed, Observer, Workspace};
 pub use source::Weights;
 pub use tokenizer::Tokenizer;
-pub use weights::{RawTensor, WeightType};
+pub use weights::RawTensor;

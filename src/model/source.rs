@@ -35,7 +35,7 @@ impl<B: Backend> Weights<B> for FromCheckpoint<'_> {
         let tensors = names.iter().map(tensor).collect::<Result<Vec<_>>>()?;
         let parts: Vec<_> = (tensors.iter())
             .map(|t| MatrixBytes {
-                dtype: t.dtype.to_ggml(),
+                dtype: t.dtype,
                 rows: t.shape[0],
                 cols: t.shape[1],
                 bytes: &t.bytes,
@@ -57,5 +57,5 @@ impl<B: Backend> Weights<B> for FromCheckpoint<'_> {
 fn floats(checkpoint: &Checkpoint, name: &str) -> Result<Vec<f32>> {
     let RawTensor { dtype, bytes, .. } = checkpoint.tensor(name)?;
     let elements = bytes.len() / dtype.block_bytes() * dtype.block_size();
-    dequantize(dtype.to_ggml(), &bytes, elements)
+    dequantize(dtype, &bytes, elements)
 }

@@ -10,10 +10,11 @@ use super::pool::{Shared, parallel_for};
 use super::tensor::{Buffer, PAD};
 #[cfg(target_arch = "x86_64")]
 use super::vnni;
-use crate::backend::dequantize::{dequantize, row_bytes};
+use crate::backend::dequantize::{dequantize, ggml, row_bytes, told};
 use crate::backend::{MatrixBytes, WeightPolicy};
+use crate::codec::WeightType;
 use crate::error::{Error, Result};
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::quantized::{QStorage, QTensor};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Tensor};
 use std::borrow::Cow;
 use std::sync::Mutex;
@@ -29,19 +30,19 @@ pub struct Matrix {
 }
 
 enum Form {
-    /// candle's; with its columns after padding.
-    Candle(QTensor, usize),
+    /// candle's; with its columns after padding, and how many copies candle keeps.
+    Candle(QTensor, usize, u64),
     #[cfg(target_arch = "x86_64")]
     Vnni(vnni::Packed),
 }
 
 /// Whether candle has a packed product for the type.
-fn packs(dtype: GgmlDType) -> bool {
-    matches!(dtype, GgmlDType::Q8_0 | GgmlDType::Q4K | GgmlDType::Q6K)
+fn packs(dtype: WeightType) -> bool {
+    matches!(dtype, WeightType::Q8_0 | WeightType::Q4K | WeightType::Q6K)
 }
 
 /// Whether our own product takes the type.
-fn own(dtype: GgmlDType) -> bool {
+fn own(dtype: WeightType) -> bool {
     #[cfg(target_arch = "x86_64")]
     let own = vnni::supports(dtype);
     #[cfg(not(target_arch = "x86_64"))]
@@ -50,12 +51,12 @@ fn own(dtype: GgmlDType) -> bool {
 }
 
 /// The type in which a matrix is kept.
-fn resident(dtype: GgmlDType, policy: WeightPolicy) -> GgmlDType {
+fn resident(dtype: WeightType, policy: WeightPolicy) -> WeightType {
     match policy {
-        WeightPolicy::F32 => GgmlDType::F32,
+        WeightPolicy::F32 => WeightType::F32,
         WeightPolicy::Keep => dtype,
-        WeightPolicy::Auto if dtype == GgmlDType::F32 || packs(dtype) || own(dtype) => dtype,
-        WeightPolicy::Auto => GgmlDType::Q8_0,
+        WeightPolicy::Auto if dtype == WeightType::F32 || packs(dtype) || own(dtype) => dtype,
+        WeightPolicy::Auto => WeightType::Q8_0,
     }
 }
 
@@ -70,7 +71,7 @@ impl Matrix {
         // One type for all parts: their own, if they agree.
         let mut dtype = resident(first.dtype, policy);
         if parts.iter().any(|p| resident(p.dtype, policy) != dtype) {
-            dtype = if policy == WeightPolicy::Auto { GgmlDType::Q8_0 } else { GgmlDType::F32 };
+            dtype = if policy == WeightPolicy::Auto { WeightType::Q8_0 } else { WeightType::F32 };
         }
         #[cfg(target_arch = "x86_64")]
         if own(dtype) && cols.is_multiple_of(dtype.block_size()) {
@@ -82,9 +83,10 @@ impl Matrix {
         let padded_cols = if pads { cols.next_multiple_of(PAD) } else { cols };
         let padded_rows = if pads { rows.next_multiple_of(ROW_PAD) } else { rows };
         let bytes = stack(parts, dtype, padded_rows, padded_cols)?;
-        let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, dtype)?;
-        let tensor = QTensor::new(storage, (padded_rows, padded_cols))?;
-        Ok(Self { rows, cols, form: Form::Candle(tensor, padded_cols) })
+        let storage =
+            QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, ggml(dtype)).map_err(told)?;
+        let tensor = QTensor::new(storage, (padded_rows, padded_cols)).map_err(told)?;
+        Ok(Self { rows, cols, form: Form::Candle(tensor, padded_cols, if pads { 2 } else { 1 }) })
     }
 
     /// Output features.
@@ -95,10 +97,7 @@ impl Matrix {
     /// Bytes kept resident: the weights, and candle's packed copy of them.
     pub(super) fn bytes(&self) -> u64 {
         match &self.form {
-            Form::Candle(tensor, _) => {
-                let once = tensor.storage_size_in_bytes() as u64;
-                once * if packs(tensor.dtype()) { 2 } else { 1 }
-            }
+            Form::Candle(tensor, _, copies) => tensor.storage_size_in_bytes() as u64 * copies,
             #[cfg(target_arch = "x86_64")]
             Form::Vnni(packed) => packed.bytes(),
         }
@@ -113,7 +112,7 @@ impl Matrix {
             ));
         }
         match &self.form {
-            Form::Candle(tensor, k) => candle_matmul(tensor, *k, self.rows, x, y),
+            Form::Candle(tensor, k, _) => candle_matmul(tensor, *k, self.rows, x, y),
             #[cfg(target_arch = "x86_64")]
             Form::Vnni(packed) => {
                 packed.matmul(x, y);
@@ -129,8 +128,10 @@ impl Matrix {
         }
         to.resize(ids.len(), self.cols);
         match &self.form {
-            Form::Candle(tensor, _) => {
-                let rows = tensor.embedding(&Tensor::new(ids, &Device::Cpu)?)?.to_vec2::<f32>()?;
+            Form::Candle(tensor, ..) => {
+                let rows = Tensor::new(ids, &Device::Cpu)
+                    .and_then(|ids| tensor.embedding(&ids)?.to_vec2::<f32>())
+                    .map_err(told)?;
                 for (i, row) in rows.iter().enumerate() {
                     to.row_mut(i).copy_from_slice(&row[..self.cols]);
                 }
@@ -161,7 +162,7 @@ fn candle_matmul(
     if let (true, CpuStorage::F32(data)) = (fits, input) {
         x.replace(data, rows, cols, stride);
     }
-    match result? {
+    match result.map_err(told)? {
         (CpuStorage::F32(data), _) => {
             let stride = data.len() / rows.max(1);
             y.replace(data, rows, n, stride);
@@ -181,8 +182,13 @@ fn repad(x: &Buffer, k: usize) -> Vec<f32> {
 }
 
 /// The parts' rows in one type, padded with zeros to `rows × cols`.
-fn stack(parts: &[MatrixBytes<'_>], dtype: GgmlDType, rows: usize, cols: usize) -> Result<Vec<u8>> {
-    let row_bytes = cols / dtype.block_size() * dtype.type_size();
+fn stack(
+    parts: &[MatrixBytes<'_>],
+    dtype: WeightType,
+    rows: usize,
+    cols: usize,
+) -> Result<Vec<u8>> {
+    let row_bytes = cols / dtype.block_size() * dtype.block_bytes();
     let mut bytes = vec![0u8; rows * row_bytes];
     let mut rest = &mut bytes[..];
     for part in parts {
@@ -194,9 +200,14 @@ fn stack(parts: &[MatrixBytes<'_>], dtype: GgmlDType, rows: usize, cols: usize) 
 }
 
 /// Writes a part's rows in `dtype`, padded to `padded_cols`.
-fn fill(part: &MatrixBytes<'_>, dtype: GgmlDType, padded_cols: usize, to: &mut [u8]) -> Result<()> {
+fn fill(
+    part: &MatrixBytes<'_>,
+    dtype: WeightType,
+    padded_cols: usize,
+    to: &mut [u8],
+) -> Result<()> {
     let from_row = row_bytes(part)?;
-    let to_row = padded_cols / dtype.block_size() * dtype.type_size();
+    let to_row = padded_cols / dtype.block_size() * dtype.block_bytes();
     if part.dtype == dtype {
         // Padding blocks of zeros are zero bytes in every packed type.
         for (from, to) in part.bytes.chunks_exact(from_row).zip(to.chunks_exact_mut(to_row)) {
@@ -226,7 +237,7 @@ fn convert(
     part: &MatrixBytes<'_>,
     bytes: &[u8],
     n: usize,
-    dtype: GgmlDType,
+    dtype: WeightType,
     padded_cols: usize,
     to: &mut [u8],
 ) -> Result<()> {
@@ -235,11 +246,11 @@ fn convert(
     for (from, to) in floats.chunks_exact(part.cols).zip(padded.chunks_exact_mut(padded_cols)) {
         to[..part.cols].copy_from_slice(from);
     }
-    if dtype == GgmlDType::F32 {
+    if dtype == WeightType::F32 {
         to.copy_from_slice(bytemuck::cast_slice(&padded));
         return Ok(());
     }
-    let mut blocks = dtype.cpu_zeros(padded.len());
+    let mut blocks = ggml(dtype).cpu_zeros(padded.len());
     blocks.from_float(&padded);
     // SAFETY: the blocks own storage_size_in_bytes() bytes from as_ptr() on.
     let bytes =
@@ -289,7 +300,7 @@ mod tests {
         let w = floats(n * k, 1);
         let bytes: &[u8] = bytemuck::cast_slice(&w);
         let (a, b) = bytes.split_at(24 * k * 4);
-        let part = |rows, bytes| MatrixBytes { dtype: GgmlDType::F32, rows, cols: k, bytes };
+        let part = |rows, bytes| MatrixBytes { dtype: WeightType::F32, rows, cols: k, bytes };
         for policy in [WeightPolicy::F32, WeightPolicy::Keep, WeightPolicy::Auto] {
             let matrix = Matrix::new(&[part(24, a), part(16, b)], policy).unwrap();
             assert!(error(&matrix, &w, 1) < 1e-5 && error(&matrix, &w, 5) < 1e-5);
@@ -301,10 +312,14 @@ mod tests {
     #[test]
     fn block_types_agree_with_their_dequantised_weights() {
         let (n, k) = (40, 96);
-        for dtype in
-            [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::Q5_0, GgmlDType::F16]
-        {
-            let mut blocks = dtype.cpu_zeros(n * k);
+        for dtype in [
+            WeightType::Q4_0,
+            WeightType::Q4_1,
+            WeightType::Q8_0,
+            WeightType::Q5_0,
+            WeightType::F16,
+        ] {
+            let mut blocks = ggml(dtype).cpu_zeros(n * k);
             blocks.from_float(&floats(n * k, 7));
             // SAFETY: the blocks own that many bytes.
             let bytes = unsafe {
@@ -321,7 +336,7 @@ mod tests {
                 let mut rows = Buffer::default();
                 matrix.embed(&[37, 0, 37], &mut rows).unwrap();
                 assert_eq!(rows.row(0), rows.row(2));
-                let exact = policy == WeightPolicy::Keep || matches!(dtype, GgmlDType::Q8_0);
+                let exact = policy == WeightPolicy::Keep || matches!(dtype, WeightType::Q8_0);
                 let tolerance = if exact { 0.0 } else { 4e-3 };
                 let near = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance;
                 assert!(rows.row(0).iter().zip(&w[37 * k..]).all(near), "{dtype:?}");
@@ -335,12 +350,12 @@ mod tests {
     #[test]
     fn block_products_do_not_depend_on_the_batch() {
         let (n, k) = (48, 576);
-        let mut blocks = GgmlDType::Q4_1.cpu_zeros(n * k);
+        let mut blocks = ggml(WeightType::Q4_1).cpu_zeros(n * k);
         blocks.from_float(&floats(n * k, 5));
         // SAFETY: the blocks own that many bytes.
         let bytes =
             unsafe { std::slice::from_raw_parts(blocks.as_ptr(), blocks.storage_size_in_bytes()) };
-        let part = MatrixBytes { dtype: GgmlDType::Q4_1, rows: n, cols: k, bytes };
+        let part = MatrixBytes { dtype: WeightType::Q4_1, rows: n, cols: k, bytes };
         let matrix = Matrix::new(&[part], WeightPolicy::Auto).unwrap();
         let xs = floats(19 * k, 11);
         let run = |rows: &[f32]| {

@@ -28,8 +28,8 @@
 
 use super::pool::{Shared, parallel_for, parallel_shares};
 use super::tensor::Buffer;
+use crate::codec::WeightType;
 use crate::error::{Error, Result};
-use candle_core::quantized::GgmlDType;
 use core::arch::x86_64::*;
 use half::f16;
 use memmap2::MmapMut;
@@ -46,8 +46,8 @@ const X_ROWS: usize = 8;
 const PREFETCH: usize = 1024;
 
 /// Whether this processor and type have this product.
-pub(super) fn supports(dtype: GgmlDType) -> bool {
-    matches!(dtype, GgmlDType::Q4_0 | GgmlDType::Q4_1 | GgmlDType::Q8_0)
+pub(super) fn supports(dtype: WeightType) -> bool {
+    matches!(dtype, WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q8_0)
         && super::Level::Avx512.available()
         && is_x86_feature_detected!("avx512vnni")
 }
@@ -64,8 +64,8 @@ pub(super) struct Packed {
 
 impl Packed {
     /// Interleaves blocks of a [supported](supports) type.
-    pub(super) fn new(dtype: GgmlDType, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self> {
-        let four_bits = dtype != GgmlDType::Q8_0;
+    pub(super) fn new(dtype: WeightType, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self> {
+        let four_bits = dtype != WeightType::Q8_0;
         let n = cols / BLOCK;
         let groups = rows.div_ceil(ROWS);
         let memory = |e| Error::io("memory for weights", e);
@@ -76,7 +76,7 @@ impl Packed {
         // Fewer address translations; a kernel that cannot is no worse off.
         #[cfg(target_os = "linux")]
         let _ = packed.bytes.advise(memmap2::Advice::HugePage);
-        let (size, stride) = (dtype.type_size(), packed.group_bytes());
+        let (size, stride) = (dtype.block_bytes(), packed.group_bytes());
         let shared = Shared::new(&mut packed.bytes[..]);
         parallel_for(groups, |group| {
             // SAFETY: groups do not overlap.
@@ -187,7 +187,7 @@ const fn place(four_bits: bool, b: usize) -> (usize, usize) {
 
 /// Spreads one block over its lane.
 fn pack_block(
-    dtype: GgmlDType,
+    dtype: WeightType,
     block: &[u8],
     row: usize,
     group: &mut [u8],
@@ -196,7 +196,7 @@ fn pack_block(
 ) {
     let scale = [block[0], block[1]];
     group[parameters + 2 * row..][..2].copy_from_slice(&scale);
-    if dtype == GgmlDType::Q8_0 {
+    if dtype == WeightType::Q8_0 {
         for (k, &byte) in block[2..].iter().enumerate() {
             group[codes + k / 4 * 64 + row * 4 + k % 4] = byte.wrapping_add(128);
         }
@@ -204,7 +204,7 @@ fn pack_block(
     }
     // Q4_0 is d·(code − 8): the minimum −8d is exact in f16.
     let (min, nibbles) = match dtype {
-        GgmlDType::Q4_1 => ([block[2], block[3]], &block[4..]),
+        WeightType::Q4_1 => ([block[2], block[3]], &block[4..]),
         _ => (f16::from_f32(f16::from_le_bytes(scale).to_f32() * -8.0).to_le_bytes(), &block[2..]),
     };
     group[parameters + 2 * (ROWS + row)..][..2].copy_from_slice(&min);
