@@ -6,7 +6,7 @@
 //! of 16, so both are padded with zeros; types without a packed product are
 //! repacked to Q8_0 at load.
 
-use super::pool::{Shared, parallel_for};
+use super::pool::{Shared, parallel_for, rest};
 use super::tensor::{Buffer, PAD};
 #[cfg(target_arch = "x86_64")]
 use super::vnni;
@@ -158,6 +158,8 @@ fn candle_matmul(
     let (rows, cols, stride) = (x.rows(), x.cols(), x.stride());
     let fits = stride == k;
     let input = CpuStorage::F32(if fits { x.take() } else { repad(x, k) });
+    // candle shares the product on its own pool, whose threads need the cores.
+    rest();
     let result = tensor.cpu_fwd(&input, &Layout::contiguous((rows, k)));
     if let (true, CpuStorage::F32(data)) = (fits, input) {
         x.replace(data, rows, cols, stride);

@@ -33,7 +33,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 pub use dense::Matrix;
-pub use pool::set_threads;
+pub use pool::{THREADS, set_threads};
 pub use simd::Level;
 pub use tensor::Buffer;
 
