@@ -1,15 +1,15 @@
 //! Weight matrices.
 //!
-//! Q4_0, Q4_1 and Q8_0 run on our own product where the processor has AVX-512
-//! VNNI ([`super::vnni`]); everything else runs on candle's. candle packs Q8_0,
-//! Q4_K and Q6_K if the inner dimension is a multiple of 256 and the outer one
-//! of 16, so both are padded with zeros; types without a packed product are
-//! repacked to Q8_0 at load.
+//! Q4_0, Q4_1, Q8_0, Q4_K and Q6_K run on our own products where the processor has
+//! AVX-512 VNNI ([`super::vnni`], [`super::vnni_k`]); everything else runs on candle's,
+//! and on its pool of threads, while ours sleep. candle packs Q8_0, Q4_K and Q6_K if the
+//! inner dimension is a multiple of 256 and the outer one of 16, so both are padded with
+//! zeros; types without a packed product are repacked to Q8_0 at load.
 
 use super::pool::{Shared, parallel_for, rest};
 use super::tensor::{Buffer, PAD};
 #[cfg(target_arch = "x86_64")]
-use super::vnni;
+use super::{vnni, vnni_k};
 use crate::backend::dequantize::{dequantize, ggml, row_bytes, told};
 use crate::backend::{MatrixBytes, WeightPolicy};
 use crate::codec::WeightType;
@@ -34,6 +34,8 @@ enum Form {
     Candle(QTensor, usize, u64),
     #[cfg(target_arch = "x86_64")]
     Vnni(vnni::Packed),
+    #[cfg(target_arch = "x86_64")]
+    VnniK(vnni_k::Packed),
 }
 
 /// Whether candle has a packed product for the type.
@@ -44,7 +46,7 @@ fn packs(dtype: WeightType) -> bool {
 /// Whether our own product takes the type.
 fn own(dtype: WeightType) -> bool {
     #[cfg(target_arch = "x86_64")]
-    let own = vnni::supports(dtype);
+    let own = vnni::supports(dtype) || vnni_k::supports(dtype);
     #[cfg(not(target_arch = "x86_64"))]
     let own = false;
     own
@@ -76,7 +78,11 @@ impl Matrix {
         #[cfg(target_arch = "x86_64")]
         if own(dtype) && cols.is_multiple_of(dtype.block_size()) {
             let bytes = stack(parts, dtype, rows, cols)?;
-            let form = Form::Vnni(vnni::Packed::new(dtype, rows, cols, &bytes)?);
+            let form = if vnni::supports(dtype) {
+                Form::Vnni(vnni::Packed::new(dtype, rows, cols, &bytes)?)
+            } else {
+                Form::VnniK(vnni_k::Packed::new(dtype, rows, cols, &bytes)?)
+            };
             return Ok(Self { rows, cols, form });
         }
         let pads = packs(dtype);
@@ -100,6 +106,8 @@ impl Matrix {
             Form::Candle(tensor, _, copies) => tensor.storage_size_in_bytes() as u64 * copies,
             #[cfg(target_arch = "x86_64")]
             Form::Vnni(packed) => packed.bytes(),
+            #[cfg(target_arch = "x86_64")]
+            Form::VnniK(packed) => packed.bytes(),
         }
     }
 
@@ -115,6 +123,11 @@ impl Matrix {
             Form::Candle(tensor, k, _) => candle_matmul(tensor, *k, self.rows, x, y),
             #[cfg(target_arch = "x86_64")]
             Form::Vnni(packed) => {
+                packed.matmul(x, y);
+                Ok(())
+            }
+            #[cfg(target_arch = "x86_64")]
+            Form::VnniK(packed) => {
                 packed.matmul(x, y);
                 Ok(())
             }
@@ -138,6 +151,12 @@ impl Matrix {
             }
             #[cfg(target_arch = "x86_64")]
             Form::Vnni(packed) => {
+                for (i, &id) in ids.iter().enumerate() {
+                    packed.row(id as usize, to.row_mut(i));
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Form::VnniK(packed) => {
                 for (i, &id) in ids.iter().enumerate() {
                     packed.row(id as usize, to.row_mut(i));
                 }
@@ -333,7 +352,7 @@ mod tests {
                 let matrix = Matrix::new(&[part], policy).unwrap();
                 for m in [1, 3, 8, 21, 300] {
                     let error = error(&matrix, &w, m);
-                    assert!(error < 0.02, "{dtype:?} {policy:?} {m}: {error}");
+                    assert!(error < 0.02, "{dtype} {policy:?} {m}: {error}");
                 }
                 let mut rows = Buffer::default();
                 matrix.embed(&[37, 0, 37], &mut rows).unwrap();
@@ -348,31 +367,75 @@ mod tests {
         }
     }
 
-    /// Each row's result is its own, whatever else is in the batch.
-    #[test]
-    fn block_products_do_not_depend_on_the_batch() {
-        let (n, k) = (48, 576);
-        let mut blocks = ggml(WeightType::Q4_1).cpu_zeros(n * k);
-        blocks.from_float(&floats(n * k, 5));
+    fn quantized(dtype: WeightType, floats: &[f32]) -> Vec<u8> {
+        let mut blocks = ggml(dtype).cpu_zeros(floats.len());
+        blocks.from_float(floats);
         // SAFETY: the blocks own that many bytes.
         let bytes =
             unsafe { std::slice::from_raw_parts(blocks.as_ptr(), blocks.storage_size_in_bytes()) };
-        let part = MatrixBytes { dtype: WeightType::Q4_1, rows: n, cols: k, bytes };
-        let matrix = Matrix::new(&[part], WeightPolicy::Auto).unwrap();
-        let xs = floats(19 * k, 11);
-        let run = |rows: &[f32]| {
-            let mut x = Buffer::default();
-            x.resize(rows.len() / k, k);
-            for (i, row) in rows.chunks_exact(k).enumerate() {
-                x.row_mut(i).copy_from_slice(row);
+        bytes.to_vec()
+    }
+
+    fn product(matrix: &Matrix, rows: &[f32]) -> Vec<Vec<f32>> {
+        let k = matrix.cols;
+        let mut x = Buffer::default();
+        x.resize(rows.len() / k, k);
+        for (i, row) in rows.chunks_exact(k).enumerate() {
+            x.row_mut(i).copy_from_slice(row);
+        }
+        let mut y = Buffer::default();
+        matrix.matmul(&mut x, &mut y).unwrap();
+        (0..y.rows()).map(|i| y.row(i).to_vec()).collect()
+    }
+
+    /// Superblocks: against float64, and bit for bit what candle says, which on a processor
+    /// without our product is itself.
+    #[test]
+    fn superblocks_have_the_bits_of_candle() {
+        let (n, k) = (40, 768);
+        for dtype in [WeightType::Q4K, WeightType::Q6K] {
+            let bytes = quantized(dtype, &floats(n * k, 7));
+            let w = dequantize(dtype, &bytes, n * k).unwrap();
+            let part = MatrixBytes { dtype, rows: n, cols: k, bytes: &bytes };
+            let matrix = Matrix::new(&[part], WeightPolicy::Auto).unwrap();
+            for m in [1, 7, 8, 300] {
+                let error = error(&matrix, &w, m);
+                assert!(error < 0.02, "{dtype} {m}: {error}");
             }
-            let mut y = Buffer::default();
-            matrix.matmul(&mut x, &mut y).unwrap();
-            (0..y.rows()).map(|i| y.row(i).to_vec()).collect::<Vec<_>>()
-        };
-        let all = run(&xs);
-        for (i, row) in xs.chunks_exact(k).enumerate() {
-            assert_eq!(run(row)[0], all[i], "row {i}");
+            let mut rows = Buffer::default();
+            matrix.embed(&[0, 37], &mut rows).unwrap();
+            assert!((rows.row(0), rows.row(1)) == (&w[..k], &w[37 * k..38 * k]), "{dtype}");
+
+            let padded = stack(&[part], dtype, 48, k).unwrap();
+            let storage = QStorage::from_data(Cow::Owned(padded), &Device::Cpu, ggml(dtype));
+            let tensor = QTensor::new(storage.unwrap(), (48, k)).unwrap();
+            let mut xs = floats(19 * k, 11);
+            // Ties between both sides of 0, halves between two codes, and a block of zeros.
+            xs[..4].copy_from_slice(&[4.0, -4.0, 1.5 * 4.0 / 127.0, -2.5 * 4.0 / 127.0]);
+            xs[k..k + 256].fill(0.0);
+            let input = CpuStorage::F32(xs.clone());
+            let (output, _) = tensor.cpu_fwd(&input, &Layout::contiguous((19, k))).unwrap();
+            let CpuStorage::F32(want) = output else { panic!("not f32") };
+            for (i, (ours, want)) in product(&matrix, &xs).iter().zip(want.chunks(48)).enumerate() {
+                assert_eq!(ours, &want[..n], "{dtype}, row {i}");
+            }
+        }
+    }
+
+    /// Each row's result is its own, whatever else is in the batch.
+    #[test]
+    fn block_products_do_not_depend_on_the_batch() {
+        for (dtype, k) in [(WeightType::Q4_1, 576), (WeightType::Q4K, 512), (WeightType::Q6K, 512)]
+        {
+            let n = 48;
+            let bytes = quantized(dtype, &floats(n * k, 5));
+            let part = MatrixBytes { dtype, rows: n, cols: k, bytes: &bytes };
+            let matrix = Matrix::new(&[part], WeightPolicy::Auto).unwrap();
+            let xs = floats(19 * k, 11);
+            let all = product(&matrix, &xs);
+            for (i, row) in xs.chunks_exact(k).enumerate() {
+                assert!(!own(dtype) || product(&matrix, row)[0] == all[i], "{dtype}, row {i}");
+            }
         }
     }
 }

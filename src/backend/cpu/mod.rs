@@ -1,7 +1,8 @@
 //! The CPU backend: the embedded default.
 //!
 //! Attention reads compressed pages in place with the widest instruction set
-//! that the processor has; dense layers run on candle's quantised products.
+//! that the processor has; dense layers run on products of our own in the file's blocks,
+//! and on candle's where there are none.
 
 mod arena;
 mod attention;
@@ -14,6 +15,8 @@ mod slab;
 mod tensor;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+#[cfg(target_arch = "x86_64")]
+mod vnni_k;
 
 use super::draw::Choice;
 use super::score::{Score, Scores, Top, TopHeads};

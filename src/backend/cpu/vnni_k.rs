@@ -103,7 +103,8 @@ impl Packed {
                     let upper = bytes[CODES + k / 16 * 64 + lane * 4 + k % 4];
                     let code = low | (upper >> (k % 16 / 4 * 2) & 3) << 4;
                     let scale = bytes[CODES + UPPER + k / 16 * ROWS + lane] as i8;
-                    half(CODES + UPPER + 256 + 2 * lane) * f32::from(scale)
+                    half(CODES + UPPER + 256 + 2 * lane)
+                        * f32::from(scale)
                         * (f32::from(code) - 32.0)
                 } else {
                     let at = CODES + k / 32 * ROWS + lane;
@@ -374,7 +375,10 @@ impl Tile<'_> {
                     let u = _mm512_loadu_si512(block.add(CODES + sub * 64).cast());
                     // Lower four bits, and the upper two moved to bits 4 and 5.
                     let join = |low, upper| {
-                        _mm512_or_si512(_mm512_and_si512(low, nibble), _mm512_and_si512(upper, pair))
+                        _mm512_or_si512(
+                            _mm512_and_si512(low, nibble),
+                            _mm512_and_si512(upper, pair),
+                        )
                     };
                     let w = [
                         join(a, _mm512_slli_epi16::<4>(u)),
