@@ -149,7 +149,7 @@ pub enum Error {
 
     /// The dense layers' library reported an error.
     #[error("dense layers: {0}")]
-    Dense(#[from] candle_core::Error),
+    Dense(#[source] Box<dyn std::error::Error + Send + Sync>),
 
     /// The full-text index reported an error.
     #[error("document index: {0}")]

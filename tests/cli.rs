@@ -68,6 +68,8 @@ fn words_that_cannot_be_read_get_a_usage_line() {
         (&["run", "--kv-budget", "5 parsecs", "Why?"], "unknown unit \"parsecs\""),
         (&["run", "--kv-budget=-5", "Why?"], "\"-5\" is not a number of bytes"),
         (&["run", "--threads", "0", "Why?"], "--threads"),
+        (&["run", "--threads", "65535", "Why?"], "65535 is not in 1..=1024"),
+        (&["bench", "--threads", "65535"], "65535 is not in 1..=1024"),
         (&["run", "--weights", "q3", "Why?"], "keep"),
         (&["run", "--device", "gpu", "Why?"], "cuda:N"),
         (&["run", "--dtype", "f64", "Why?"], "bf16"),

@@ -1,8 +1,8 @@
 //! Buffers and weights.
 
 use super::Capabilities;
+use crate::codec::WeightType;
 use crate::error::Result;
-use candle_core::quantized::GgmlDType;
 use std::ops::Range;
 
 /// One matrix as it lies in a model file: `[rows, cols]`, row-major, each row a
@@ -10,7 +10,7 @@ use std::ops::Range;
 #[derive(Clone, Copy, Debug)]
 pub struct MatrixBytes<'a> {
     /// Storage type.
-    pub dtype: GgmlDType,
+    pub dtype: WeightType,
     /// Rows: output features.
     pub rows: usize,
     /// Columns: input features.

@@ -22,12 +22,16 @@ pub mod feedback;
 pub mod float;
 pub mod fragment;
 pub mod hadamard;
+mod weights;
 
 use crate::error::{Error, Result};
 use affine::Affine;
 use feedback::Feedback;
 use std::fmt;
 use std::str::FromStr;
+
+pub(crate) use weights::SUPPORTED_TYPES;
+pub use weights::WeightType;
 
 /// Tokens in one tile.
 pub const TILE_TOKENS: usize = 64;

@@ -165,6 +165,7 @@ mod tests {
             sealed: None,
             sinks: 0,
             hot_window: 0,
+            window: None,
         };
         KvCache::new(CacheConfig { groups: vec![group], budget_bytes: pages * 4096 }).unwrap()
     }

@@ -7,7 +7,8 @@ use super::gguf_model::GgufModel;
 use super::hf::HfModel;
 use super::part::TensorSpec;
 use super::weights::Stored;
-use super::{ChatTemplate, ModelConfig, RawTensor, Tokenizer, WeightType, complaint};
+use super::{ChatTemplate, ModelConfig, RawTensor, Tokenizer, complaint};
+use crate::codec::WeightType;
 use crate::{Error, Result};
 
 /// How much of a checkpoint is stored in one type.

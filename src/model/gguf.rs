@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::complaint;
-use super::weights::{SUPPORTED_TYPES, Stored, WeightType};
+use super::weights::Stored;
+use crate::codec::{SUPPORTED_TYPES, WeightType};
 use crate::{Error, Result};
 
 const DEFAULT_ALIGNMENT: u64 = 32;

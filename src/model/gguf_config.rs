@@ -3,10 +3,10 @@
 use super::arch::Arch;
 use super::config::{ModelConfig, RopeConfig, RopeScaling, Yarn};
 use super::gguf::Gguf;
-use super::weights::WeightType;
 use super::{checkpoint, complaint, tokenizer_gguf};
 use crate::Result;
 use crate::backend::Activation;
+use crate::codec::WeightType;
 
 /// Tokens that end a turn under the names that models use; llama.cpp stops at
 /// them too, whatever `eos_token_id` says.

@@ -55,7 +55,7 @@ impl Weights<CpuBackend> for Made<'_> {
         let all: Vec<_> = parts.iter().map(|part| self.numbers(layer, *part)).collect();
         let parts: Vec<_> = (all.iter())
             .map(|(shape, numbers)| MatrixBytes {
-                dtype: WeightType::F32.to_ggml(),
+                dtype: WeightType::F32,
                 rows: shape[0],
                 cols: shape[1],
                 bytes: bytemuck::cast_slice(numbers),

@@ -15,8 +15,9 @@ use super::config::ModelConfig;
 use super::gguf::map_file;
 use super::hf_config;
 use super::tokenizer::Tokenizer;
-use super::weights::{RawTensor, Stored, WeightType};
+use super::weights::{RawTensor, Stored};
 use crate::backend::dequantize::dequantize;
+use crate::codec::WeightType;
 use crate::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -130,7 +131,7 @@ impl HfModel {
         let shape = shape.to_vec();
         match arch.names.part(name).map(arch.json_change) {
             Some(Change::PlusOne) => {
-                let mut floats = dequantize(dtype.to_ggml(), bytes, shape.iter().product())?;
+                let mut floats = dequantize(dtype, bytes, shape.iter().product())?;
                 floats.iter_mut().for_each(|x| *x += 1.0);
                 let bytes = bytemuck::cast_slice::<f32, u8>(&floats).to_vec().into();
                 Ok(Some(RawTensor { dtype: WeightType::F32, shape, bytes }))

@@ -15,7 +15,7 @@
 //! | `graph.rs` | a model's layers on a backend: one forward pass |
 //! | `pass.rs`, `observe.rs` | which layers, what follows, who looks |
 //! | `workspace.rs`, `placed.rs` | activations; a model on a device, without its type |
-//! | `weights.rs` | storage types of weights and their block sizes |
+//! | `weights.rs` | one tensor as it lies in its file |
 //! | `checkpoint.rs` | opening, checking, tensors by name |
 //! | `gguf.rs`, `gguf_config.rs`, `gguf_model.rs` | GGUF: the container, its numbers, its tensors |
 //! | `hf.rs`, `hf_config.rs` | safetensors folders, then `config.json` |
@@ -52,6 +52,7 @@ mod tokenizer_json;
 mod weights;
 mod workspace;
 
+pub use crate::codec::WeightType;
 pub use arch::Arch;
 pub use calibration::Calibration;
 pub use chat::{ChatTemplate, Message};
@@ -66,5 +67,5 @@ pub use placed::{Model, Placed};
 pub use source::Weights;
 pub use spec::{AttentionSpec, GatedSpec, LayerSpec, Mixer, Mlp};
 pub use tokenizer::Tokenizer;
-pub use weights::{RawTensor, WeightType};
+pub use weights::RawTensor;
 pub use workspace::Workspace;

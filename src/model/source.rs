@@ -43,7 +43,7 @@ impl<B: Backend> Weights<B> for FromCheckpoint<'_> {
         let tensors = self.tensors(layer, parts)?;
         let parts: Vec<_> = (tensors.iter())
             .map(|t| MatrixBytes {
-                dtype: t.dtype.to_ggml(),
+                dtype: t.dtype,
                 rows: t.shape[0],
                 cols: t.shape[1],
                 bytes: &t.bytes,
@@ -65,5 +65,5 @@ impl<B: Backend> Weights<B> for FromCheckpoint<'_> {
 fn floats(tensor: &RawTensor<'_>) -> Result<Vec<f32>> {
     let RawTensor { dtype, bytes, .. } = tensor;
     let elements = bytes.len() / dtype.block_bytes() * dtype.block_size();
-    dequantize(dtype.to_ggml(), bytes, elements)
+    dequantize(*dtype, bytes, elements)
 }

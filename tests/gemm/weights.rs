@@ -11,10 +11,31 @@ use kvfold::backend::cuda::gemm::Gemm;
 use kvfold::backend::cuda::weights::{Matrix, Uploader};
 use kvfold::backend::driver::Device;
 use kvfold::backend::driver::emulated::EmulatorOptions;
+use kvfold::codec::WeightType;
+
+/// The type in candle's words.
+fn ggml(dtype: WeightType) -> GgmlDType {
+    match dtype {
+        WeightType::F32 => GgmlDType::F32,
+        WeightType::F16 => GgmlDType::F16,
+        WeightType::BF16 => GgmlDType::BF16,
+        WeightType::Q4_0 => GgmlDType::Q4_0,
+        WeightType::Q4_1 => GgmlDType::Q4_1,
+        WeightType::Q5_0 => GgmlDType::Q5_0,
+        WeightType::Q5_1 => GgmlDType::Q5_1,
+        WeightType::Q8_0 => GgmlDType::Q8_0,
+        WeightType::Q2K => GgmlDType::Q2K,
+        WeightType::Q3K => GgmlDType::Q3K,
+        WeightType::Q4K => GgmlDType::Q4K,
+        WeightType::Q5K => GgmlDType::Q5K,
+        WeightType::Q6K => GgmlDType::Q6K,
+        other => panic!("{other} in candle's words"),
+    }
+}
 
 /// A matrix of a file: its type, its rows, its bytes, and what they mean.
 struct Stored {
-    dtype: GgmlDType,
+    dtype: WeightType,
     rows: usize,
     cols: usize,
     bytes: Vec<u8>,
@@ -22,10 +43,10 @@ struct Stored {
 }
 
 impl Stored {
-    fn new(dtype: GgmlDType, rows: usize, cols: usize, seed: usize) -> Self {
+    fn new(dtype: WeightType, rows: usize, cols: usize, seed: usize) -> Self {
         let floats: Vec<f32> = (0..rows * cols).map(|i| number(seed, i)).collect();
         let tensor = Tensor::from_vec(floats, (rows, cols), &CandleDevice::Cpu).unwrap();
-        let tensor = QTensor::quantize(&tensor, dtype).unwrap();
+        let tensor = QTensor::quantize(&tensor, ggml(dtype)).unwrap();
         let bytes = tensor.data().unwrap().into_owned();
         let numbers = tensor.dequantize(&CandleDevice::Cpu).unwrap();
         let numbers = numbers.flatten_all().unwrap().to_vec1().unwrap();
@@ -63,7 +84,7 @@ fn check<T: Element + PartialEq + std::fmt::Debug>(
 
 #[test]
 fn every_type_is_dequantised_and_rounded_once() {
-    use GgmlDType::*;
+    use WeightType::*;
     let device = emulated(0);
     let (mut halves, mut brains) = (Uploader::default(), Uploader::default());
     for (seed, dtype) in [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K]
@@ -79,7 +100,7 @@ fn every_type_is_dequantised_and_rounded_once() {
 #[test]
 fn parts_of_different_types_are_stacked() {
     let device = emulated(0);
-    let parts = [(GgmlDType::Q4_1, 40), (GgmlDType::F32, 1), (GgmlDType::Q8_0, 23)];
+    let parts = [(WeightType::Q4_1, 40), (WeightType::F32, 1), (WeightType::Q8_0, 23)];
     let parts: Vec<_> =
         parts.iter().map(|(dtype, rows)| Stored::new(*dtype, *rows, 96, *rows)).collect();
     check(&mut Uploader::default(), &parts.iter().collect::<Vec<_>>(), &device, bf16::from_f32);
@@ -88,7 +109,7 @@ fn parts_of_different_types_are_stacked() {
 #[test]
 fn odd_columns_are_padded_with_zeros_that_products_ignore() {
     let device = emulated(0);
-    let stored = Stored::new(GgmlDType::F16, 5, 21, 3);
+    let stored = Stored::new(WeightType::F16, 5, 21, 3);
     let matrix = check(&mut Uploader::default(), &[&stored], &device, f16::from_f32);
     let stream = device.stream().unwrap();
     let x = device.upload(&[f16::ONE; 24], &stream).unwrap();
@@ -114,7 +135,7 @@ fn large_matrices_go_through_the_buffer_in_turns() {
         .collect();
     let device = emulated(0);
     let stream = device.stream().unwrap();
-    let part = MatrixBytes { dtype: GgmlDType::F16, rows, cols, bytes: &bytes };
+    let part = MatrixBytes { dtype: WeightType::F16, rows, cols, bytes: &bytes };
     let matrix = Uploader::<f16>::default().matrix(&[part], &stream).unwrap();
     let found = matrix.data().to_vec(&stream).unwrap();
     assert!(bytemuck::cast_slice::<f16, u8>(&found) == bytes);
@@ -128,13 +149,13 @@ fn what_cannot_be_uploaded_is_told() {
         Ok(_) => panic!("it was uploaded"),
         Err(error) => error,
     };
-    let large = Stored::new(GgmlDType::Q8_0, 20, 32, 1);
+    let large = Stored::new(WeightType::Q8_0, 20, 32, 1);
     let error = told(&[large.part()]);
     assert!(matches!(error, Error::DeviceOutOfMemory { needed: 1280, free: 1000 }), "{error}");
     assert!(error.to_string().contains("280 are missing"), "{error}");
 
     assert!(told(&[]).to_string().contains("no parts"));
-    let other = Stored::new(GgmlDType::Q8_0, 1, 64, 1);
+    let other = Stored::new(WeightType::Q8_0, 1, 64, 1);
     assert!(told(&[large.part(), other.part()]).to_string().contains("different columns"));
     let short = MatrixBytes { rows: 21, ..large.part() };
     assert!(told(&[short]).to_string().contains("21×32 Q8_0 in 680 bytes"));
@@ -142,7 +163,7 @@ fn what_cannot_be_uploaded_is_told() {
     assert!(told(&[broken]).to_string().contains("Q8_0"));
 
     let wide: Vec<u8> = [1f32, -70000.0].iter().flat_map(|x| x.to_le_bytes()).collect();
-    let part = MatrixBytes { dtype: GgmlDType::F32, rows: 1, cols: 2, bytes: &wide };
+    let part = MatrixBytes { dtype: WeightType::F32, rows: 1, cols: 2, bytes: &wide };
     let error = told(&[part]).to_string();
     assert!(error.contains("-7e4 as f16") && error.contains("bf16"), "{error}");
     assert!(Uploader::<bf16>::default().matrix(&[part], &stream).is_ok());

@@ -1,19 +1,20 @@
 //! Weight matrices.
 //!
-//! Q4_0, Q4_1 and Q8_0 run on our own product where the processor has AVX-512
-//! VNNI ([`super::vnni`]); everything else runs on candle's. candle packs Q8_0,
-//! Q4_K and Q6_K if the inner dimension is a multiple of 256 and the outer one
-//! of 16, so both are padded with zeros; types without a packed product are
-//! repacked to Q8_0 at load.
+//! Q4_0, Q4_1, Q8_0, Q4_K and Q6_K run on our own products where the processor has
+//! AVX-512 VNNI ([`super::vnni`], [`super::vnni_k`]); everything else runs on candle's,
+//! and on its pool of threads, while ours sleep. candle packs Q8_0, Q4_K and Q6_K if the
+//! inner dimension is a multiple of 256 and the outer one of 16, so both are padded with
+//! zeros; types without a packed product are repacked to Q8_0 at load.
 
-use super::pool::{Shared, parallel_for};
+use super::pool::{Shared, parallel_for, rest};
 use super::tensor::{Buffer, PAD};
 #[cfg(target_arch = "x86_64")]
-use super::vnni;
-use crate::backend::dequantize::{dequantize, row_bytes};
+use super::{vnni, vnni_k};
+use crate::backend::dequantize::{dequantize, ggml, row_bytes, told};
 use crate::backend::{MatrixBytes, WeightPolicy};
+use crate::codec::WeightType;
 use crate::error::{Error, Result};
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::quantized::{QStorage, QTensor};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Tensor};
 use std::borrow::Cow;
 use std::sync::Mutex;
@@ -29,33 +30,35 @@ pub struct Matrix {
 }
 
 enum Form {
-    /// candle's; with its columns after padding.
-    Candle(QTensor, usize),
+    /// candle's; with its columns after padding, and how many copies candle keeps.
+    Candle(QTensor, usize, u64),
     #[cfg(target_arch = "x86_64")]
     Vnni(vnni::Packed),
+    #[cfg(target_arch = "x86_64")]
+    VnniK(vnni_k::Packed),
 }
 
 /// Whether candle has a packed product for the type.
-fn packs(dtype: GgmlDType) -> bool {
-    matches!(dtype, GgmlDType::Q8_0 | GgmlDType::Q4K | GgmlDType::Q6K)
+fn packs(dtype: WeightType) -> bool {
+    matches!(dtype, WeightType::Q8_0 | WeightType::Q4K | WeightType::Q6K)
 }
 
 /// Whether our own product takes the type.
-fn own(dtype: GgmlDType) -> bool {
+fn own(dtype: WeightType) -> bool {
     #[cfg(target_arch = "x86_64")]
-    let own = vnni::supports(dtype);
+    let own = vnni::supports(dtype) || vnni_k::supports(dtype);
     #[cfg(not(target_arch = "x86_64"))]
     let own = false;
     own
 }
 
 /// The type in which a matrix is kept.
-fn resident(dtype: GgmlDType, policy: WeightPolicy) -> GgmlDType {
+fn resident(dtype: WeightType, policy: WeightPolicy) -> WeightType {
     match policy {
-        WeightPolicy::F32 => GgmlDType::F32,
+        WeightPolicy::F32 => WeightType::F32,
         WeightPolicy::Keep => dtype,
-        WeightPolicy::Auto if dtype == GgmlDType::F32 || packs(dtype) || own(dtype) => dtype,
-        WeightPolicy::Auto => GgmlDType::Q8_0,
+        WeightPolicy::Auto if dtype == WeightType::F32 || packs(dtype) || own(dtype) => dtype,
+        WeightPolicy::Auto => WeightType::Q8_0,
     }
 }
 
@@ -70,21 +73,26 @@ impl Matrix {
         // One type for all parts: their own, if they agree.
         let mut dtype = resident(first.dtype, policy);
         if parts.iter().any(|p| resident(p.dtype, policy) != dtype) {
-            dtype = if policy == WeightPolicy::Auto { GgmlDType::Q8_0 } else { GgmlDType::F32 };
+            dtype = if policy == WeightPolicy::Auto { WeightType::Q8_0 } else { WeightType::F32 };
         }
         #[cfg(target_arch = "x86_64")]
         if own(dtype) && cols.is_multiple_of(dtype.block_size()) {
             let bytes = stack(parts, dtype, rows, cols)?;
-            let form = Form::Vnni(vnni::Packed::new(dtype, rows, cols, &bytes)?);
+            let form = if vnni::supports(dtype) {
+                Form::Vnni(vnni::Packed::new(dtype, rows, cols, &bytes)?)
+            } else {
+                Form::VnniK(vnni_k::Packed::new(dtype, rows, cols, &bytes)?)
+            };
             return Ok(Self { rows, cols, form });
         }
         let pads = packs(dtype);
         let padded_cols = if pads { cols.next_multiple_of(PAD) } else { cols };
         let padded_rows = if pads { rows.next_multiple_of(ROW_PAD) } else { rows };
         let bytes = stack(parts, dtype, padded_rows, padded_cols)?;
-        let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, dtype)?;
-        let tensor = QTensor::new(storage, (padded_rows, padded_cols))?;
-        Ok(Self { rows, cols, form: Form::Candle(tensor, padded_cols) })
+        let storage =
+            QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, ggml(dtype)).map_err(told)?;
+        let tensor = QTensor::new(storage, (padded_rows, padded_cols)).map_err(told)?;
+        Ok(Self { rows, cols, form: Form::Candle(tensor, padded_cols, if pads { 2 } else { 1 }) })
     }
 
     /// Output features.
@@ -95,12 +103,11 @@ impl Matrix {
     /// Bytes kept resident: the weights, and candle's packed copy of them.
     pub(super) fn bytes(&self) -> u64 {
         match &self.form {
-            Form::Candle(tensor, _) => {
-                let once = tensor.storage_size_in_bytes() as u64;
-                once * if packs(tensor.dtype()) { 2 } else { 1 }
-            }
+            Form::Candle(tensor, _, copies) => tensor.storage_size_in_bytes() as u64 * copies,
             #[cfg(target_arch = "x86_64")]
             Form::Vnni(packed) => packed.bytes(),
+            #[cfg(target_arch = "x86_64")]
+            Form::VnniK(packed) => packed.bytes(),
         }
     }
 
@@ -113,9 +120,14 @@ impl Matrix {
             ));
         }
         match &self.form {
-            Form::Candle(tensor, k) => candle_matmul(tensor, *k, self.rows, x, y),
+            Form::Candle(tensor, k, _) => candle_matmul(tensor, *k, self.rows, x, y),
             #[cfg(target_arch = "x86_64")]
             Form::Vnni(packed) => {
+                packed.matmul(x, y);
+                Ok(())
+            }
+            #[cfg(target_arch = "x86_64")]
+            Form::VnniK(packed) => {
                 packed.matmul(x, y);
                 Ok(())
             }
@@ -129,14 +141,22 @@ impl Matrix {
         }
         to.resize(ids.len(), self.cols);
         match &self.form {
-            Form::Candle(tensor, _) => {
-                let rows = tensor.embedding(&Tensor::new(ids, &Device::Cpu)?)?.to_vec2::<f32>()?;
+            Form::Candle(tensor, ..) => {
+                let rows = Tensor::new(ids, &Device::Cpu)
+                    .and_then(|ids| tensor.embedding(&ids)?.to_vec2::<f32>())
+                    .map_err(told)?;
                 for (i, row) in rows.iter().enumerate() {
                     to.row_mut(i).copy_from_slice(&row[..self.cols]);
                 }
             }
             #[cfg(target_arch = "x86_64")]
             Form::Vnni(packed) => {
+                for (i, &id) in ids.iter().enumerate() {
+                    packed.row(id as usize, to.row_mut(i));
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Form::VnniK(packed) => {
                 for (i, &id) in ids.iter().enumerate() {
                     packed.row(id as usize, to.row_mut(i));
                 }
@@ -157,11 +177,13 @@ fn candle_matmul(
     let (rows, cols, stride) = (x.rows(), x.cols(), x.stride());
     let fits = stride == k;
     let input = CpuStorage::F32(if fits { x.take() } else { repad(x, k) });
+    // candle shares the product on its own pool, whose threads need the cores.
+    rest();
     let result = tensor.cpu_fwd(&input, &Layout::contiguous((rows, k)));
     if let (true, CpuStorage::F32(data)) = (fits, input) {
         x.replace(data, rows, cols, stride);
     }
-    match result? {
+    match result.map_err(told)? {
         (CpuStorage::F32(data), _) => {
             let stride = data.len() / rows.max(1);
             y.replace(data, rows, n, stride);
@@ -181,8 +203,13 @@ fn repad(x: &Buffer, k: usize) -> Vec<f32> {
 }
 
 /// The parts' rows in one type, padded with zeros to `rows × cols`.
-fn stack(parts: &[MatrixBytes<'_>], dtype: GgmlDType, rows: usize, cols: usize) -> Result<Vec<u8>> {
-    let row_bytes = cols / dtype.block_size() * dtype.type_size();
+fn stack(
+    parts: &[MatrixBytes<'_>],
+    dtype: WeightType,
+    rows: usize,
+    cols: usize,
+) -> Result<Vec<u8>> {
+    let row_bytes = cols / dtype.block_size() * dtype.block_bytes();
     let mut bytes = vec![0u8; rows * row_bytes];
     let mut rest = &mut bytes[..];
     for part in parts {
@@ -194,9 +221,14 @@ fn stack(parts: &[MatrixBytes<'_>], dtype: GgmlDType, rows: usize, cols: usize) 
 }
 
 /// Writes a part's rows in `dtype`, padded to `padded_cols`.
-fn fill(part: &MatrixBytes<'_>, dtype: GgmlDType, padded_cols: usize, to: &mut [u8]) -> Result<()> {
+fn fill(
+    part: &MatrixBytes<'_>,
+    dtype: WeightType,
+    padded_cols: usize,
+    to: &mut [u8],
+) -> Result<()> {
     let from_row = row_bytes(part)?;
-    let to_row = padded_cols / dtype.block_size() * dtype.type_size();
+    let to_row = padded_cols / dtype.block_size() * dtype.block_bytes();
     if part.dtype == dtype {
         // Padding blocks of zeros are zero bytes in every packed type.
         for (from, to) in part.bytes.chunks_exact(from_row).zip(to.chunks_exact_mut(to_row)) {
@@ -226,7 +258,7 @@ fn convert(
     part: &MatrixBytes<'_>,
     bytes: &[u8],
     n: usize,
-    dtype: GgmlDType,
+    dtype: WeightType,
     padded_cols: usize,
     to: &mut [u8],
 ) -> Result<()> {
@@ -235,11 +267,11 @@ fn convert(
     for (from, to) in floats.chunks_exact(part.cols).zip(padded.chunks_exact_mut(padded_cols)) {
         to[..part.cols].copy_from_slice(from);
     }
-    if dtype == GgmlDType::F32 {
+    if dtype == WeightType::F32 {
         to.copy_from_slice(bytemuck::cast_slice(&padded));
         return Ok(());
     }
-    let mut blocks = dtype.cpu_zeros(padded.len());
+    let mut blocks = ggml(dtype).cpu_zeros(padded.len());
     blocks.from_float(&padded);
     // SAFETY: the blocks own storage_size_in_bytes() bytes from as_ptr() on.
     let bytes =
@@ -289,7 +321,7 @@ mod tests {
         let w = floats(n * k, 1);
         let bytes: &[u8] = bytemuck::cast_slice(&w);
         let (a, b) = bytes.split_at(24 * k * 4);
-        let part = |rows, bytes| MatrixBytes { dtype: GgmlDType::F32, rows, cols: k, bytes };
+        let part = |rows, bytes| MatrixBytes { dtype: WeightType::F32, rows, cols: k, bytes };
         for policy in [WeightPolicy::F32, WeightPolicy::Keep, WeightPolicy::Auto] {
             let matrix = Matrix::new(&[part(24, a), part(16, b)], policy).unwrap();
             assert!(error(&matrix, &w, 1) < 1e-5 && error(&matrix, &w, 5) < 1e-5);
@@ -301,10 +333,14 @@ mod tests {
     #[test]
     fn block_types_agree_with_their_dequantised_weights() {
         let (n, k) = (40, 96);
-        for dtype in
-            [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::Q5_0, GgmlDType::F16]
-        {
-            let mut blocks = dtype.cpu_zeros(n * k);
+        for dtype in [
+            WeightType::Q4_0,
+            WeightType::Q4_1,
+            WeightType::Q8_0,
+            WeightType::Q5_0,
+            WeightType::F16,
+        ] {
+            let mut blocks = ggml(dtype).cpu_zeros(n * k);
             blocks.from_float(&floats(n * k, 7));
             // SAFETY: the blocks own that many bytes.
             let bytes = unsafe {
@@ -316,12 +352,12 @@ mod tests {
                 let matrix = Matrix::new(&[part], policy).unwrap();
                 for m in [1, 3, 8, 21, 300] {
                     let error = error(&matrix, &w, m);
-                    assert!(error < 0.02, "{dtype:?} {policy:?} {m}: {error}");
+                    assert!(error < 0.02, "{dtype} {policy:?} {m}: {error}");
                 }
                 let mut rows = Buffer::default();
                 matrix.embed(&[37, 0, 37], &mut rows).unwrap();
                 assert_eq!(rows.row(0), rows.row(2));
-                let exact = policy == WeightPolicy::Keep || matches!(dtype, GgmlDType::Q8_0);
+                let exact = policy == WeightPolicy::Keep || matches!(dtype, WeightType::Q8_0);
                 let tolerance = if exact { 0.0 } else { 4e-3 };
                 let near = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance;
                 assert!(rows.row(0).iter().zip(&w[37 * k..]).all(near), "{dtype:?}");
@@ -331,31 +367,75 @@ mod tests {
         }
     }
 
-    /// Each row's result is its own, whatever else is in the batch.
-    #[test]
-    fn block_products_do_not_depend_on_the_batch() {
-        let (n, k) = (48, 576);
-        let mut blocks = GgmlDType::Q4_1.cpu_zeros(n * k);
-        blocks.from_float(&floats(n * k, 5));
+    fn quantized(dtype: WeightType, floats: &[f32]) -> Vec<u8> {
+        let mut blocks = ggml(dtype).cpu_zeros(floats.len());
+        blocks.from_float(floats);
         // SAFETY: the blocks own that many bytes.
         let bytes =
             unsafe { std::slice::from_raw_parts(blocks.as_ptr(), blocks.storage_size_in_bytes()) };
-        let part = MatrixBytes { dtype: GgmlDType::Q4_1, rows: n, cols: k, bytes };
-        let matrix = Matrix::new(&[part], WeightPolicy::Auto).unwrap();
-        let xs = floats(19 * k, 11);
-        let run = |rows: &[f32]| {
-            let mut x = Buffer::default();
-            x.resize(rows.len() / k, k);
-            for (i, row) in rows.chunks_exact(k).enumerate() {
-                x.row_mut(i).copy_from_slice(row);
+        bytes.to_vec()
+    }
+
+    fn product(matrix: &Matrix, rows: &[f32]) -> Vec<Vec<f32>> {
+        let k = matrix.cols;
+        let mut x = Buffer::default();
+        x.resize(rows.len() / k, k);
+        for (i, row) in rows.chunks_exact(k).enumerate() {
+            x.row_mut(i).copy_from_slice(row);
+        }
+        let mut y = Buffer::default();
+        matrix.matmul(&mut x, &mut y).unwrap();
+        (0..y.rows()).map(|i| y.row(i).to_vec()).collect()
+    }
+
+    /// Superblocks: against float64, and bit for bit what candle says, which on a processor
+    /// without our product is itself.
+    #[test]
+    fn superblocks_have_the_bits_of_candle() {
+        let (n, k) = (40, 768);
+        for dtype in [WeightType::Q4K, WeightType::Q6K] {
+            let bytes = quantized(dtype, &floats(n * k, 7));
+            let w = dequantize(dtype, &bytes, n * k).unwrap();
+            let part = MatrixBytes { dtype, rows: n, cols: k, bytes: &bytes };
+            let matrix = Matrix::new(&[part], WeightPolicy::Auto).unwrap();
+            for m in [1, 7, 8, 300] {
+                let error = error(&matrix, &w, m);
+                assert!(error < 0.02, "{dtype} {m}: {error}");
             }
-            let mut y = Buffer::default();
-            matrix.matmul(&mut x, &mut y).unwrap();
-            (0..y.rows()).map(|i| y.row(i).to_vec()).collect::<Vec<_>>()
-        };
-        let all = run(&xs);
-        for (i, row) in xs.chunks_exact(k).enumerate() {
-            assert_eq!(run(row)[0], all[i], "row {i}");
+            let mut rows = Buffer::default();
+            matrix.embed(&[0, 37], &mut rows).unwrap();
+            assert!((rows.row(0), rows.row(1)) == (&w[..k], &w[37 * k..38 * k]), "{dtype}");
+
+            let padded = stack(&[part], dtype, 48, k).unwrap();
+            let storage = QStorage::from_data(Cow::Owned(padded), &Device::Cpu, ggml(dtype));
+            let tensor = QTensor::new(storage.unwrap(), (48, k)).unwrap();
+            let mut xs = floats(19 * k, 11);
+            // Ties between both sides of 0, halves between two codes, and a block of zeros.
+            xs[..4].copy_from_slice(&[4.0, -4.0, 1.5 * 4.0 / 127.0, -2.5 * 4.0 / 127.0]);
+            xs[k..k + 256].fill(0.0);
+            let input = CpuStorage::F32(xs.clone());
+            let (output, _) = tensor.cpu_fwd(&input, &Layout::contiguous((19, k))).unwrap();
+            let CpuStorage::F32(want) = output else { panic!("not f32") };
+            for (i, (ours, want)) in product(&matrix, &xs).iter().zip(want.chunks(48)).enumerate() {
+                assert_eq!(ours, &want[..n], "{dtype}, row {i}");
+            }
+        }
+    }
+
+    /// Each row's result is its own, whatever else is in the batch.
+    #[test]
+    fn block_products_do_not_depend_on_the_batch() {
+        for (dtype, k) in [(WeightType::Q4_1, 576), (WeightType::Q4K, 512), (WeightType::Q6K, 512)]
+        {
+            let n = 48;
+            let bytes = quantized(dtype, &floats(n * k, 5));
+            let part = MatrixBytes { dtype, rows: n, cols: k, bytes: &bytes };
+            let matrix = Matrix::new(&[part], WeightPolicy::Auto).unwrap();
+            let xs = floats(19 * k, 11);
+            let all = product(&matrix, &xs);
+            for (i, row) in xs.chunks_exact(k).enumerate() {
+                assert!(!own(dtype) || product(&matrix, row)[0] == all[i], "{dtype}, row {i}");
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The CPU backend: the embedded default.
 //!
 //! Attention reads compressed pages in place with the widest instruction set
-//! that the processor has; dense layers run on our own products or candle's.
+//! that the processor has; dense layers run on products of our own in the file's blocks,
+//! and on candle's where there are none.
 
 mod arena;
 mod attention;
@@ -18,12 +19,14 @@ mod tensor;
 mod tokens;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+#[cfg(target_arch = "x86_64")]
+mod vnni_k;
 
 use tokens::Slots;
 
 pub use kv::Arena;
 pub use matrix::Matrix;
-pub use pool::set_threads;
+pub use pool::{THREADS, set_threads};
 pub use simd::Level;
 pub use tensor::Buffer;
 

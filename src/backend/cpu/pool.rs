@@ -1,33 +1,75 @@
-//! Work shared over all cores, on the pool that the dense layers use.
+//! Work shared over all cores.
 //!
-//! candle's workers spin for a while after each matrix product; a second pool
-//! would compete with them for the same cores.
+//! | file | what it knows |
+//! |---|---|
+//! | `crew.rs` | threads, and how they share one job |
+//! | `patience.rs` | how long they spin before they sleep |
 
-use candle_core::utils::barrier_pool;
+mod crew;
+mod patience;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Result};
+use crew::Crew;
+use std::ops::RangeInclusive;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How many threads [`set_threads`] takes.
+pub const THREADS: RangeInclusive<usize> = 1..=1024;
+
+/// What [`set_threads`] said; 0 before.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+static CREW: OnceLock<&Crew> = OnceLock::new();
+
+fn crew() -> &'static Crew {
+    CREW.get_or_init(|| {
+        Crew::new(match ASKED.load(Ordering::Relaxed) {
+            0 => cores(),
+            asked => asked,
+        })
+    })
+}
+
+/// Cores that this process may use, each counted once, however many threads it runs.
+fn cores() -> usize {
+    let allowed = std::thread::available_parallelism().map_or(1, |n| n.get());
+    allowed.min(num_cpus::get_physical()).max(1)
+}
 
 /// Threads that share the work, the calling one included.
 pub(crate) fn threads() -> usize {
-    barrier_pool().n_workers() + 1
+    crew().threads()
 }
 
-/// Sets the number of threads. It has no effect once work has been shared.
+/// Sets the number of threads of the process, the calling ones not counted twice: before
+/// any work was shared, or to what it is.
 ///
-/// # Safety
-/// No other thread is running: the number travels in the process environment,
-/// from which candle reads it.
-pub unsafe fn set_threads(threads: u16) {
-    // SAFETY: the caller's promise.
-    unsafe { std::env::set_var("CANDLE_NUM_THREADS", threads.to_string()) }
+/// # Errors
+/// [`Error::Config`] if the number is not in [`THREADS`], or another one is in use.
+pub fn set_threads(threads: usize) -> Result<()> {
+    if !THREADS.contains(&threads) {
+        let (least, most) = (THREADS.start(), THREADS.end());
+        return Err(Error::config("threads", format!("{threads} is not in {least}..={most}")));
+    }
+    ASKED.store(threads, Ordering::Relaxed);
+    match CREW.get() {
+        Some(crew) if crew.threads() != threads => {
+            let what = format!("{} have begun to work, no more and no fewer", crew.threads());
+            Err(Error::config("threads", what))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Calls `f` with every index below `n`, on all threads.
 pub(crate) fn parallel_for(n: usize, f: impl Fn(usize) + Sync) {
     if n <= 1 {
-        (0..n).for_each(f);
-    } else {
-        barrier_pool().execute_chunked(n, |range| range.for_each(&f));
+        return (0..n).for_each(f);
     }
+    let crew = crew();
+    crew.run(n, 1, n.div_ceil(crew.threads() * 8), &|range| range.for_each(&f));
 }
 
 /// As [`parallel_for`], for few items of uneven length: each thread takes one at
@@ -36,39 +78,22 @@ pub(crate) fn parallel_items(n: usize, f: impl Fn(usize) + Sync) {
     if n <= 1 {
         return (0..n).for_each(f);
     }
-    let cursor = AtomicUsize::new(0);
-    // One call a thread, since the pool's own chunks are too coarse.
-    parallel_for(threads(), |_| {
-        loop {
-            let i = cursor.fetch_add(1, Ordering::Relaxed);
-            if i >= n {
-                break;
-            }
-            f(i);
-        }
-    });
+    crew().run(n, 1, 1, &|range| range.for_each(&f));
 }
 
 /// As [`parallel_for`], for items that read memory at its speed: each thread has a
 /// contiguous share, which hardware prefetchers follow, and helps the others when
 /// that is done.
 pub(crate) fn parallel_shares(n: usize, f: impl Fn(usize) + Sync) {
-    let threads = threads();
-    let chunk = n.div_ceil(threads * 16).max(1);
-    let start = |thread: usize| n * thread / threads;
-    let cursors: Vec<_> = (0..threads).map(|t| AtomicUsize::new(start(t))).collect();
-    barrier_pool().execute(|thread| {
-        for t in (thread..threads).chain(0..thread) {
-            let end = start(t + 1);
-            loop {
-                let first = cursors[t].fetch_add(chunk, Ordering::Relaxed);
-                if first >= end {
-                    break;
-                }
-                (first..end.min(first + chunk)).for_each(&f);
-            }
-        }
-    });
+    let crew = crew();
+    let threads = crew.threads();
+    crew.run(n, threads, n.div_ceil(threads * 16).max(1), &|range| range.for_each(&f));
+}
+
+/// Sends the threads to sleep until there is work again, for a library that has threads
+/// of its own.
+pub(super) fn rest() {
+    crew().rest();
 }
 
 /// A pointer into a buffer whose disjoint parts are written by different threads.

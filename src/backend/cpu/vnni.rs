@@ -28,26 +28,26 @@
 
 use super::pool::{Shared, parallel_for, parallel_shares};
 use super::tensor::Buffer;
+use crate::codec::WeightType;
 use crate::error::{Error, Result};
-use candle_core::quantized::GgmlDType;
 use core::arch::x86_64::*;
 use half::f16;
 use memmap2::MmapMut;
 
 /// Rows of the weights that one tile interleaves.
-const ROWS: usize = 16;
+pub(super) const ROWS: usize = 16;
 /// Columns of a block.
 const BLOCK: usize = 32;
 /// Rows of x that one register block holds.
-const X_ROWS: usize = 8;
+pub(super) const X_ROWS: usize = 8;
 
 /// How far ahead of its reading a single row of x asks for weights, in bytes.
 /// From DRAM, on two Zen 4 cores: 18–20 GB/s without, 31 with.
-const PREFETCH: usize = 1024;
+pub(super) const PREFETCH: usize = 1024;
 
 /// Whether this processor and type have this product.
-pub(super) fn supports(dtype: GgmlDType) -> bool {
-    matches!(dtype, GgmlDType::Q4_0 | GgmlDType::Q4_1 | GgmlDType::Q8_0)
+pub(super) fn supports(dtype: WeightType) -> bool {
+    matches!(dtype, WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q8_0)
         && super::Level::Avx512.available()
         && is_x86_feature_detected!("avx512vnni")
 }
@@ -64,8 +64,8 @@ pub(super) struct Packed {
 
 impl Packed {
     /// Interleaves blocks of a [supported](supports) type.
-    pub(super) fn new(dtype: GgmlDType, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self> {
-        let four_bits = dtype != GgmlDType::Q8_0;
+    pub(super) fn new(dtype: WeightType, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self> {
+        let four_bits = dtype != WeightType::Q8_0;
         let n = cols / BLOCK;
         let groups = rows.div_ceil(ROWS);
         let memory = |e| Error::io("memory for weights", e);
@@ -76,7 +76,7 @@ impl Packed {
         // Fewer address translations; a kernel that cannot is no worse off.
         #[cfg(target_os = "linux")]
         let _ = packed.bytes.advise(memmap2::Advice::HugePage);
-        let (size, stride) = (dtype.type_size(), packed.group_bytes());
+        let (size, stride) = (dtype.block_bytes(), packed.group_bytes());
         let shared = Shared::new(&mut packed.bytes[..]);
         parallel_for(groups, |group| {
             // SAFETY: groups do not overlap.
@@ -133,46 +133,62 @@ impl Packed {
 
     /// `y = x · selfᵀ`; the first `blocks · 32` floats of each row of x are read.
     pub(super) fn matmul(&self, x: &Buffer, y: &mut Buffer) {
-        let m = x.rows();
-        let groups = self.rows.div_ceil(ROWS);
-        let stride = groups * ROWS;
         let quantized = Quantized::new(x, self.blocks);
-        let mut out = y.take();
-        out.resize(m * stride, 0.0);
-        let shared = Shared::new(&mut out);
-        // A few row groups at a time, and x in stripes that stay in a core's cache.
-        const STRIPE: usize = 32 * X_ROWS;
-        let stripes = m.div_ceil(STRIPE);
-        let product = |item: usize| {
-            let (stripe, group) = (item / groups, item % groups);
-            let end = ((stripe + 1) * STRIPE).min(m);
+        by_tiles(self.rows, x.rows(), y, |group, first, n, sums| {
             let bytes = self.group(group);
-            for first in (stripe * STRIPE..end).step_by(X_ROWS) {
-                let n = X_ROWS.min(end - first);
-                let tile = Tile { bytes, x: &quantized, first, blocks: self.blocks };
-                let mut sums = [[0f32; ROWS]; X_ROWS];
-                // SAFETY: a `Packed` exists only where `supports` said so.
-                unsafe {
-                    match (self.four_bits, n) {
-                        (true, X_ROWS) => tile.product::<true, X_ROWS>(&mut sums),
-                        (false, X_ROWS) => tile.product::<false, X_ROWS>(&mut sums),
-                        (true, _) => tile.rest::<true>(n, &mut sums),
-                        (false, _) => tile.rest::<false>(n, &mut sums),
-                    }
-                    for (i, sums) in sums[..n].iter().enumerate() {
-                        let at = (first + i) * stride + group * ROWS;
-                        shared.slice(at, ROWS).copy_from_slice(sums);
-                    }
+            let tile = Tile { bytes, x: &quantized, first, blocks: self.blocks };
+            // SAFETY: a `Packed` exists only where `supports` said so.
+            unsafe {
+                match (self.four_bits, n) {
+                    (true, X_ROWS) => tile.product::<true, X_ROWS>(sums),
+                    (false, X_ROWS) => tile.product::<false, X_ROWS>(sums),
+                    (true, _) => tile.rest::<true>(n, sums),
+                    (false, _) => tile.rest::<false>(n, sums),
                 }
             }
-        };
-        if m == 1 {
-            parallel_shares(groups, product);
-        } else {
-            parallel_for(groups * stripes, product);
-        }
-        y.replace(out, m, self.rows, stride);
+        });
     }
+}
+
+/// The products of a tile: `[rows of x][rows of the weights]`.
+pub(super) type Sums = [[f32; ROWS]; X_ROWS];
+
+/// Fills `y`, of `rows` columns, tile by tile: `product` is given a group of weights, the
+/// first of some rows of x, and how many.
+pub(super) fn by_tiles(
+    rows: usize,
+    m: usize,
+    y: &mut Buffer,
+    product: impl Fn(usize, usize, usize, &mut Sums) + Sync,
+) {
+    let groups = rows.div_ceil(ROWS);
+    let stride = groups * ROWS;
+    let mut out = y.take();
+    out.resize(m * stride, 0.0);
+    let shared = Shared::new(&mut out);
+    // A few row groups at a time, and x in stripes that stay in a core's cache.
+    const STRIPE: usize = 32 * X_ROWS;
+    let stripes = m.div_ceil(STRIPE);
+    let tiles = |item: usize| {
+        let (stripe, group) = (item / groups, item % groups);
+        let end = ((stripe + 1) * STRIPE).min(m);
+        for first in (stripe * STRIPE..end).step_by(X_ROWS) {
+            let n = X_ROWS.min(end - first);
+            let mut sums = [[0f32; ROWS]; X_ROWS];
+            product(group, first, n, &mut sums);
+            for (i, sums) in sums[..n].iter().enumerate() {
+                let at = (first + i) * stride + group * ROWS;
+                // SAFETY: tiles do not overlap.
+                unsafe { shared.slice(at, ROWS) }.copy_from_slice(sums);
+            }
+        }
+    };
+    if m == 1 {
+        parallel_shares(groups, tiles);
+    } else {
+        parallel_for(groups * stripes, tiles);
+    }
+    y.replace(out, m, rows, stride);
 }
 
 /// Where the codes and the parameters of block `b` begin in their group.
@@ -187,7 +203,7 @@ const fn place(four_bits: bool, b: usize) -> (usize, usize) {
 
 /// Spreads one block over its lane.
 fn pack_block(
-    dtype: GgmlDType,
+    dtype: WeightType,
     block: &[u8],
     row: usize,
     group: &mut [u8],
@@ -196,7 +212,7 @@ fn pack_block(
 ) {
     let scale = [block[0], block[1]];
     group[parameters + 2 * row..][..2].copy_from_slice(&scale);
-    if dtype == GgmlDType::Q8_0 {
+    if dtype == WeightType::Q8_0 {
         for (k, &byte) in block[2..].iter().enumerate() {
             group[codes + k / 4 * 64 + row * 4 + k % 4] = byte.wrapping_add(128);
         }
@@ -204,7 +220,7 @@ fn pack_block(
     }
     // Q4_0 is d·(code − 8): the minimum −8d is exact in f16.
     let (min, nibbles) = match dtype {
-        GgmlDType::Q4_1 => ([block[2], block[3]], &block[4..]),
+        WeightType::Q4_1 => ([block[2], block[3]], &block[4..]),
         _ => (f16::from_f32(f16::from_le_bytes(scale).to_f32() * -8.0).to_le_bytes(), &block[2..]),
     };
     group[parameters + 2 * (ROWS + row)..][..2].copy_from_slice(&min);
@@ -282,7 +298,7 @@ impl Tile<'_> {
     /// # Safety
     /// As [`product`](Self::product).
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c,fma")]
-    unsafe fn rest<const FOUR: bool>(&self, n: usize, sums: &mut [[f32; ROWS]; X_ROWS]) {
+    unsafe fn rest<const FOUR: bool>(&self, n: usize, sums: &mut Sums) {
         for (i, sums) in sums[..n].iter_mut().enumerate() {
             let tile = Tile { first: self.first + i, ..*self };
             let mut one = [[0f32; ROWS]; X_ROWS];
@@ -298,7 +314,7 @@ impl Tile<'_> {
     /// The processor has AVX-512 F, BW, VL and VNNI, F16C and FMA; x has `M`
     /// rows from `first` on.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c,fma")]
-    unsafe fn product<const FOUR: bool, const M: usize>(&self, sums: &mut [[f32; ROWS]; X_ROWS]) {
+    unsafe fn product<const FOUR: bool, const M: usize>(&self, sums: &mut Sums) {
         let row = self.blocks * BLOCK;
         let end = if FOUR { self.blocks * 320 } else { self.blocks.div_ceil(2) * 1088 };
         assert!(self.bytes.len() >= end);

@@ -5,9 +5,8 @@ use crate::backend::cpu::pool::{Shared, parallel_for};
 use crate::backend::dequantize::{dequantize, row_bytes};
 use crate::backend::driver::{DeviceBuffer, Stream};
 use crate::backend::{MatrixBytes, WeightPolicy};
-use crate::codec::Codec;
+use crate::codec::{Codec, WeightType};
 use crate::error::{Error, Result};
-use candle_core::quantized::GgmlDType;
 use std::sync::Mutex;
 
 /// Columns are padded to a multiple of this: vectors of 16 bytes.
@@ -154,16 +153,16 @@ fn convert<T: Element>(
 
 /// An error unless a part of a matrix can be on the device as the policy says.
 pub(super) fn check<T: Element>(part: &MatrixBytes<'_>, policy: WeightPolicy) -> Result<()> {
-    let own = if T::CODEC == Codec::Bf16 { GgmlDType::BF16 } else { GgmlDType::F16 };
+    let own = if T::CODEC == Codec::Bf16 { WeightType::BF16 } else { WeightType::F16 };
     let keeps = match policy {
         WeightPolicy::Auto => true,
         WeightPolicy::Keep => part.dtype == own,
         WeightPolicy::F32 => false,
     };
     if !keeps {
-        let kept = if policy == WeightPolicy::F32 { GgmlDType::F32 } else { part.dtype };
+        let kept = if policy == WeightPolicy::F32 { WeightType::F32 } else { part.dtype };
         return Err(Error::Unsupported {
-            what: format!("{kept:?} weights on this device"),
+            what: format!("{kept} weights on this device"),
             remedy: format!("use --weights auto, which makes them {}", T::CODEC),
         });
     }

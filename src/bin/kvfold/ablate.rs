@@ -1,10 +1,11 @@
 //! `kvfold ablate`: measures a grid of models, formats and tasks into JSON lines.
 
-use crate::model_args::model_path;
+use crate::model_args::{model_path, thread_counts};
 use crate::size;
 use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use kvfold::backend::cpu::THREADS;
 use kvfold::eval::ablate::{
     Cell, Limits, Machine, ModelFacts, Output, Plan, Planned, Processes, Row, Spec, Summary, Watch,
     available, cores, grid, pending, run as measure, serve,
@@ -81,7 +82,7 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     }
     let default = if on_gpu { 1 } else { (cores() / CORES_A_JOB).max(1) };
     let jobs = args.jobs.map_or(default, usize::from);
-    let threads = (cores() / jobs).max(1);
+    let threads = (cores() / jobs).clamp(1, *THREADS.end());
     let limits = Limits {
         jobs,
         memory: args.memory.or_else(available),
@@ -90,11 +91,9 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let program = std::env::current_exe()?;
     let command = || {
         let mut command = Command::new(&program);
-        command.arg("ablate-worker");
-        // The pools behind the dense layers read their sizes there.
-        for pool in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
-            command.env(pool, threads.to_string());
-        }
+        command.arg("ablate-worker").arg("--threads").arg(threads.to_string());
+        // The pool behind calibrations reads its size there.
+        command.env("RAYON_NUM_THREADS", threads.to_string());
         command
     };
     let executor = Processes { models, command };
@@ -104,6 +103,14 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     IN_PROGRESS.store(false, Ordering::Relaxed);
     bars.clear();
     report(&summary?, &output)
+}
+
+/// What a worker is told before its jobs.
+#[derive(Args)]
+pub struct WorkerArgs {
+    /// Threads to use [default: all cores]
+    #[arg(long, value_parser = thread_counts())]
+    pub threads: Option<u16>,
 }
 
 /// A worker's side: `kvfold ablate-worker`.

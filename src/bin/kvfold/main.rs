@@ -13,6 +13,7 @@ mod run;
 mod size;
 
 use clap::{Parser, Subcommand};
+use kvfold::backend::cpu::set_threads;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ enum Command {
     Ablate(ablate::AblateArgs),
     /// Measures the cells that `ablate` sends
     #[command(hide = true)]
-    AblateWorker,
+    AblateWorker(ablate::WorkerArgs),
     Report(report::ReportArgs),
     Bench(bench::BenchArgs),
 }
@@ -49,11 +50,14 @@ fn main() -> ExitCode {
         Command::Eval(args) => args.threads(),
         Command::Calibrate(args) => args.model.threads,
         Command::Bench(args) => args.model.threads,
-        Command::Fetch(_) | Command::Ablate(_) | Command::AblateWorker | Command::Report(_) => None,
+        Command::AblateWorker(args) => args.threads,
+        Command::Fetch(_) | Command::Ablate(_) | Command::Report(_) => None,
     };
     if let Some(threads) = threads {
+        set_threads(threads.into()).expect("a number in range, before any work");
+        // candle's pool, behind the types that we have no product of, reads its size there.
         // SAFETY: nothing has started a thread yet.
-        unsafe { kvfold::backend::cpu::set_threads(threads) };
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", threads.to_string()) };
     }
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("KVFOLD_LOG"))
@@ -68,7 +72,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args, &cancel),
         Command::Calibrate(args) => calibrate::run(&args, &cancel),
         Command::Ablate(args) => ablate::run(&args, &cancel),
-        Command::AblateWorker => ablate::work(),
+        Command::AblateWorker(_) => ablate::work(),
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args, &cancel),
     });

@@ -3,8 +3,10 @@
 use crate::fetch::fetch_with_bar;
 use crate::size;
 use anyhow::{Result, bail};
+use clap::builder::RangedI64ValueParser;
 use clap::{Args, ValueEnum};
 use kvfold::backend::WeightPolicy;
+use kvfold::backend::cpu::THREADS;
 use kvfold::backend::driver::Device;
 use kvfold::codec::Codec;
 use kvfold::engine::{DeviceChoice, EngineConfig, LoadOptions, LoadedModel, MemoryPlan};
@@ -34,8 +36,13 @@ pub struct ModelArgs {
     pub weights: Weights,
 
     /// Threads to use [default: all cores]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_parser = thread_counts())]
     pub threads: Option<u16>,
+}
+
+/// What `--threads` may be.
+pub fn thread_counts() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(*THREADS.start() as i64..=*THREADS.end() as i64)
 }
 
 /// The names of [`WeightPolicy`].

@@ -396,7 +396,6 @@ mod tests {
                         visible: 0..3 * TILE_TOKENS,
                         in_place,
                         rope: None,
-                        window: None,
                         out: &mut out,
                         lse: &mut lse,
                     };

@@ -45,6 +45,7 @@ fn world(memory: u64) -> World {
         sealed: Some(SealedBytes::equal(page(format), 2)),
         sinks: 4,
         hot_window: 128,
+        window: None,
     };
     let cache = KvCache::new(CacheConfig { groups: vec![spec], budget_bytes: BUDGET }).unwrap();
     let device = Device::emulated(EmulatorOptions { memory, ..Default::default() });

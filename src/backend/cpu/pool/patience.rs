@@ -1,0 +1,92 @@
+//! How long to spin before a thread goes to sleep.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Turns between looks at the clock.
+const TURNS: u32 = 32;
+/// A worker waits so long for work: the gap between two tokens is shorter.
+const FOR_WORK: Duration = Duration::from_micros(300);
+/// As above on a busy machine: the gap between two layers' products is shorter.
+const FOR_WORK_BUSY: Duration = Duration::from_micros(20);
+/// A caller waits so long for the end.
+const FOR_END: Duration = Duration::from_micros(50);
+/// A thread that missed so much between two looks at the clock had no core.
+const MISSED: Duration = Duration::from_micros(500);
+/// For how many waits a machine then counts as busy.
+const BUSY: u32 = 256;
+/// After so long on a core, a worker offers it to others when it has no items: better
+/// then than in the middle of one, for which its caller would wait.
+const TURN: Duration = Duration::from_millis(1);
+
+/// What is known of the machine.
+pub(super) struct Patience {
+    /// Whether every thread can have a core.
+    spins: bool,
+    /// Waits for which it counts as busy.
+    busy: AtomicU32,
+}
+
+impl Patience {
+    pub(super) fn new(threads: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Self { spins: threads <= cores, busy: AtomicU32::new(0) }
+    }
+
+    /// Spins until `done`, or until it has been long enough for a worker.
+    pub(super) fn spin_for_work(&self, done: impl Fn() -> bool) {
+        let busy = self.busy.load(Ordering::Relaxed);
+        if busy > 0 {
+            // Lost counts do not matter.
+            self.busy.store(busy - 1, Ordering::Relaxed);
+        }
+        self.spin(if busy > 0 { FOR_WORK_BUSY } else { FOR_WORK }, done);
+    }
+
+    /// As above for a caller, and says whether it is done.
+    pub(super) fn spin_for_end(&self, done: impl Fn() -> bool) -> bool {
+        self.spin(FOR_END, done)
+    }
+
+    fn spin(&self, limit: Duration, done: impl Fn() -> bool) -> bool {
+        if !self.spins {
+            return done();
+        }
+        let start = Instant::now();
+        let mut last = start;
+        loop {
+            for _ in 0..TURNS {
+                if done() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            let now = Instant::now();
+            if now - last > MISSED {
+                self.busy.store(BUSY, Ordering::Relaxed);
+            }
+            if now - start > limit {
+                return done();
+            }
+            last = now;
+        }
+    }
+
+    /// A worker's turn on its core, from now on.
+    pub(super) fn turn(&self) -> Turn {
+        Turn(Instant::now())
+    }
+}
+
+/// Since when a worker has had a core.
+pub(super) struct Turn(Instant);
+
+impl Turn {
+    /// Offers the core to others if it has been long enough.
+    pub(super) fn end(&mut self) {
+        if self.0.elapsed() > TURN {
+            std::thread::yield_now();
+            self.0 = Instant::now();
+        }
+    }
+}
