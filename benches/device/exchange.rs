@@ -11,7 +11,9 @@ use anyhow::Result;
 use half::f16;
 use kvfold::backend::cuda::backend::CudaBackend;
 use kvfold::backend::driver::Device;
-use kvfold::backend::{Attend, AttendSeq, Backend, Ids, KvGroup, LayerIndex, Rope, StepInput};
+use kvfold::backend::{
+    Attend, AttendSeq, Backend, Ids, KvGroup, LayerIndex, Rope, RowKind, StepInput,
+};
 use kvfold::cache::KvCache;
 use kvfold::codec::{Codec, KvFormat};
 use kvfold::model::cache_config;
@@ -91,7 +93,9 @@ fn attend(device: &Device, format: KvFormat, rows: &[f32], width: usize) -> Resu
         backend.write(part, width, &mut qkv)?;
         backend.append(at, HEADS, None, &mut qkv, seqs)?;
         backend.seal(0, 0..1, seqs)?;
-        let share = [AttendSeq { first_row: 0, q_len: n, view: &seqs[0].views[0] }];
+        let kind = if n == 1 { RowKind::Generated } else { RowKind::Prompt };
+        let view = &seqs[0].views[0];
+        let share = [AttendSeq { first_row: 0, q_len: n, kind, view }];
         let call = Attend {
             at,
             heads: HEADS,

@@ -157,6 +157,17 @@ impl Ids<'_> {
     }
 }
 
+/// What a row is. It picks the arithmetic of attention, and how many rows a call has does
+/// not: so a token has the same bits whether it was decoded, verified among others or
+/// computed anew, and a prompt's however it was cut into chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowKind {
+    /// A token of a prompt.
+    Prompt,
+    /// A token that was drawn, or a draft that may be.
+    Generated,
+}
+
 /// One sequence's share of an attention call.
 #[derive(Clone, Copy, Debug)]
 pub struct AttendSeq<'a> {
@@ -164,6 +175,8 @@ pub struct AttendSeq<'a> {
     pub first_row: usize,
     /// Its queries: the last `q_len` tokens of the stream.
     pub q_len: usize,
+    /// What they all are.
+    pub kind: RowKind,
     /// What they read.
     pub view: &'a GroupView,
 }

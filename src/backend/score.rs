@@ -177,6 +177,7 @@ impl Scores {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::RowKind;
     use crate::cache::StreamView;
 
     #[test]
@@ -185,7 +186,7 @@ mod tests {
         let uniform = GroupView::Uniform(view(5));
         // Two layers of two heads.
         let ragged = GroupView::Ragged([9, 8, 3, 0].map(view).to_vec());
-        let seq = |view| AttendSeq { first_row: 0, q_len: 0, view };
+        let seq = |view| AttendSeq { first_row: 0, q_len: 0, kind: RowKind::Prompt, view };
         let spans = Spans::new(&[seq(&uniform), seq(&ragged)], 2, 1).unwrap();
         assert_eq!(spans.starts(), [0, 5, 10, 13]);
         assert_eq!((spans.of(0, 1), spans.of(1, 0), spans.of(1, 1)), (5..10, 10..13, 13..13));

@@ -6,7 +6,9 @@ use super::kv::{group_sizes, kv_layers};
 use super::source::{FromCheckpoint, Weights};
 use super::{Checkpoint, ModelConfig};
 use crate::backend::draw::Choice;
-use crate::backend::{Attend, AttendSeq, Backend, Ids, LayerIndex, Rope, StepInput, WeightPolicy};
+use crate::backend::{
+    Attend, AttendSeq, Backend, Ids, LayerIndex, Rope, RowKind, StepInput, WeightPolicy,
+};
 use crate::cache::{SeqStep, Step};
 use crate::error::{Error, Result};
 use std::ops::Range;
@@ -337,7 +339,11 @@ impl<B: Backend> Llama<B> {
             .map(|seq| {
                 next += seq.new_tokens;
                 let first_row = next - seq.new_tokens;
-                AttendSeq { first_row, q_len: seq.new_tokens, view: &seq.views[group] }
+                let kind = match seq.new_tokens {
+                    1 => RowKind::Generated,
+                    _ => RowKind::Prompt,
+                };
+                AttendSeq { first_row, q_len: seq.new_tokens, kind, view: &seq.views[group] }
             })
             .collect();
         let call = Attend {

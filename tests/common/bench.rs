@@ -4,7 +4,7 @@ use super::oracle::{Query, Stream};
 use super::plan::{MIXED, cache_of, group, relocate, rope, round, shares};
 use super::random::Random;
 use super::subject::{Attended, Kind, LayerStep, Subject};
-use kvfold::backend::{Attend, KvGroup, LayerIndex, Rope};
+use kvfold::backend::{Attend, KvGroup, LayerIndex, Rope, RowKind};
 use kvfold::cache::{BlockRef, KvCache, SeqId};
 
 /// All formats; the last are for the CPU only.
@@ -139,7 +139,14 @@ impl Bench {
         for seq in &mut step.seqs {
             relocate(&mut seq.views[0], self.shift);
         }
-        let seqs = shares(&step.seqs);
+        let mut seqs = shares(&step.seqs);
+        if self.kind.takes_row_kinds() {
+            // Both kinds of rows, in one call and in turns, however many a sequence has.
+            for (share, i) in seqs.iter_mut().zip(&asked) {
+                let generated = (self.steps + i) % 2 == 0;
+                share.kind = if generated { RowKind::Generated } else { RowKind::Prompt };
+            }
+        }
         let cols = (self.heads + 2 * self.group.kv_heads) * self.group.head_dim;
         let rope = self.rope.clone();
         for layer in 0..self.group.layers {

@@ -1,6 +1,6 @@
 //! What tests of steps through a cache have in common.
 
-use kvfold::backend::{AttendSeq, KvGroup, Rope, StreamFormat};
+use kvfold::backend::{AttendSeq, KvGroup, Rope, RowKind, StreamFormat};
 use kvfold::cache::{GroupView, KvCache, RunKind, SeqStep};
 use kvfold::codec::Codec;
 use kvfold::codec::feedback::Feedback;
@@ -48,14 +48,16 @@ pub fn rope(head_dim: usize) -> Rope {
     Rope { inv_freq: (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect() }
 }
 
-/// The new tokens of a step in its first group, one sequence after the other.
+/// The new tokens of a step in its first group, one sequence after the other; a single one
+/// is a generated one.
 pub fn shares(seqs: &[SeqStep]) -> Vec<AttendSeq<'_>> {
     let mut row = 0;
     (seqs.iter())
         .map(|s| {
             row += s.new_tokens;
             let (first_row, q_len) = (row - s.new_tokens, s.new_tokens);
-            AttendSeq { first_row, q_len, view: &s.views[0] }
+            let kind = if q_len == 1 { RowKind::Generated } else { RowKind::Prompt };
+            AttendSeq { first_row, q_len, kind, view: &s.views[0] }
         })
         .collect()
 }

@@ -331,17 +331,15 @@ mod tests {
         }
     }
 
-    /// Each row's result is its own, whatever else is in the batch.
-    #[test]
-    fn block_products_do_not_depend_on_the_batch() {
-        let (n, k) = (48, 576);
-        let mut blocks = GgmlDType::Q4_1.cpu_zeros(n * k);
+    /// Whether each row's product has the same bits whatever else is in the batch.
+    fn rows_are_their_own(dtype: GgmlDType, n: usize, k: usize, policy: WeightPolicy) -> bool {
+        let mut blocks = dtype.cpu_zeros(n * k);
         blocks.from_float(&floats(n * k, 5));
         // SAFETY: the blocks own that many bytes.
         let bytes =
             unsafe { std::slice::from_raw_parts(blocks.as_ptr(), blocks.storage_size_in_bytes()) };
-        let part = MatrixBytes { dtype: GgmlDType::Q4_1, rows: n, cols: k, bytes };
-        let matrix = Matrix::new(&[part], WeightPolicy::Auto).unwrap();
+        let part = MatrixBytes { dtype, rows: n, cols: k, bytes };
+        let matrix = Matrix::new(&[part], policy).unwrap();
         let xs = floats(19 * k, 11);
         let run = |rows: &[f32]| {
             let mut x = Buffer::default();
@@ -353,9 +351,23 @@ mod tests {
             matrix.matmul(&mut x, &mut y).unwrap();
             (0..y.rows()).map(|i| y.row(i).to_vec()).collect::<Vec<_>>()
         };
-        let all = run(&xs);
-        for (i, row) in xs.chunks_exact(k).enumerate() {
-            assert_eq!(run(row)[0], all[i], "row {i}");
+        let alone: Vec<_> = xs.chunks_exact(k).map(|row| run(row).remove(0)).collect();
+        (2..=19).all(|m| run(&xs[..m * k]) == alone[..m])
+    }
+
+    #[test]
+    fn products_depend_on_the_batch_or_not() {
+        use GgmlDType::*;
+        for policy in [WeightPolicy::Auto, WeightPolicy::Keep, WeightPolicy::F32] {
+            for dtype in [Q4_0, Q4_1, Q8_0, Q5_0, Q5_1, Q2K, Q3K, Q4K, Q5K, Q6K, F16, BF16, F32] {
+                for (n, k) in [(48, 512), (1536, 768), (256, 2048)] {
+                    let own = rows_are_their_own(dtype, n, k, policy);
+                    println!(
+                        "{policy:?} {dtype:?} {n}x{k}: {}",
+                        if own { "own" } else { "depend" }
+                    );
+                }
+            }
         }
     }
 }

@@ -41,8 +41,8 @@ const BLOCK: usize = 32;
 /// Rows of x that one register block holds.
 const X_ROWS: usize = 8;
 
-/// How far ahead of its reading a single row of x asks for weights, in bytes.
-/// From DRAM, on two Zen 4 cores: 18–20 GB/s without, 31 with.
+/// How far ahead of its reading the first rows of x ask for weights, in bytes.
+/// From DRAM, one row on two Zen 4 cores: 18–20 GB/s without, 31 with.
 const PREFETCH: usize = 1024;
 
 /// Whether this processor and type have this product.
@@ -149,15 +149,14 @@ impl Packed {
             let bytes = self.group(group);
             for first in (stripe * STRIPE..end).step_by(X_ROWS) {
                 let n = X_ROWS.min(end - first);
-                let tile = Tile { bytes, x: &quantized, first, blocks: self.blocks };
+                let asks = first == stripe * STRIPE;
+                let tile = Tile { bytes, x: &quantized, first, blocks: self.blocks, asks };
                 let mut sums = [[0f32; ROWS]; X_ROWS];
                 // SAFETY: a `Packed` exists only where `supports` said so.
                 unsafe {
-                    match (self.four_bits, n) {
-                        (true, X_ROWS) => tile.product::<true, X_ROWS>(&mut sums),
-                        (false, X_ROWS) => tile.product::<false, X_ROWS>(&mut sums),
-                        (true, _) => tile.rest::<true>(n, &mut sums),
-                        (false, _) => tile.rest::<false>(n, &mut sums),
+                    match self.four_bits {
+                        true => tile.rows::<true>(n, &mut sums),
+                        false => tile.rows::<false>(n, &mut sums),
                     }
                     for (i, sums) in sums[..n].iter().enumerate() {
                         let at = (first + i) * stride + group * ROWS;
@@ -166,7 +165,7 @@ impl Packed {
                 }
             }
         };
-        if m == 1 {
+        if m <= X_ROWS {
             parallel_shares(groups, product);
         } else {
             parallel_for(groups * stripes, product);
@@ -274,21 +273,29 @@ struct Tile<'a> {
     /// First row of x.
     first: usize,
     blocks: usize,
+    /// Whether the weights come from memory, and so are asked for ahead.
+    asks: bool,
 }
 
 impl Tile<'_> {
-    /// Fewer than `X_ROWS` rows, one at a time.
+    /// The products of up to `X_ROWS` rows of x; how many there are changes no bit of any.
     ///
     /// # Safety
     /// As [`product`](Self::product).
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c,fma")]
-    unsafe fn rest<const FOUR: bool>(&self, n: usize, sums: &mut [[f32; ROWS]; X_ROWS]) {
-        for (i, sums) in sums[..n].iter_mut().enumerate() {
-            let tile = Tile { first: self.first + i, ..*self };
-            let mut one = [[0f32; ROWS]; X_ROWS];
-            // SAFETY: the caller's promise.
-            unsafe { tile.product::<FOUR, 1>(&mut one) };
-            *sums = one[0];
+    unsafe fn rows<const FOUR: bool>(&self, n: usize, sums: &mut [[f32; ROWS]; X_ROWS]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match n {
+                1 => self.product::<FOUR, 1>(sums),
+                2 => self.product::<FOUR, 2>(sums),
+                3 => self.product::<FOUR, 3>(sums),
+                4 => self.product::<FOUR, 4>(sums),
+                5 => self.product::<FOUR, 5>(sums),
+                6 => self.product::<FOUR, 6>(sums),
+                7 => self.product::<FOUR, 7>(sums),
+                _ => self.product::<FOUR, X_ROWS>(sums),
+            }
         }
     }
 
@@ -314,8 +321,8 @@ impl Tile<'_> {
                 let (codes, parameters) = place(FOUR, b);
                 let codes = self.bytes.as_ptr().add(codes);
                 let parameters = self.bytes.as_ptr().add(parameters);
-                if M == 1 {
-                    // One row is as fast as memory, if memory is asked early enough.
+                if self.asks {
+                    // A few rows are as fast as memory, if memory is asked early enough.
                     // A prefetch past the end is no access.
                     for line in 0..if FOUR { 5 } else { 9 } {
                         let ahead = codes.wrapping_add(PREFETCH + 64 * line);

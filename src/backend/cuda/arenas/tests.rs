@@ -1,12 +1,12 @@
 //! One budget, many classes, on the emulated device with its small chunks.
 
 use super::*;
-use crate::backend::AttendSeq;
 use crate::backend::cuda::append::AppendPlan;
 use crate::backend::cuda::copy::Copier;
 use crate::backend::cuda::seal::SealPlan;
 use crate::backend::cuda::tables::AttendTables;
 use crate::backend::driver::emulated::EmulatorOptions;
+use crate::backend::{AttendSeq, RowKind};
 use crate::cache::{CacheConfig, ClassKind, CopyBlock, GroupSpec, KvCache, Seal, SealedBytes};
 use crate::codec::KvFormat;
 use std::collections::HashSet;
@@ -177,7 +177,8 @@ fn a_block_that_was_never_taken_is_not_found() {
     let seq = w.cache.create();
     let step = w.cache.prepare(&[(seq, 70)]).unwrap();
     let mut tables = AttendTables::new(&w.device).unwrap();
-    let attend = AttendSeq { first_row: 0, q_len: 70, view: &step.seqs[0].views[0] };
+    let (kind, view) = (RowKind::Prompt, &step.seqs[0].views[0]);
+    let attend = AttendSeq { first_row: 0, q_len: 70, kind, view };
     let told = |r: Result<()>| match r {
         Err(Error::NotFound { what }) => what,
         other => panic!("{other:?}"),

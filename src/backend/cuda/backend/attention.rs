@@ -59,14 +59,14 @@ impl Layer {
     fn reserve(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
         let has = self.workspace.limits();
         let enough = needed.seqs <= has.seqs
-            && needed.decode_rows <= has.decode_rows
+            && needed.generated_rows <= has.generated_rows
             && needed.tokens <= has.tokens;
         if !enough {
             // Kernels may still use the old one.
             stream.synchronize()?;
             let most = Limits {
                 seqs: needed.seqs.max(has.seqs),
-                decode_rows: needed.decode_rows.max(has.decode_rows),
+                generated_rows: needed.generated_rows.max(has.generated_rows),
                 tokens: needed.tokens.max(has.tokens),
             };
             // If that fails, the old one stays, with its limits.
@@ -81,7 +81,7 @@ impl Layer {
 fn rounded(limits: Limits) -> Limits {
     Limits {
         seqs: limits.seqs.next_power_of_two(),
-        decode_rows: limits.decode_rows.next_power_of_two(),
+        generated_rows: limits.generated_rows.next_power_of_two(),
         tokens: limits.tokens.next_power_of_two(),
     }
 }

@@ -8,7 +8,7 @@ use crate::backend::cuda::gather::Gatherer;
 use crate::backend::cuda::seal::SealPlan;
 use crate::backend::cuda::tables::AttendTables;
 use crate::backend::driver::Stream;
-use crate::backend::{AttendSeq, KvGroup, LayerIndex, Rope};
+use crate::backend::{AttendSeq, KvGroup, LayerIndex, Rope, RowKind};
 use crate::cache::{ClassDesc, SeqStep};
 use crate::error::{Error, Result};
 
@@ -68,7 +68,11 @@ impl Kv {
             let mut shares = Vec::with_capacity(seqs.len());
             for seq in seqs {
                 let view = seq.views.get(group).ok_or_else(|| missing(group))?;
-                shares.push(AttendSeq { first_row, q_len: seq.new_tokens, view });
+                let kind = match seq.new_tokens {
+                    1 => RowKind::Generated,
+                    _ => RowKind::Prompt,
+                };
+                shares.push(AttendSeq { first_row, q_len: seq.new_tokens, kind, view });
                 first_row += seq.new_tokens;
             }
             plans.tables.set(&self.arenas, group, &shares, padding, Some(rope), stream)?;

@@ -464,7 +464,7 @@ impl<T> Drop for CudaBackend<T> {
 
 /// What a call over tables of these sizes asks of its workspace.
 fn limits(sizes: &super::tables::Sizes) -> Limits {
-    Limits { seqs: sizes.seqs, decode_rows: sizes.decode_rows, tokens: sizes.tokens }
+    Limits { seqs: sizes.seqs, generated_rows: sizes.generated_rows, tokens: sizes.tokens }
 }
 
 fn check_rows<T: Element>(

@@ -2,7 +2,7 @@
 
 use super::{Buffer, CudaBackend, attention, check_rows, no_kv};
 use crate::backend::cuda::append::Element;
-use crate::backend::cuda::attend::{AttentionCall, DECODE_ROWS};
+use crate::backend::cuda::attend::AttentionCall;
 use crate::backend::cuda::params::ScoreTop;
 use crate::backend::cuda::score::{ScoreCall, ScoreStarts, Scorer};
 use crate::backend::score::{Score, Scores, Spans, Top, TopHeads};
@@ -44,7 +44,7 @@ impl<T: Element> CudaBackend<T> {
         let columns = if of == TopHeads::Each { call.heads } else { group.kv_heads };
         let rows = score.sizes.rows;
         // Few rows leave most of the device idle, unless several blocks share a stream.
-        let chunks = if rows <= DECODE_ROWS { 8 } else { 1 };
+        let chunks = if rows <= 16 { 8 } else { 1 };
         let mut workspace = scorer.top_workspace(rows, of, chunks)?;
         let none = ScoreTop { value: Top::NONE.value, index: Top::NONE.index };
         let tops = self.device().upload(&vec![none; rows * columns], &self.stream)?;
