@@ -1,5 +1,5 @@
 //! Decode attention of the CPU backend: one query token over a cache of a given
-//! length, by KV format and instruction set.
+//! length, by KV format and instruction set; and verification, 1 and 8 of them.
 //!
 //! The geometry is the default model's: 30 layers, 9 query and 3 KV heads of 64
 //! channels. One iteration attends in every layer, so it is the attention of
@@ -22,22 +22,22 @@ use std::time::Duration;
 const CONTEXTS: [usize; 3] = [1024, 4096, 8192];
 const FORMATS: [&str; 8] = ["f16", "fp8", "kivi4", "kivi2", "kf4", "kf3", "kf3.2", "kf2"];
 
-/// Fills the cache up to one token before `context` and appends that token.
-fn grow_to(cached: &mut Cached, context: usize) -> Step {
+/// Fills the cache up to `last` tokens before `context` and appends those.
+fn grow_to(cached: &mut Cached, context: usize, last: usize) -> Step {
     let mut held = cached.cache.len(cached.seq).unwrap();
-    while held + 1 < context {
-        let rows = CHUNK.min(context - 1 - held);
+    while held + last < context {
+        let rows = CHUNK.min(context - last - held);
         let step = cached.append(rows);
         cached.seal();
         cached.commit(step, rows);
         held += rows;
     }
-    let step = cached.append(1);
+    let step = cached.append(last);
     cached.seal();
     step
 }
 
-/// Attention of the last token in every layer.
+/// Attention of the last tokens in every layer.
 fn attend(cached: &mut Cached, out: &mut Buffer) {
     for layer in 0..LAYERS {
         let call = Attend {
@@ -62,7 +62,7 @@ fn attention(c: &mut Criterion) {
             let mut cached = Cached::new(level, format.parse().unwrap(), None);
             let mut out = cached.backend.buffer(0, 0).unwrap();
             for context in CONTEXTS {
-                let step = grow_to(&mut cached, context);
+                let step = grow_to(&mut cached, context, 1);
                 group.throughput(Throughput::ElementsAndBytes {
                     elements: (context * LAYERS * KV_HEADS * HEAD_DIM * 2) as u64,
                     bytes: cached.cache.held_bytes(),
@@ -77,5 +77,26 @@ fn attention(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, attention);
+/// A draft's tokens: one item is one call of all layers.
+fn verify(c: &mut Criterion) {
+    let mut group = c.benchmark_group("verify");
+    group.sample_size(10).warm_up_time(Duration::from_millis(300));
+    group.measurement_time(Duration::from_secs(1));
+    for format in ["kivi2", "kf3.2", "f16"] {
+        for context in [128, 4096] {
+            for rows in [1, 8] {
+                let mut cached = Cached::new(Level::best(), format.parse().unwrap(), None);
+                let mut out = cached.backend.buffer(0, 0).unwrap();
+                let step = grow_to(&mut cached, context, rows);
+                group.bench_function(BenchmarkId::new(format, format!("{context}/{rows}")), |b| {
+                    b.iter(|| attend(&mut cached, &mut out))
+                });
+                cached.commit(step, rows);
+            }
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, attention, verify);
 criterion_main!(benches);

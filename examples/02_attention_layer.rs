@@ -15,7 +15,9 @@
 
 use half::f16;
 use kvfold::backend::cuda::attend::{Attention, AttentionCall, AttentionShape, Limits};
-use kvfold::backend::cuda::params::{AttendSeq, KvArena, KvRun, KvStream, NONE, RUN_HOT};
+use kvfold::backend::cuda::params::{
+    AttendSeq, KvArena, KvRun, KvStream, NONE, ROWS_GENERATED, RUN_HOT,
+};
 use kvfold::backend::driver::Device;
 use kvfold::codec::{Codec, KvFormat};
 
@@ -69,12 +71,14 @@ fn main() -> anyhow::Result<()> {
         kept: KEPT[s] as u32,
         ..KvStream::default()
     });
-    // One query each: its last token.
+    // One query each: its last token, which was drawn, so decode takes it.
     let seqs: [AttendSeq; 2] = std::array::from_fn(|s| AttendSeq {
         first_row: s as u32,
         q_len: 1,
         first_stream: s as u32,
         ragged: 0,
+        rows: ROWS_GENERATED,
+        reserved: 0,
     });
     let (arenas, runs) = (device.upload(&arenas, &stream)?, device.upload(&runs, &stream)?);
     let (streams, seqs) = (device.upload(&streams, &stream)?, device.upload(&seqs, &stream)?);
@@ -98,7 +102,7 @@ fn main() -> anyhow::Result<()> {
             scale,
         },
     )?;
-    let mut workspace = attention.workspace(Limits { seqs: 2, decode_rows: 2, tokens: 4096 })?;
+    let mut workspace = attention.workspace(Limits { seqs: 2, generated_rows: 2, tokens: 4096 })?;
     let call = AttentionCall {
         q: queries.address(),
         q_stride: HEADS * D,
@@ -106,7 +110,7 @@ fn main() -> anyhow::Result<()> {
         lse: lse.address(),
         seqs: seqs.address(),
         n_seqs: 2,
-        max_q_len: 1,
+        max_generated: 1,
         streams: streams.address(),
         runs: runs.address(),
         table: table.address(),

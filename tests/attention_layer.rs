@@ -52,7 +52,7 @@ fn limits_are_checked_and_kept() {
     let device = Device::emulated(Default::default());
     let stream = device.stream().unwrap();
     let attention = Attention::new(&device, shape()).unwrap();
-    let huge = Limits { seqs: 1 << 20, decode_rows: 1 << 24, tokens: 1 << 20 };
+    let huge = Limits { seqs: 1 << 20, generated_rows: 1 << 24, tokens: 1 << 20 };
     assert!(attention.workspace(huge).err().unwrap().to_string().contains("32 bits"));
 
     // A stream of 1,100 tokens has three splits; a workspace for 64 holds one.
@@ -84,7 +84,7 @@ fn limits_are_checked_and_kept() {
         out: out.address(),
         seqs: seqs.address(),
         n_seqs: 1,
-        max_q_len: 1,
+        max_generated: 1,
         streams: streams.address(),
         runs: runs.address(),
         table: table.address(),
@@ -92,7 +92,7 @@ fn limits_are_checked_and_kept() {
         ..AttentionCall::default()
     };
     for (tokens, overflows) in [(64, true), (1100, false)] {
-        let limits = Limits { seqs: 1, decode_rows: 1, tokens };
+        let limits = Limits { seqs: 1, generated_rows: 1, tokens };
         let mut workspace = attention.workspace(limits).unwrap();
         // SAFETY: the arrays are consistent and live.
         unsafe { attention.attend(&call, &mut workspace, &stream).unwrap() };
@@ -103,7 +103,7 @@ fn limits_are_checked_and_kept() {
     }
 
     let mut workspace =
-        attention.workspace(Limits { seqs: 1, decode_rows: 1, tokens: 64 }).unwrap();
+        attention.workspace(Limits { seqs: 1, generated_rows: 1, tokens: 64 }).unwrap();
     let refused = |call: AttentionCall, workspace: &mut _| {
         // SAFETY: a refused call reads nothing.
         unsafe { attention.attend(&call, workspace, &stream).err().unwrap().to_string() }

@@ -321,7 +321,7 @@ fn what_cannot_be_scored_is_named() {
     };
     let scorer = Scorer::new(&device, shape).unwrap();
     let attention = AttentionCall { q_stride: 256, lse: 256, n_seqs: 1, ..Default::default() };
-    let sizes = Sizes { rows: 2, seqs: 1, decode_rows: 2, max_q_len: 2, tokens: 2 };
+    let sizes = Sizes { rows: 2, seqs: 1, max_prompt: 2, tokens: 2, ..Sizes::default() };
     let good = ScoreCall { attention, sizes };
     let refused = |attention, pass| {
         let call = ScoreCall { attention, ..good };
@@ -341,10 +341,7 @@ fn what_cannot_be_scored_is_named() {
     assert!(error.contains("workspace"), "{error}");
     // No rows, no parts, nothing to do.
     let mut workspace = scorer.top_workspace(0, TopHeads::Each, 1).unwrap();
-    let nothing = ScoreCall {
-        sizes: Sizes { rows: 0, seqs: 1, decode_rows: 0, max_q_len: 0, tokens: 2 },
-        ..good
-    };
+    let nothing = ScoreCall { sizes: Sizes { seqs: 1, tokens: 2, ..Sizes::default() }, ..good };
     // SAFETY: there are no rows.
     unsafe { scorer.top(&nothing, TopHeads::Each, 0, &mut workspace, &stream).unwrap() };
     let bad = AttentionShape { head_dim: 96, ..scorer.shape().clone() };

@@ -63,7 +63,8 @@ impl Cached {
     /// Appends `rows` tokens to every layer; the step is to be sealed and committed.
     pub fn append(&mut self, rows: usize) -> Step {
         self.draw(rows);
-        let kind = if rows == 1 { RowKind::Generated } else { RowKind::Prompt };
+        // Few rows are a draft.
+        let kind = if rows <= 16 { RowKind::Generated } else { RowKind::Prompt };
         let step = self.cache.prepare(&[NewTokens { seq: self.seq, n: rows, kind }]).unwrap();
         let tokens = vec![RowToken::Given(0); rows];
         let input = StepInput { step: &step, tokens: &tokens, rows: &[], choices: &[] };

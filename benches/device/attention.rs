@@ -1,9 +1,9 @@
 //! Cells of decode and prefill: [`Attention`] over a cache made by hand.
 
-use crate::kv::{HOT_WINDOW, Kv, KvShape, Order, SINKS};
+use crate::kv::{HOT_WINDOW, Kv, KvShape, Order, SINKS, VERIFIED};
 use crate::pattern::halves;
 use crate::work::{Cell, Work, rotation};
-use kvfold::backend::cuda::attend::{Attention, AttentionShape, DECODE_ROWS, Limits, Workspace};
+use kvfold::backend::cuda::attend::{Attention, AttentionShape, Limits, Workspace};
 use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
 use kvfold::{Error, Result};
 
@@ -22,7 +22,7 @@ impl Case {
     }
 
     fn is_decode(&self) -> bool {
-        self.kv.q_len <= DECODE_ROWS
+        self.kv.generated()
     }
 
     /// Operations of both products over all (query, token) pairs that are seen.
@@ -39,8 +39,8 @@ impl Case {
     }
 
     fn limits(&self) -> Limits {
-        let decode_rows = if self.is_decode() { self.rows() } else { 0 };
-        Limits { seqs: self.kv.batch, decode_rows, tokens: self.kv.context }
+        let generated_rows = if self.is_decode() { self.rows() } else { 0 };
+        Limits { seqs: self.kv.batch, generated_rows, tokens: self.kv.context }
     }
 
     /// The cell of this case.
@@ -132,7 +132,7 @@ impl Work for AttentionWork {
 
 /// Why prefill of this kind cannot run on this device, tried with few tokens.
 pub fn lacks(case: &Case, device: &Device, stream: &Stream) -> Option<String> {
-    let tokens = DECODE_ROWS + 1;
+    let tokens = VERIFIED + 1;
     let few = KvShape { batch: 1, context: tokens, q_len: tokens, ..case.kv };
     let few = Case { kv: few, ..*case };
     let tried = AttentionWork::new(&few, 1, 1, device, stream)

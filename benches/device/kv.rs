@@ -8,7 +8,7 @@ use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::attend::AttentionCall;
 use kvfold::backend::cuda::params::{
-    AttendSeq, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK,
+    AttendSeq, KvRun, KvStream, NONE, ROWS_GENERATED, ROWS_PROMPT, RUN_HOT, RUN_SEALED, RUN_SINK,
 };
 use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
 use kvfold::cache::{ClassDesc, ClassId, ClassKind};
@@ -17,6 +17,8 @@ use kvfold::codec::{KvFormat, TILE_TOKENS};
 /// S and R of all cells: kvfold's defaults.
 pub const SINKS: usize = 4;
 pub const HOT_WINDOW: usize = 128;
+/// Queries of up to this many tokens are generated ones, longer chunks a prompt's.
+pub const VERIFIED: usize = 16;
 
 /// How the blocks of a sequence lie in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,11 @@ impl KvShape {
         };
         let (first, last) = (self.context - self.q_len, self.context - 1);
         Pages { sinks, sealed: bound(last), hot_from: bound(first) }
+    }
+
+    /// Whether its queries are generated rows.
+    pub fn generated(&self) -> bool {
+        self.q_len <= VERIFIED
     }
 
     fn form(&self, kind: ClassKind) -> PageForm {
@@ -160,7 +167,8 @@ impl Kv {
         AttentionCall {
             seqs: self.seqs.address(),
             n_seqs: self.shape.batch,
-            max_q_len: self.shape.q_len,
+            max_generated: if self.shape.generated() { self.shape.q_len } else { 0 },
+            max_prompt: if self.shape.generated() { 0 } else { self.shape.q_len },
             streams: self.streams.address(),
             runs: self.runs.address(),
             table: self.table.address(),
@@ -241,6 +249,8 @@ impl Tables {
             q_len: shape.q_len as u32,
             first_stream: seq as u32,
             ragged: 0,
+            rows: if shape.generated() { ROWS_GENERATED } else { ROWS_PROMPT },
+            reserved: 0,
         });
     }
 }

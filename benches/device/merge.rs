@@ -4,7 +4,9 @@
 use crate::random::Random;
 use crate::work::{Cell, Work};
 use kvfold::Result;
-use kvfold::backend::cuda::params::{AttendEntry, AttendParams, AttendPlan, AttendSeq};
+use kvfold::backend::cuda::params::{
+    AttendEntry, AttendParams, AttendPlan, AttendSeq, KvStream, NONE,
+};
 use kvfold::backend::driver::{Device, DeviceBuffer, Launch, Stream};
 
 /// One query a sequence, each stream in `splits` parts.
@@ -45,6 +47,7 @@ pub struct MergeWork {
     plan: DeviceBuffer<AttendPlan>,
     entries: DeviceBuffer<AttendEntry>,
     seqs: DeviceBuffer<AttendSeq>,
+    streams: DeviceBuffer<KvStream>,
     part_out: DeviceBuffer<f32>,
     part_lse: DeviceBuffer<f32>,
     pub out: DeviceBuffer<u16>,
@@ -66,14 +69,18 @@ impl MergeWork {
             })
             .collect();
         let seqs: Vec<_> = (0..batch as u32)
-            .map(|i| AttendSeq { first_row: i, q_len: 1, first_stream: i, ragged: 0 })
+            .map(|i| AttendSeq { first_row: i, q_len: 1, first_stream: i, ..Default::default() })
             .collect();
+        // A stream that is split so: 8 pages each up to 256, then 16.
+        let pages = n_splits * if n_splits <= 32 { 8 } else { 16 };
+        let kept = KvStream { kept: 64 * pages, ..Default::default() };
         let n_items = entries.len() as u32 * n_splits;
         let plan = AttendPlan { n_items, n_parts: case.parts() as u32, ..Default::default() };
         Ok(Self {
             plan: device.upload(&[plan], stream)?,
             entries: device.upload(&entries, stream)?,
             seqs: device.upload(&seqs, stream)?,
+            streams: device.upload(&vec![kept; batch], stream)?,
             part_out: device.upload(&floats(case.parts() * head_dim), stream)?,
             part_lse: device.upload(&floats(case.parts()), stream)?,
             out: device.alloc(batch * heads * head_dim)?,
@@ -90,6 +97,7 @@ impl Work for MergeWork {
             out: self.out.address(),
             lse: self.lse.address(),
             seqs: self.seqs.address(),
+            streams: self.streams.address(),
             plan: self.plan.address(),
             entries: self.entries.address(),
             part_out: self.part_out.address(),
@@ -97,6 +105,8 @@ impl Work for MergeWork {
             n_seqs: batch as u32,
             heads: heads as u32,
             kv_heads: kv_heads as u32,
+            window: NONE,
+            causal: 1,
             ..AttendParams::default()
         };
         let grid = [(batch * kv_heads) as u32, (heads / kv_heads).div_ceil(4) as u32, 1];

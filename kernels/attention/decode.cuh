@@ -1,5 +1,5 @@
 // Decode attention: up to 8·NT (query, head) columns of one KV head over some
-// pages of its stream, all runs in one softmax. For q_len up to 16; every K and
+// pages of its stream, all runs in one softmax. For generated rows; every K and
 // V byte is read once by the block.
 //
 // The warps of a block share an item tile by tile: a tile is a KIVI page, 32
@@ -16,6 +16,7 @@
 #pragma once
 
 #include "attention/hadamard.cuh"
+#include "attention/plan.cuh"
 #include "attention/record.cuh"
 #include "attention/tile_fp8.cuh"
 #include "attention/tile_half.cuh"
@@ -103,7 +104,7 @@ struct Context {
     Columns columns;
     uint32_t index; // of the item
     uint32_t n_items;
-    uint32_t reserved[3];
+    uint32_t reserved;
     WarpContext warps[4];
 
     // Reads item `index`, if it is one. By one thread.
@@ -112,7 +113,11 @@ struct Context {
         item = load_struct<AttendItem>(p.items, index);
         seq = load_struct<AttendSeq>(p.seqs, item.seq);
         stream = load_struct<KvStream>(p.streams, item.stream);
-        columns = columns_of(p, stream, seq.q_len, item.column, at_most);
+        // Rows behind the item's share its splits no more.
+        uint32_t k = 0;
+        while (8u << k < item.n_pages) ++k;
+        uint32_t end = rows_up_to(p, stream.kept, seq.q_len, most_pages(k)) * (p.heads / p.kv_heads);
+        columns = columns_of(p, stream, seq.q_len, item.column, min_of(at_most, end - item.column));
     }
 };
 static_assert(sizeof(Context) == 640, "as src/backend/cuda/attend.rs and decode_blocks have it, and 128-byte aligned");

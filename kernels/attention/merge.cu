@@ -2,10 +2,22 @@
 // their base-2 log-sum-exps. A warp joins one column (query, head); the grid is
 // (sequence · KV head, columns / 4). Floor: every part is read once.
 #include "attention/element.cuh"
+#include "attention/plan.cuh"
 #include "common/params.h"
 #include "common/ptx.cuh"
 
 namespace {
+
+// Splits of the stream that a row of a sequence sees.
+DEVICE uint32_t splits_of_row(const AttendParams& p, const AttendSeq& seq, uint32_t kv_head,
+                              uint32_t q_len, uint32_t row) {
+    uint32_t stream = load(&seq.first_stream);
+    if (load(&seq.ragged)) stream += p.layer * p.kv_heads + kv_head;
+    uint32_t kept = load(&reinterpret_cast<const KvStream*>(p.streams)[stream].kept);
+    uint32_t k = 0;
+    while (row >= rows_up_to(p, kept, q_len, most_pages(k))) ++k;
+    return segment_of(p, kept, q_len, k).splits.count;
+}
 
 template <class T> DEVICE void merge(const AttendParams& p, uint32_t head_dim) {
     uint32_t kv_head = blockIdx.x % p.kv_heads;
@@ -18,12 +30,14 @@ template <class T> DEVICE void merge(const AttendParams& p, uint32_t head_dim) {
     const AttendSeq* seq = reinterpret_cast<const AttendSeq*>(p.seqs) + blockIdx.x / p.kv_heads;
     uint32_t group = p.heads / p.kv_heads;
     uint32_t column = blockIdx.y * 4 + warp_id();
-    if (column >= load(&seq->q_len) * group) return;
+    uint32_t q_len = load(&seq->q_len);
+    if (column >= q_len * group) return;
+    uint32_t n_splits = splits_of_row(p, *seq, kv_head, q_len, column / group);
 
     uint32_t first = entry.first_part + column * entry.n_splits;
     const float* lses = reinterpret_cast<const float*>(p.part_lse) + first;
     float top = -INFINITY;
-    for (uint32_t s = 0; s < entry.n_splits; ++s) top = max_of(top, load(&lses[s]));
+    for (uint32_t s = 0; s < n_splits; ++s) top = max_of(top, load(&lses[s]));
     float base = top == -INFINITY ? 0.0f : top;
 
     uint32_t row = load(&seq->first_row) + column / group;
@@ -34,7 +48,7 @@ template <class T> DEVICE void merge(const AttendParams& p, uint32_t head_dim) {
     for (uint32_t c = 2 * lane_id(); c < head_dim; c += 64) {
         float x = 0.0f, y = 0.0f;
         total = 0.0f;
-        for (uint32_t s = 0; s < entry.n_splits; ++s) {
+        for (uint32_t s = 0; s < n_splits; ++s) {
             float weight = exp2_fast(load(&lses[s]) - base);
             FloatPair o = load(reinterpret_cast<const FloatPair*>(&parts[s * head_dim + c]));
             x = fma_fast(weight, o.x, x);

@@ -14,23 +14,32 @@ constexpr uint32_t THREADS = 256;
 struct Counts {
     uint32_t items;
     uint32_t parts;
-    Splits splits;
-    uint32_t columns;
+    uint32_t splits; // the most that a column has
     uint32_t stream;
+    uint32_t kept;
+    uint32_t q_len; // 0 unless decode takes the rows
 };
+
+DEVICE uint32_t items_of(const AttendParams& p, const Segment& segment) {
+    uint32_t columns = (segment.to - segment.from) * (p.heads / p.kv_heads);
+    return segment.splits.count * div_ceil(columns, p.tile_columns);
+}
 
 DEVICE Counts count(const AttendParams& p, uint32_t entry) {
     uint32_t s = entry / p.kv_heads, head = entry % p.kv_heads;
     const AttendSeq* seq = reinterpret_cast<const AttendSeq*>(p.seqs) + s;
-    uint32_t q_len = load(&seq->q_len);
+    uint32_t q_len = load(&seq->rows) == ROWS_GENERATED ? load(&seq->q_len) : 0;
     uint32_t stream = load(&seq->first_stream);
     if (load(&seq->ragged)) stream += p.layer * p.kv_heads + head;
     const KvStream* streams = reinterpret_cast<const KvStream*>(p.streams);
-    Splits splits = splits_of(load(&streams[stream].kept), q_len, p.sinks, p.window);
-    uint32_t columns = q_len <= p.decode_rows ? q_len * (p.heads / p.kv_heads) : 0;
-    uint32_t items = splits.count * div_ceil(columns, p.tile_columns);
-    uint32_t parts = splits.count > 1 ? splits.count * columns : 0;
-    return {items, parts, splits, columns, stream};
+    Counts c = {0, 0, 0, stream, load(&streams[stream].kept), q_len};
+    for (uint32_t k = 0; k < SPLIT_LENGTHS; ++k) {
+        Segment segment = segment_of(p, c.kept, q_len, k);
+        c.items += items_of(p, segment);
+        c.splits = max_of(c.splits, segment.splits.count);
+    }
+    c.parts = c.splits > 1 ? c.splits * q_len * (p.heads / p.kv_heads) : 0;
+    return c;
 }
 
 // Exclusive sums over the block of one value a thread; `total` is their sum.
@@ -52,22 +61,27 @@ DEVICE uint32_t scan(uint32_t* shared, uint32_t x, uint32_t* total) {
 DEVICE void write_items(const AttendParams& p, uint32_t index, const AttendEntry& entry) {
     Counts c = count(p, index);
     AttendItem* items = reinterpret_cast<AttendItem*>(p.items) + entry.first_item;
-    for (uint32_t i = lane_id(); i < entry.n_items; i += 32) {
-        uint32_t split = i % c.splits.count, tile = i / c.splits.count;
-        AttendItem item = {
-            index / p.kv_heads,
-            index % p.kv_heads,
-            c.stream,
-            tile * p.tile_columns,
-            (c.splits.first + split) * c.splits.pages,
-            c.splits.pages,
-            entry.first_part + split,
-            c.splits.count,
-        };
-        // 16 bytes at a time.
-        const Vec16* from = reinterpret_cast<const Vec16*>(&item);
-        store(reinterpret_cast<Vec16*>(&items[i]), from[0]);
-        store(reinterpret_cast<Vec16*>(&items[i]) + 1, from[1]);
+    for (uint32_t k = 0; k < SPLIT_LENGTHS; ++k) {
+        Segment segment = segment_of(p, c.kept, c.q_len, k);
+        uint32_t n = items_of(p, segment);
+        for (uint32_t i = lane_id(); i < n; i += 32) {
+            uint32_t split = i % segment.splits.count, tile = i / segment.splits.count;
+            AttendItem item = {
+                index / p.kv_heads,
+                index % p.kv_heads,
+                c.stream,
+                segment.from * (p.heads / p.kv_heads) + tile * p.tile_columns,
+                (segment.splits.first + split) * segment.splits.pages,
+                segment.splits.pages,
+                entry.first_part + split,
+                c.splits,
+            };
+            // 16 bytes at a time.
+            const Vec16* from = reinterpret_cast<const Vec16*>(&item);
+            store(reinterpret_cast<Vec16*>(&items[i]), from[0]);
+            store(reinterpret_cast<Vec16*>(&items[i]) + 1, from[1]);
+        }
+        items += n;
     }
 }
 
@@ -87,7 +101,7 @@ KERNEL(attend_plan, AttendParams, THREADS, 1) {
         uint32_t item = n_items + scan(shared, c.items, &items);
         uint32_t part = n_parts + scan(shared, c.parts, &parts);
         if (e < n) {
-            AttendEntry entry = {item, c.items, part, c.items ? c.splits.count : 0};
+            AttendEntry entry = {item, c.items, part, c.splits};
             store(reinterpret_cast<Vec16*>(&entries[e]), *reinterpret_cast<const Vec16*>(&entry));
         }
         n_items += items;

@@ -1,4 +1,4 @@
-// Prefill attention: sequences with more than decode_rows queries. A block takes
+// Prefill attention: rows of prompts, however few. A block takes
 // ROWS (query, head) rows of one KV head over all runs of its stream, in one
 // softmax; four warps have 16·MT rows each. The grid is (row tiles, KV heads,
 // sequences): tiles of the last queries, which read most, start first, and blocks
@@ -93,9 +93,10 @@ template <class T, int D, class Pages> struct Prefill {
     uint8_t* queries; // this warp's rows, in shared memory
 
     static DEVICE void run(const AttendParams& p) {
-        uint32_t q_len = load(&reinterpret_cast<const AttendSeq*>(p.seqs)[blockIdx.z].q_len);
+        const AttendSeq* seq = reinterpret_cast<const AttendSeq*>(p.seqs) + blockIdx.z;
+        uint32_t q_len = load(&seq->rows) == ROWS_PROMPT ? load(&seq->q_len) : 0;
         uint32_t tiles = div_ceil(q_len * (p.heads / p.kv_heads), ROWS);
-        if (q_len <= p.decode_rows || blockIdx.x >= tiles) return;
+        if (blockIdx.x >= tiles) return;
         PrefillContext& context = *reinterpret_cast<PrefillContext*>(shared_memory());
         if (threadIdx.x == 0) {
             context.next_run = 0;

@@ -61,12 +61,17 @@ struct KvStream {
     uint32_t sealed_bound; // pages imported from the prefix index
 };
 
+// What rows are (RowKind in Rust): it picks their arithmetic, whatever q_len.
+enum AttendRows : uint32_t { ROWS_GENERATED = 0, ROWS_PROMPT = 1 };
+
 // One sequence of an attention call: its queries are the last q_len tokens.
 struct AttendSeq {
     uint32_t first_row; // of q and out
     uint32_t q_len;
     uint32_t first_stream; // uniform: its stream; ragged: + layer · kv_heads + head
     uint32_t ragged;
+    uint32_t rows; // AttendRows: decode takes generated ones, prefill those of a prompt
+    uint32_t reserved;
 };
 
 // A share of decode attention: some pages of one stream for some columns. A
@@ -79,7 +84,7 @@ struct AttendItem {
     uint32_t first_page; // kept pages [first_page, first_page + n_pages)
     uint32_t n_pages;
     uint32_t part;     // of column 0; column c goes to part + c · n_splits
-    uint32_t n_splits; // 1: results go straight to `out`
+    uint32_t n_splits; // of the entry; 1: results go straight to `out`
 };
 
 // All items of one (sequence, KV head), at seq · kv_heads + kv_head.
@@ -87,7 +92,7 @@ struct AttendEntry {
     uint32_t first_item;
     uint32_t n_items;
     uint32_t first_part; // of column 0, split 0
-    uint32_t n_splits;
+    uint32_t n_splits;   // the most that a column has
 };
 
 struct AttendPlan {
@@ -123,11 +128,11 @@ struct AttendParams {
     uint32_t hot_pages;    // R/64, or KV_NONE if the group never seals
     uint32_t window;       // a query sees the last `window` tokens; KV_NONE: all
     uint32_t tile_columns; // columns of an item: 8 or 16
-    uint32_t decode_rows;  // sequences with more queries than this are left to prefill
     uint32_t max_items;
     uint32_t max_parts;
     float scale; // of q·k for base-2 logits: softmax scale · log2(e)
     uint32_t causal; // 1: a query sees no token behind its own; 0: it sees all that are kept
+    uint32_t reserved;
 };
 
 // What probabilities are reduced to, for each kept token and KV head.

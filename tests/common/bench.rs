@@ -133,10 +133,14 @@ impl Bench {
         if asked.is_empty() {
             return;
         }
-        let kind = |n| if n == 1 { RowKind::Generated } else { RowKind::Prompt };
+        // Both kinds of rows, in one call and in turns, however many a sequence has.
+        let kind = |i| match (self.steps + i) % 2 {
+            0 => RowKind::Generated,
+            _ => RowKind::Prompt,
+        };
         let new_tokens = |&i: &usize| {
             let (seq, n) = (self.sequences[i].id, new[i]);
-            NewTokens { seq, n, kind: kind(n) }
+            NewTokens { seq, n, kind: kind(i) }
         };
         let tokens: Vec<_> = asked.iter().map(new_tokens).collect();
         let mut step = self.cache.prepare(&tokens).unwrap();

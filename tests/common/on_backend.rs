@@ -57,16 +57,21 @@ impl<B: Backend> Subject for OnBackend<B> {
         self.backend.compact(self.arena.as_mut().unwrap(), compaction).unwrap();
     }
 
-    fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
+    fn write(&mut self, step: &LayerStep<'_>) {
         let LayerStep { call, qkv, cols, .. } = *step;
-        let (rows, d) = (qkv.len() / cols, step.head_dim);
-        let Self { backend, arena, qkv: buffer, out, lse, .. } = self;
+        let Self { backend, arena, qkv: buffer, .. } = self;
         let arena = arena.as_mut().unwrap();
         backend.write(qkv, cols, buffer).unwrap();
         backend.append(arena, call.at, call.heads, true, buffer).unwrap();
-        let layers = call.at.layer..call.at.layer + 1;
-        backend.seal(arena, call.at.group, layers).unwrap();
-        backend.attend(arena, call, buffer, out, Some(lse)).unwrap();
+        backend.seal(arena, call.at.group, call.at.layer..call.at.layer + 1).unwrap();
+    }
+
+    fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
+        self.write(step);
+        let LayerStep { call, qkv, cols, .. } = *step;
+        let (rows, d) = (qkv.len() / cols, step.head_dim);
+        let Self { backend, arena, qkv: buffer, out, lse, .. } = self;
+        backend.attend(arena.as_mut().unwrap(), call, buffer, out, Some(lse)).unwrap();
         let out = self.read(&self.out, rows, call.heads * d);
         Attended { out, lse: self.read(&self.lse, rows, call.heads) }
     }
@@ -133,6 +138,10 @@ impl Subject for ByElement {
 
     fn compact(&mut self, compaction: &Compaction) {
         self.inner().compact(compaction);
+    }
+
+    fn write(&mut self, step: &LayerStep<'_>) {
+        self.inner().write(step);
     }
 
     fn layer(&mut self, step: &LayerStep<'_>) -> Attended {

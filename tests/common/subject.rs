@@ -11,9 +11,9 @@ use kvfold::backend::cuda::gather::Gatherer;
 use kvfold::backend::cuda::params::ScoreTop;
 use kvfold::backend::cuda::score::{ScoreCall, ScoreStarts, Scorer};
 use kvfold::backend::cuda::seal::{SealPlan, seal};
-use kvfold::backend::cuda::tables::AttendTables;
+use kvfold::backend::cuda::tables::{AttendTables, Sizes};
 use kvfold::backend::driver::emulated::EmulatorOptions;
-use kvfold::backend::driver::{Device, Stream};
+use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
 use kvfold::backend::score::{Score, Scores, Top, TopHeads};
 use kvfold::backend::{Attend, AttendSeq, KvGroup};
 use kvfold::cache::{ClassDesc, Compaction, Step};
@@ -51,7 +51,9 @@ pub trait Subject {
     /// Begins a step.
     fn begin(&mut self, step: &Step);
     fn compact(&mut self, compaction: &Compaction);
-    /// Appends, seals, attends.
+    /// Appends and seals.
+    fn write(&mut self, step: &LayerStep<'_>);
+    /// The same, and attends.
     fn layer(&mut self, step: &LayerStep<'_>) -> Attended;
     /// A score pass over what `layer` has just done, which gave `lse`.
     fn score(&mut self, step: &LayerStep<'_>, lse: &[f32], pass: Score) -> Scores;
@@ -185,18 +187,16 @@ impl OnDevice {
         })
     }
 
-    fn layer_of<T: Element>(
+    /// Appends and seals; the rows on the device, and the elements from one to the next.
+    fn write_of<T: Element>(
         &mut self,
         step: &LayerStep<'_>,
         round: fn(f32) -> T,
-        widen: fn(T) -> f32,
-    ) -> Attended {
+    ) -> (DeviceBuffer<T>, usize) {
         let LayerStep { call, step: Step { seqs, .. }, seqs: shares, qkv, cols, .. } = *step;
         let (kv, stream) = self.kv();
-        let device = stream.device();
-        let rows = qkv.len() / cols;
         let (narrow, stride) = narrow(qkv, cols, round);
-        let mut qkv = device.upload(&narrow, stream).unwrap();
+        let mut qkv = stream.device().upload(&narrow, stream).unwrap();
 
         let group = call.at.group;
         kv.appends.set(&mut kv.arenas, group, seqs, 0, stream).unwrap();
@@ -207,11 +207,22 @@ impl OnDevice {
         append(&mut kv.arenas, &kv.appends, &shape, &mut qkv, stream).unwrap();
         let layers = call.at.layer..call.at.layer + 1;
         seal(&mut kv.arenas, &kv.seals, group, layers, stream).unwrap();
+        (qkv, stride)
+    }
 
+    fn layer_of<T: Element>(
+        &mut self,
+        step: &LayerStep<'_>,
+        round: fn(f32) -> T,
+        widen: fn(T) -> f32,
+    ) -> Attended {
+        let (qkv, stride) = self.write_of(step, round);
+        let (call, rows) = (step.call, step.qkv.len() / step.cols);
+        let (kv, stream) = self.kv();
+        let device = stream.device();
         let attention = Attention::new(device, kv.shape(call)).unwrap();
-        let attention = attention.with_decode_rows(usize::MAX);
-        let sizes = kv.tables.sizes();
-        let limits = Limits { seqs: shares.len(), decode_rows: rows, tokens: sizes.tokens };
+        let Sizes { seqs, generated_rows, tokens, .. } = kv.tables.sizes();
+        let limits = Limits { seqs, generated_rows, tokens };
         let mut workspace = attention.workspace(limits).unwrap();
         let d = kv.group.head_dim;
         // NaN: every row must be written.
@@ -262,6 +273,13 @@ impl Subject for OnDevice {
         kv.gatherer.gather(&mut kv.arenas, &compaction.gathers, stream).unwrap();
     }
 
+    fn write(&mut self, step: &LayerStep<'_>) {
+        match self.query_type() {
+            Some(Codec::Bf16) => drop(self.write_of::<bf16>(step, bf16::from_f32)),
+            _ => drop(self.write_of::<f16>(step, f16::from_f32)),
+        }
+    }
+
     fn layer(&mut self, step: &LayerStep<'_>) -> Attended {
         match self.query_type() {
             Some(Codec::Bf16) => self.layer_of::<bf16>(step, bf16::from_f32, bf16::to_f32),
@@ -304,7 +322,7 @@ impl Subject for OnDevice {
 pub enum Kind {
     Cpu(Level),
     /// Threads run in an order drawn from this seed. If it is even, the whole backend is
-    /// tested; if it is odd, the kernels alone, decode taking sequences of any length.
+    /// tested; if it is odd, the kernels alone.
     Emulated(u64),
     /// The backend on the first CUDA device.
     Cuda,

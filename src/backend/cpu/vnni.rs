@@ -41,8 +41,8 @@ const BLOCK: usize = 32;
 /// Rows of x that one register block holds.
 pub(super) const X_ROWS: usize = 8;
 
-/// How far ahead of its reading a single row of x asks for weights, in bytes.
-/// From DRAM, on two Zen 4 cores: 18–20 GB/s without, 31 with.
+/// How far ahead of its reading the first rows of x ask for weights, in bytes.
+/// From DRAM, one row on two Zen 4 cores: 18–20 GB/s without, 31 with.
 pub(super) const PREFETCH: usize = 1024;
 
 /// Whether this processor and type have this product.
@@ -136,19 +136,22 @@ impl Packed {
         let quantized = Quantized::new(x, self.blocks);
         by_tiles(self.rows, x.rows(), y, |group, first, n, sums| {
             let bytes = self.group(group);
-            let tile = Tile { bytes, x: &quantized, first, blocks: self.blocks };
+            let asks = first % STRIPE == 0;
+            let tile = Tile { bytes, x: &quantized, first, blocks: self.blocks, asks };
             // SAFETY: a `Packed` exists only where `supports` said so.
             unsafe {
-                match (self.four_bits, n) {
-                    (true, X_ROWS) => tile.product::<true, X_ROWS>(sums),
-                    (false, X_ROWS) => tile.product::<false, X_ROWS>(sums),
-                    (true, _) => tile.rest::<true>(n, sums),
-                    (false, _) => tile.rest::<false>(n, sums),
+                match self.four_bits {
+                    true => tile.rows::<true>(n, sums),
+                    false => tile.rows::<false>(n, sums),
                 }
             }
         });
     }
 }
+
+/// x goes in stripes of so many rows, which stay in a core's cache, a few groups of weights at
+/// a time.
+pub(super) const STRIPE: usize = 32 * X_ROWS;
 
 /// The products of a tile: `[rows of x][rows of the weights]`.
 pub(super) type Sums = [[f32; ROWS]; X_ROWS];
@@ -166,8 +169,6 @@ pub(super) fn by_tiles(
     let mut out = y.take();
     out.resize(m * stride, 0.0);
     let shared = Shared::new(&mut out);
-    // A few row groups at a time, and x in stripes that stay in a core's cache.
-    const STRIPE: usize = 32 * X_ROWS;
     let stripes = m.div_ceil(STRIPE);
     let tiles = |item: usize| {
         let (stripe, group) = (item / groups, item % groups);
@@ -183,7 +184,7 @@ pub(super) fn by_tiles(
             }
         }
     };
-    if m == 1 {
+    if m <= X_ROWS {
         parallel_shares(groups, tiles);
     } else {
         parallel_for(groups * stripes, tiles);
@@ -290,21 +291,29 @@ struct Tile<'a> {
     /// First row of x.
     first: usize,
     blocks: usize,
+    /// Whether the weights come from memory, and so are asked for ahead.
+    asks: bool,
 }
 
 impl Tile<'_> {
-    /// Fewer than `X_ROWS` rows, one at a time.
+    /// The products of up to `X_ROWS` rows of x; how many there are changes no bit of any.
     ///
     /// # Safety
     /// As [`product`](Self::product).
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c,fma")]
-    unsafe fn rest<const FOUR: bool>(&self, n: usize, sums: &mut Sums) {
-        for (i, sums) in sums[..n].iter_mut().enumerate() {
-            let tile = Tile { first: self.first + i, ..*self };
-            let mut one = [[0f32; ROWS]; X_ROWS];
-            // SAFETY: the caller's promise.
-            unsafe { tile.product::<FOUR, 1>(&mut one) };
-            *sums = one[0];
+    unsafe fn rows<const FOUR: bool>(&self, n: usize, sums: &mut Sums) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match n {
+                1 => self.product::<FOUR, 1>(sums),
+                2 => self.product::<FOUR, 2>(sums),
+                3 => self.product::<FOUR, 3>(sums),
+                4 => self.product::<FOUR, 4>(sums),
+                5 => self.product::<FOUR, 5>(sums),
+                6 => self.product::<FOUR, 6>(sums),
+                7 => self.product::<FOUR, 7>(sums),
+                _ => self.product::<FOUR, X_ROWS>(sums),
+            }
         }
     }
 
@@ -330,8 +339,8 @@ impl Tile<'_> {
                 let (codes, parameters) = place(FOUR, b);
                 let codes = self.bytes.as_ptr().add(codes);
                 let parameters = self.bytes.as_ptr().add(parameters);
-                if M == 1 {
-                    // One row is as fast as memory, if memory is asked early enough.
+                if self.asks {
+                    // A few rows are as fast as memory, if memory is asked early enough.
                     // A prefetch past the end is no access.
                     for line in 0..if FOUR { 5 } else { 9 } {
                         let ahead = codes.wrapping_add(PREFETCH + 64 * line);

@@ -7,19 +7,21 @@
 //!
 //! Three kernels and a choice. `attend_plan` shares the pages of each stream among
 //! blocks, on the device, so that nothing of a step has to come from the host;
-//! `decode_*` attends, up to [`DECODE_ROWS`] queries a sequence; `attend_merge`
-//! joins split streams. Longer chunks go to `prefill_*`. How a stream is split
-//! depends on that stream alone, so a result does not depend on the batch.
+//! `decode_*` attends, `attend_merge` joins split streams. That is for generated rows;
+//! those of prompts go to `prefill_*`. What a sequence's rows are stands in its entry
+//! ([`ROWS_GENERATED`], [`ROWS_PROMPT`]), and how many there are chooses nothing: a token
+//! that is verified has the bits of one that is decoded. How a stream is split depends on
+//! that stream alone, up to the row that reads it, so a result does not depend on the
+//! batch either.
+//!
+//! [`ROWS_GENERATED`]: super::params::ROWS_GENERATED
+//! [`ROWS_PROMPT`]: super::params::ROWS_PROMPT
 
 use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
 use crate::backend::kv::check_mask;
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
-
-/// Most queries of a sequence that decode takes, unless
-/// [told otherwise](Attention::with_decode_rows); longer chunks go to prefill.
-pub const DECODE_ROWS: usize = 16;
 
 /// What does not change from call to call.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,8 +53,8 @@ pub struct AttentionShape {
 pub struct Limits {
     /// Sequences of a call.
     pub seqs: usize,
-    /// Queries, over all sequences that have few enough for decode.
-    pub decode_rows: usize,
+    /// Generated rows, over all sequences.
+    pub generated_rows: usize,
     /// Tokens that a stream keeps.
     pub tokens: usize,
 }
@@ -61,6 +63,8 @@ pub struct Limits {
 /// stream.
 pub struct Workspace {
     limits: Limits,
+    /// Whether the plan was ever made.
+    planned: bool,
     plan: DeviceBuffer<AttendPlan>,
     items: DeviceBuffer<AttendItem>,
     entries: DeviceBuffer<AttendEntry>,
@@ -92,8 +96,11 @@ pub struct AttentionCall {
     pub seqs: u64,
     /// Sequences.
     pub n_seqs: usize,
-    /// The most queries that one of them has.
-    pub max_q_len: usize,
+    /// The most queries that a sequence of generated rows has; 0 if there is none, and
+    /// then nothing is launched for them.
+    pub max_generated: usize,
+    /// Likewise of a prompt's.
+    pub max_prompt: usize,
     /// [`KvStream`](super::params::KvStream)`[]`.
     pub streams: u64,
     /// [`KvRun`](super::params::KvRun)`[]`, those of a stream side by side.
@@ -120,7 +127,6 @@ pub struct Attention {
     prefill: String,
     merge: String,
     tile_columns: usize,
-    decode_rows: usize,
 }
 
 impl Attention {
@@ -163,13 +169,7 @@ impl Attention {
             merge: format!("attend_merge_{element}_d{head_dim}"),
             shape,
             tile_columns,
-            decode_rows: DECODE_ROWS,
         })
-    }
-
-    /// Lets decode take sequences with up to `rows` queries.
-    pub fn with_decode_rows(self, rows: usize) -> Self {
-        Self { decode_rows: rows, ..self }
     }
 
     /// The device.
@@ -189,16 +189,19 @@ impl Attention {
     pub fn workspace(&self, limits: Limits) -> Result<Workspace> {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
         let splits = max_splits(limits.tokens);
-        // Each sequence adds at most one tile that is not full.
-        let tiles =
-            (limits.decode_rows * (heads / kv_heads)).div_ceil(self.tile_columns) + limits.seqs;
+        // Each length of splits that rows of a sequence have adds at most one tile that is
+        // not full, and no tile is empty.
+        let columns = limits.generated_rows * (heads / kv_heads);
+        let lengths = SPLIT_ENDS.into_iter().filter(|&end| end < pages(limits.tokens)).count() + 1;
+        let tiles = (columns.div_ceil(self.tile_columns) + limits.seqs * lengths).min(columns);
         let items = tiles * kv_heads * splits;
-        let parts = limits.decode_rows * heads * splits;
+        let parts = limits.generated_rows * heads * splits;
         if u32::try_from(items.max(parts)).is_err() {
             return Err(Error::config("limits", format!("{limits:?} exceed 32 bits")));
         }
         Ok(Workspace {
             limits,
+            planned: false,
             plan: self.device.alloc(1)?,
             items: self.device.alloc(items)?,
             entries: self.device.alloc(limits.seqs * kv_heads)?,
@@ -228,7 +231,8 @@ impl Attention {
     }
 
     /// As [`attend`](Self::attend), by the plan that the last such call on this workspace
-    /// made: for another layer of the same step, if no sequence is ragged.
+    /// made, if it had generated rows: for another layer of the same step, if no sequence is
+    /// ragged.
     ///
     /// # Errors
     /// As there.
@@ -262,27 +266,26 @@ impl Attention {
             return Err(Error::config("n_seqs", what));
         }
         self.check_stride(call)?;
-        if call.n_seqs == 0 || call.max_q_len == 0 {
+        if call.n_seqs == 0 {
             return Ok(());
         }
-        let prefill = match call.max_q_len > self.decode_rows {
-            true => Some(self.prefill_launch(call)),
-            false => None,
-        };
         let params = self.params(call, workspace);
         let entries = (call.n_seqs * shape.kv_heads) as u32;
-        let columns = call.max_q_len.min(self.decode_rows) * group;
+        let columns = call.max_generated * group;
         // SAFETY: the caller's promise; plans and parts are the workspace's, whose
         // capacity the plan kernel respects.
         unsafe {
-            if plan {
-                stream.launch("attend_plan", Launch::new(1, 256).shared(4 * 256), &params)?;
+            if call.max_generated > 0 {
+                if plan {
+                    workspace.planned = true;
+                    stream.launch("attend_plan", Launch::new(1, 256).shared(4 * 256), &params)?;
+                }
+                stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
+                let merge = Launch::grid([entries, columns.div_ceil(4) as u32, 1], 128);
+                stream.launch(&self.merge, merge, &params)?;
             }
-            stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
-            let merge = Launch::grid([entries, columns.div_ceil(4) as u32, 1], 128);
-            stream.launch(&self.merge, merge, &params)?;
-            if let Some(prefill) = prefill {
-                stream.launch(&self.prefill, prefill, &params)?;
+            if call.max_prompt > 0 {
+                stream.launch(&self.prefill, self.prefill_launch(call), &params)?;
             }
         }
         Ok(())
@@ -298,13 +301,14 @@ impl Attention {
         Err(Error::config("q_stride", what))
     }
 
-    /// Whether the last call needed more than its workspace holds, in which case it
-    /// has written nothing. Waits for the stream. Cannot happen within the limits.
+    /// Whether the last call with generated rows needed more than its workspace holds, in
+    /// which case it has written none of them. Waits for the stream. Cannot happen within
+    /// the limits.
     ///
     /// # Errors
     /// What went wrong in the stream's work.
     pub fn overflowed(&self, workspace: &Workspace, stream: &Stream) -> Result<bool> {
-        Ok(workspace.plan.to_vec(stream)?[0].overflow != 0)
+        Ok(workspace.planned && workspace.plan.to_vec(stream)?[0].overflow != 0)
     }
 
     fn params(&self, call: &AttentionCall, workspace: &Workspace) -> AttendParams {
@@ -344,7 +348,6 @@ impl Attention {
             hot_pages: if seals { (shape.hot_window / 64) as u32 } else { NONE },
             window: shape.window.map_or(NONE, |w| w.min(NONE as usize - 1) as u32),
             tile_columns: self.tile_columns as u32,
-            decode_rows: self.decode_rows.min(NONE as usize) as u32,
             scale: shape.scale * std::f32::consts::LOG2_E,
             causal: shape.causal.into(),
             ..AttendParams::default()
@@ -358,7 +361,7 @@ impl Attention {
         let shared = DECODE_CONTEXT + warps * warp_bytes(&self.shape) + self.aside_bytes();
         let per_multiprocessor = (self.device.info().shared_bytes as usize / shared).clamp(1, 4);
         let blocks = self.device.info().multiprocessors * per_multiprocessor as u32;
-        Launch::new(blocks.min(max_items), 32 * warps as u32).shared(shared as u32)
+        Launch::new(blocks.min(max_items).max(1), 32 * warps as u32).shared(shared as u32)
     }
 
     /// Shared memory for a state that is set aside: `decode_aside_bytes` there.
@@ -372,7 +375,7 @@ impl Attention {
     fn prefill_launch(&self, call: &AttentionCall) -> Launch {
         let AttentionShape { heads, kv_heads, head_dim: d, .. } = self.shape;
         let (rows, stages) = if d == 256 { (64, 2) } else { (128, 3) };
-        let tiles = (call.max_q_len * (heads / kv_heads)).div_ceil(rows);
+        let tiles = (call.max_prompt * (heads / kv_heads)).div_ceil(rows);
         let shared = PREFILL_CONTEXT + (rows + 64 * stages) * 2 * d;
         let grid = [tiles as u32, kv_heads as u32, call.n_seqs as u32];
         Launch::grid(grid, 128).shared(shared as u32)
@@ -422,25 +425,23 @@ fn form(format: &KvFormat) -> Result<&'static str> {
     })
 }
 
+/// The most pages of streams whose splits have 8, 16 and 32 pages; those of longer ones
+/// have 64: `most_pages` of kernels/attention/plan.cuh.
+const SPLIT_ENDS: [usize; 3] = [256, 1024, 2048];
+
+/// Pages of a stream, at the most.
+fn pages(tokens: usize) -> usize {
+    tokens.div_ceil(64).max(1)
+}
+
 /// Splits of the longest stream: `splits_of` of kernels/attention/plan.cuh.
 fn max_splits(tokens: usize) -> usize {
-    let pages = tokens.div_ceil(64).max(1);
+    let pages = pages(tokens);
     let splits = |pages: usize| {
-        pages.div_ceil(match pages {
-            0..=256 => 8,
-            257..=1024 => 16,
-            1025..=2048 => 32,
-            _ => 64,
-        })
+        pages.div_ceil(8 << SPLIT_ENDS.into_iter().filter(|&end| end < pages).count())
     };
     // A shorter stream may have more of them.
-    [256, 1024, 2048]
-        .into_iter()
-        .filter(|&p| p < pages)
-        .chain([pages])
-        .map(splits)
-        .max()
-        .unwrap_or(1)
+    SPLIT_ENDS.into_iter().filter(|&p| p < pages).chain([pages]).map(splits).max().unwrap_or(1)
 }
 
 /// An error unless there are kernels for the head dim.

@@ -193,7 +193,7 @@ impl Scorer {
             per_head: u32::from(of == TopHeads::Each),
             ..params
         };
-        let merge = (call.sizes.max_q_len * columns).div_ceil(THREADS as usize);
+        let merge = (call.sizes.max_q_len() * columns).div_ceil(THREADS as usize);
         let grid = [merge as u32, call.attention.n_seqs as u32, 1];
         // SAFETY: the caller's promise; the parts are the workspace's.
         unsafe {

@@ -1,13 +1,16 @@
 //! What the queries of a step read, as the attention kernels want it.
 
 use super::arenas::Arenas;
-use super::attend::{AttentionCall, DECODE_ROWS};
+use super::attend::AttentionCall;
 use super::list::DeviceList;
-use super::params::{AttendSeq as SeqEntry, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK};
+use super::params::{
+    AttendSeq as SeqEntry, KvRun, KvStream, NONE, ROWS_GENERATED, ROWS_PROMPT, RUN_HOT, RUN_SEALED,
+    RUN_SINK,
+};
 use crate::backend::driver::{Device, Stream};
 use crate::backend::score::Spans;
 use crate::backend::{AttendSeq, Rope};
-use crate::cache::{BlockRef, GroupView, Run, RunKind, StreamView};
+use crate::cache::{BlockRef, GroupView, RowKind, Run, RunKind, StreamView};
 use crate::error::{Error, Result};
 
 /// Views of the sequences of a step in one KV group: made once a step, used by
@@ -34,12 +37,21 @@ pub struct Sizes {
     pub rows: usize,
     /// Sequences, those without queries included.
     pub seqs: usize,
-    /// Queries, over all sequences that have few enough for decode.
-    pub decode_rows: usize,
-    /// The most queries of a sequence.
-    pub max_q_len: usize,
+    /// Generated rows, over all sequences.
+    pub generated_rows: usize,
+    /// The most generated rows of a sequence.
+    pub max_generated: usize,
+    /// The most rows of a prompt.
+    pub max_prompt: usize,
     /// The most tokens that a stream keeps.
     pub tokens: usize,
+}
+
+impl Sizes {
+    /// The most queries of a sequence.
+    pub fn max_q_len(&self) -> usize {
+        self.max_generated.max(self.max_prompt)
+    }
 }
 
 impl AttendTables {
@@ -130,7 +142,8 @@ impl AttendTables {
         Ok(AttentionCall {
             seqs: self.seqs.address_of(0),
             n_seqs: self.seqs.len(),
-            max_q_len: self.sizes.max_q_len,
+            max_generated: self.sizes.max_generated,
+            max_prompt: self.sizes.max_prompt,
             streams: self.streams.address_of(0),
             runs: self.runs.address_of(0),
             table: self.table.address_of(0),
@@ -193,12 +206,22 @@ impl<'a> Tables<'a> {
             q_len: seq.q_len as u32,
             first_stream: self.streams.len() as u32,
             ragged: u32::from(ragged),
+            rows: match seq.kind {
+                RowKind::Generated => ROWS_GENERATED,
+                RowKind::Prompt => ROWS_PROMPT,
+            },
+            reserved: 0,
         });
         self.kept.push(views.iter().map(|view| view.kept).collect());
         let sizes = &mut self.sizes;
         sizes.rows = sizes.rows.max(seq.first_row + seq.q_len);
-        sizes.max_q_len = sizes.max_q_len.max(seq.q_len);
-        sizes.decode_rows += if seq.q_len <= DECODE_ROWS { seq.q_len } else { 0 };
+        match seq.kind {
+            RowKind::Generated => {
+                sizes.generated_rows += seq.q_len;
+                sizes.max_generated = sizes.max_generated.max(seq.q_len);
+            }
+            RowKind::Prompt => sizes.max_prompt = sizes.max_prompt.max(seq.q_len),
+        }
         views.iter().try_for_each(|view| self.add_stream(view, seq.q_len, ragged))
     }
 

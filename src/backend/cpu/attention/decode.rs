@@ -1,5 +1,8 @@
-//! One query of each head of a group over some pages: low-bit pages are read in
-//! place, codes never become a tile.
+//! A few queries over some pages: low-bit pages are read in place, codes never become a
+//! tile.
+//!
+//! A *column* is a query in one head. Those of a pass read the same pages, whose codes are
+//! extracted once for all; and each has, bit for bit, what it has alone.
 
 use super::affine::{AffineTile, MAX_BIASES, MAX_FOLD, MAX_HEAD_DIM, even_odd};
 use super::pages::{Page, Tile};
@@ -10,29 +13,35 @@ use crate::backend::Rope;
 use crate::backend::cpu::simd::{Kernel, Simd};
 use crate::codec::{TILE_TOKENS, hadamard};
 use std::cell::RefCell;
+use std::ops::Range;
 
-/// Heads of a group that one pass handles.
-pub(super) const MAX_HEADS: usize = 4;
+/// Columns that one pass handles at most.
+pub(super) const MAX_COLUMNS: usize = 4;
 
-/// Partial attention of up to [`MAX_HEADS`] heads.
+/// How many of so many columns the next pass takes.
+pub(super) fn pass_columns(left: usize) -> usize {
+    left.min(MAX_COLUMNS)
+}
+
+/// Partial attention of up to [`MAX_COLUMNS`] columns.
 pub(super) struct Decode<'a> {
-    /// The pages, all of one head's stream.
+    /// The pages, all of one head's stream, in the form that each column reads them.
     pub pages: &'a [Page<'a>],
     /// The page that this thread will probably read after them.
     pub following: Option<&'a Page<'a>>,
-    /// Queries `[heads][head_dim]`, scaled for base-2 logits.
+    /// Queries `[columns][head_dim]`, scaled for base-2 logits.
     pub q: &'a [f32],
     /// Channels of a head.
     pub head_dim: usize,
-    /// Kept indices that the query sees.
-    pub visible: std::ops::Range<usize>,
+    /// Kept indices that each column sees.
+    pub visible: &'a [Range<usize>],
     /// Whether codes are multiplied where they are, as subnormal numbers.
     pub in_place: bool,
     /// For runs with a shift.
     pub rope: Option<&'a Rope>,
-    /// Output rows `[heads][head_dim]`, normalised.
+    /// Output rows `[columns][head_dim]`, normalised.
     pub out: &'a mut [f32],
-    /// Base-2 log-sum-exp of each head.
+    /// Base-2 log-sum-exp of each column.
     pub lse: &'a mut [f32],
 }
 
@@ -40,28 +49,28 @@ pub(super) struct Decode<'a> {
 /// vector lies in two cache lines.
 #[repr(align(64))]
 struct State {
-    q: [[f32; MAX_HEAD_DIM]; MAX_HEADS],
-    q_even_odd: [[f32; MAX_HEAD_DIM]; MAX_HEADS],
-    rows: [[f32; MAX_HEAD_DIM]; MAX_HEADS],
-    fragments: [[f32; 4 * MAX_HEAD_DIM]; MAX_HEADS],
-    biases: [[f32; MAX_BIASES]; MAX_HEADS],
-    scores: [[f32; TILE_TOKENS]; MAX_HEADS],
-    key_fold: [[f32; MAX_FOLD]; MAX_HEADS],
-    key_biases: [[f32; MAX_BIASES]; MAX_HEADS],
-    value_fold: [[f32; MAX_FOLD]; MAX_HEADS],
+    q: [[f32; MAX_HEAD_DIM]; MAX_COLUMNS],
+    q_even_odd: [[f32; MAX_HEAD_DIM]; MAX_COLUMNS],
+    rows: [[f32; MAX_HEAD_DIM]; MAX_COLUMNS],
+    fragments: [[f32; 4 * MAX_HEAD_DIM]; MAX_COLUMNS],
+    biases: [[f32; MAX_BIASES]; MAX_COLUMNS],
+    scores: [[f32; TILE_TOKENS]; MAX_COLUMNS],
+    key_fold: [[f32; MAX_FOLD]; MAX_COLUMNS],
+    key_biases: [[f32; MAX_BIASES]; MAX_COLUMNS],
+    value_fold: [[f32; MAX_FOLD]; MAX_COLUMNS],
 }
 
 thread_local! {
     static STATE: RefCell<Box<State>> = RefCell::new(Box::new(State {
-        q: [[0.0; MAX_HEAD_DIM]; MAX_HEADS],
-        q_even_odd: [[0.0; MAX_HEAD_DIM]; MAX_HEADS],
-        rows: [[0.0; MAX_HEAD_DIM]; MAX_HEADS],
-        fragments: [[0.0; 4 * MAX_HEAD_DIM]; MAX_HEADS],
-        biases: [[0.0; MAX_BIASES]; MAX_HEADS],
-        scores: [[0.0; TILE_TOKENS]; MAX_HEADS],
-        key_fold: [[0.0; MAX_FOLD]; MAX_HEADS],
-        key_biases: [[0.0; MAX_BIASES]; MAX_HEADS],
-        value_fold: [[0.0; MAX_FOLD]; MAX_HEADS],
+        q: [[0.0; MAX_HEAD_DIM]; MAX_COLUMNS],
+        q_even_odd: [[0.0; MAX_HEAD_DIM]; MAX_COLUMNS],
+        rows: [[0.0; MAX_HEAD_DIM]; MAX_COLUMNS],
+        fragments: [[0.0; 4 * MAX_HEAD_DIM]; MAX_COLUMNS],
+        biases: [[0.0; MAX_BIASES]; MAX_COLUMNS],
+        scores: [[0.0; TILE_TOKENS]; MAX_COLUMNS],
+        key_fold: [[0.0; MAX_FOLD]; MAX_COLUMNS],
+        key_biases: [[0.0; MAX_BIASES]; MAX_COLUMNS],
+        value_fold: [[0.0; MAX_FOLD]; MAX_COLUMNS],
     }));
 }
 
@@ -76,14 +85,14 @@ impl Kernel for Decode<'_> {
         // not be compiled with the kernel's target features.
         let mut state = unsafe { &*key }.borrow_mut();
         match (self.q.len() / self.head_dim, self.in_place) {
-            (1, false) => self.run_heads::<S, 1, false>(s, &mut state),
-            (2, false) => self.run_heads::<S, 2, false>(s, &mut state),
-            (3, false) => self.run_heads::<S, 3, false>(s, &mut state),
-            (_, false) => self.run_heads::<S, MAX_HEADS, false>(s, &mut state),
-            (1, true) => self.run_heads::<S, 1, true>(s, &mut state),
-            (2, true) => self.run_heads::<S, 2, true>(s, &mut state),
-            (3, true) => self.run_heads::<S, 3, true>(s, &mut state),
-            (_, true) => self.run_heads::<S, MAX_HEADS, true>(s, &mut state),
+            (1, false) => self.run_columns::<S, 1, false>(s, &mut state),
+            (2, false) => self.run_columns::<S, 2, false>(s, &mut state),
+            (3, false) => self.run_columns::<S, 3, false>(s, &mut state),
+            (_, false) => self.run_columns::<S, MAX_COLUMNS, false>(s, &mut state),
+            (1, true) => self.run_columns::<S, 1, true>(s, &mut state),
+            (2, true) => self.run_columns::<S, 2, true>(s, &mut state),
+            (3, true) => self.run_columns::<S, 3, true>(s, &mut state),
+            (_, true) => self.run_columns::<S, MAX_COLUMNS, true>(s, &mut state),
         }
     }
 }
@@ -104,9 +113,11 @@ impl Order {
 
 impl Decode<'_> {
     #[inline(always)]
-    fn run_heads<S: Simd, const G: usize, const IN_PLACE: bool>(self, s: S, state: &mut State) {
+    fn run_columns<S: Simd, const G: usize, const IN_PLACE: bool>(self, s: S, state: &mut State) {
         let d = self.head_dim;
         assert!(self.q.len() == G * d && self.out.len() == G * d && self.lse.len() == G);
+        assert!(self.visible.len() == G);
+        let seen_by_all = self.seen_by_all();
         let State {
             q,
             q_even_odd,
@@ -170,7 +181,7 @@ impl Decode<'_> {
                     Order::Natural
                 }
             };
-            let filled = self.mask(page, order, scores);
+            let filled = self.mask(page, &seen_by_all, order, scores);
 
             if let Some(factors) = softmax.step(s, scores, filled) {
                 for g in (0..G).filter(|g| factors[*g] != 1.0) {
@@ -249,24 +260,34 @@ impl Decode<'_> {
         }
     }
 
-    /// Gives invisible tokens a score of −∞; the number of scores in use.
+    /// The kept indices that every column sees.
+    fn seen_by_all(&self) -> Range<usize> {
+        let start = self.visible.iter().map(|seen| seen.start).max().unwrap_or(0);
+        start..self.visible.iter().map(|seen| seen.end).min().unwrap_or(0)
+    }
+
+    /// Gives tokens that a column does not see a score of −∞; the number of scores in use.
+    /// That may be more than a column alone would have, but a score of −∞ changes no bit:
+    /// it is never the largest, and its weight is 0.
     #[inline(always)]
     fn mask<const G: usize>(
         &self,
         page: &Page<'_>,
+        seen_by_all: &Range<usize>,
         order: Order,
         scores: &mut [[f32; TILE_TOKENS]; G],
     ) -> usize {
-        let whole = page.first >= self.visible.start
-            && page.first + page.tokens <= self.visible.end
+        let whole = page.first >= seen_by_all.start
+            && page.first + page.tokens <= seen_by_all.end
             && page.live == u64::MAX;
         // Even-odd tiles are always whole; rows end with the page.
         let filled = if order == Order::EvenOdd { TILE_TOKENS } else { page.tokens };
         if !whole {
-            for token in 0..page.tokens {
-                let seen = self.visible.contains(&(page.first + token));
-                if !seen || page.live >> token & 1 == 0 {
-                    scores.iter_mut().for_each(|s| s[order.at(token)] = f32::NEG_INFINITY);
+            for (scores, seen) in scores.iter_mut().zip(self.visible) {
+                for token in 0..page.tokens {
+                    if !seen.contains(&(page.first + token)) || page.live >> token & 1 == 0 {
+                        scores[order.at(token)] = f32::NEG_INFINITY;
+                    }
                 }
             }
         }
@@ -393,7 +414,7 @@ mod tests {
                         following: None,
                         q: &q,
                         head_dim: d,
-                        visible: 0..3 * TILE_TOKENS,
+                        visible: &vec![0..3 * TILE_TOKENS; heads],
                         in_place,
                         rope: None,
                         out: &mut out,

@@ -7,9 +7,9 @@
 //! | `affine.rs`, `codes.rs` | products with low-bit tiles, read in place; their codes |
 //! | `turn.rs` | queries and outputs of rotated codecs and relocated runs |
 //! | `rows.rs` | products with f16, bf16 and fp8 tiles |
-//! | `decode.rs` | one query: each K and V byte is read once a query group |
-//! | `softmax.rs` | its weights |
-//! | `prefill.rs` | a tile of queries |
+//! | `decode.rs` | generated rows: each K and V byte is read once for a few columns |
+//! | `softmax.rs` | their weights |
+//! | `prefill.rs` | rows of prompts, a tile at a time |
 //! | `score.rs` | what became of each token: score passes |
 //!
 //! The float64 oracle is in `tests/common/oracle.rs`.
@@ -18,6 +18,11 @@
 //! [`SPLIT_PAGES`] grid pages of one head, and partial results merge in page
 //! order; a prefill item is the queries of one grid page. So results are
 //! bitwise independent of the batch and of the number of threads.
+//!
+//! Nor does a row's result depend on the other rows of its call (rule 7): its kind alone
+//! says whether decode or prefill takes it, and in both every (query, head) is a column
+//! with a softmax and sums of its own. All columns of an item are of one grid page, so they
+//! read the same pages in the same forms.
 
 // Register blocks are written by index: heads, vectors and rows are numbers.
 #![allow(clippy::needless_range_loop)]
@@ -34,24 +39,33 @@ mod softmax;
 mod turn;
 
 use super::arena::Arenas;
-use super::pool::{Shared, parallel_items, threads};
+use super::pool::{Shared, parallel_for, parallel_items, threads};
 use super::simd::{Level, dispatch, fast_subnormals};
 use super::tensor::Buffer;
 use crate::backend::kv::check_mask;
 use crate::backend::{AttendSeq, KvGroup, LayerIndex, Rope};
-use crate::cache::{GroupView, PAGE_TOKENS};
+use crate::cache::{GroupView, PAGE_TOKENS, RowKind};
 use crate::error::{Error, Result};
 pub(super) use score::Pass;
 
 use affine::MAX_HEAD_DIM;
-use decode::{Decode, MAX_HEADS};
-use pages::Stream;
-use prefill::Prefill;
+use decode::{Decode, pass_columns};
+use pages::{Page, Stream};
+use prefill::{Prefill, visible};
+use std::ops::Range;
 use std::sync::Mutex;
 pub(super) use turn::rotate_columns;
 
 /// Grid pages of one decode work item.
 const SPLIT_PAGES: usize = 16;
+
+/// Columns of one decode work item, unless a query group alone has more: enough that the
+/// item's pages are read from memory once for several passes, few enough that the threads
+/// share the work of a draft.
+const ITEM_COLUMNS: usize = 12;
+
+/// Heads of a prefill work item.
+const PREFILL_HEADS: usize = 4;
 
 /// Head dimensions that the kernels can take.
 pub(super) fn check_head_dim(head_dim: usize) -> Result<()> {
@@ -91,11 +105,33 @@ struct Call<'a> {
 
 /// A share of the work that one thread does at a time.
 enum Item {
-    /// Pages `SPLIT_PAGES · split ..` of one KV head, for one query.
-    Decode { seq: usize, kv_head: usize, split: usize },
+    /// Pages `SPLIT_PAGES · split ..` of one KV head, for columns `[first, first + n)`:
+    /// query `column / group`, head `column % group`, of one grid page. Their results go
+    /// to parts from `part` on.
+    Decode { seq: usize, kv_head: usize, split: usize, first: usize, n: usize, part: usize },
     /// Queries `[first, first + n)` of a sequence, heads `[head, head + heads)`
     /// of the group.
     Prefill { seq: usize, kv_head: usize, first: usize, n: usize, head: usize, heads: usize },
+}
+
+/// Columns `[first, first + n)` of one KV head, of which `splits` items have a part each:
+/// that of split s and column c is `part + s · n + c − first`.
+struct Parts {
+    seq: usize,
+    kv_head: usize,
+    first: usize,
+    n: usize,
+    splits: usize,
+    part: usize,
+}
+
+/// The work of a call.
+#[derive(Default)]
+struct Plan {
+    items: Vec<Item>,
+    parts: Vec<Parts>,
+    /// Parts in all.
+    n_parts: usize,
 }
 
 /// Attention as [`Kv::attend`](crate::backend::Kv::attend) defines it.
@@ -178,33 +214,37 @@ impl<'a> Call<'a> {
     }
 
     fn run(&self) -> Result<()> {
-        let mut items = Vec::new();
+        let mut plan = Plan::default();
         for (seq, share) in self.call.seqs.iter().enumerate() {
             for kv_head in 0..self.group.kv_heads {
-                self.plan(seq, share, kv_head, &mut items)?;
+                self.plan(seq, share, kv_head, &mut plan)?;
             }
         }
+        let Plan { mut items, parts, n_parts } = plan;
         // The longest items first: the last ones then fill the gaps.
         items.reverse();
 
         let d = self.group.head_dim;
-        let row = self.group_size() * (d + 1);
-        let mut partial = vec![0f32; items.len() * row];
-        let parts = Shared::new(&mut partial);
+        let (mut outs, mut lses) = (vec![0f32; n_parts * d], vec![0f32; n_parts]);
+        let shared = (Shared::new(&mut outs), Shared::new(&mut lses));
         let failed = Mutex::new(None);
         parallel_items(items.len(), |i| {
-            // SAFETY: each item has a part of its own.
-            let part = unsafe { parts.slice(i * row, row) };
             // What this thread will probably do next.
             let following = items.get(i + threads());
-            if let Err(error) = self.execute(&items[i], following, part) {
+            if let Err(error) = self.execute(&items[i], following, shared) {
                 failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
             }
         });
         if let Some(error) = failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
             return Err(error);
         }
-        self.merge(&items, &partial);
+        let merge = |i: usize| self.merge(&parts[i], &outs, &lses);
+        // Few are merged sooner than threads are woken.
+        if n_parts <= 256 {
+            (0..parts.len()).for_each(merge)
+        } else {
+            parallel_for(parts.len(), merge)
+        }
         Ok(())
     }
 
@@ -213,7 +253,7 @@ impl<'a> Call<'a> {
         seq: usize,
         share: &AttendSeq<'_>,
         kv_head: usize,
-        items: &mut Vec<Item>,
+        plan: &mut Plan,
     ) -> Result<()> {
         let stream = self.stream(seq, kv_head);
         let kept = stream.view.kept as usize;
@@ -223,28 +263,73 @@ impl<'a> Call<'a> {
                 format!("{} queries of sequence {seq}, but {kept} tokens are kept", share.q_len),
             ));
         }
-        if share.q_len == 1 {
-            let splits = stream.grid_page(kept - 1) / SPLIT_PAGES + 1;
-            items.extend((0..splits).map(|split| Item::Decode { seq, kv_head, split }));
-            return Ok(());
-        }
         let mut at = kept - share.q_len;
         while at < kept {
             let end = ((stream.grid_page(at) + 1) * PAGE_TOKENS + stream.sinks).min(kept);
-            let first = at + share.q_len - kept;
-            for head in (0..self.group_size()).step_by(MAX_HEADS) {
-                let heads = (self.group_size() - head).min(MAX_HEADS);
-                items.push(Item::Prefill { seq, kv_head, first, n: end - at, head, heads });
+            let (first, n) = (at + share.q_len - kept, end - at);
+            match share.kind {
+                RowKind::Generated => {
+                    let splits = self.last_page(&stream, at) / SPLIT_PAGES + 1;
+                    self.plan_decode(seq, kv_head, first..first + n, splits, plan);
+                }
+                RowKind::Prompt => {
+                    for head in (0..self.group_size()).step_by(PREFILL_HEADS) {
+                        let heads = (self.group_size() - head).min(PREFILL_HEADS);
+                        plan.items.push(Item::Prefill { seq, kv_head, first, n, head, heads });
+                    }
+                }
             }
             at = end;
         }
         Ok(())
     }
 
-    fn execute(&self, item: &Item, following: Option<&Item>, part: &mut [f32]) -> Result<()> {
+    /// Adds items of generated rows, those of one split side by side.
+    fn plan_decode(
+        &self,
+        seq: usize,
+        kv_head: usize,
+        rows: Range<usize>,
+        splits: usize,
+        plan: &mut Plan,
+    ) {
+        let group = self.group_size();
+        let (first, n) = (rows.start * group, rows.len() * group);
+        let shares = n.div_ceil(ITEM_COLUMNS.max(group));
+        for split in 0..splits {
+            for share in 0..shares {
+                let (from, to) = (n * share / shares, n * (share + 1) / shares);
+                plan.items.push(Item::Decode {
+                    seq,
+                    kv_head,
+                    split,
+                    first: first + from,
+                    n: to - from,
+                    part: plan.n_parts + split * n + from,
+                });
+            }
+        }
+        plan.parts.push(Parts { seq, kv_head, first, n, splits, part: plan.n_parts });
+        plan.n_parts += splits * n;
+    }
+
+    /// The last grid page that the query at kept index `query` sees.
+    fn last_page(&self, stream: &Stream<'_>, query: usize) -> usize {
+        stream.grid_page(if self.call.causal { query } else { stream.view.kept as usize - 1 })
+    }
+
+    fn execute(
+        &self,
+        item: &Item,
+        following: Option<&Item>,
+        (outs, lses): (Shared<f32>, Shared<f32>),
+    ) -> Result<()> {
         match *item {
-            Item::Decode { seq, kv_head, split } => {
-                self.decode(seq, kv_head, split, following, part)
+            Item::Decode { n, part, .. } => {
+                let d = self.group.head_dim;
+                // SAFETY: each item has parts of its own.
+                let (out, lse) = unsafe { (outs.slice(part * d, n * d), lses.slice(part, n)) };
+                self.decode(item, following, out, lse)
             }
             Item::Prefill { seq, kv_head, first, n, head, heads } => {
                 let head = kv_head * self.group_size() + head;
@@ -253,60 +338,85 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Appends what a decode item reads of the first `n_pages` pages of its split; gives the
+    /// kept index of its first query.
+    fn decode_pages(
+        &self,
+        item: &Item,
+        n_pages: usize,
+        pages: &mut Vec<Page<'a>>,
+    ) -> Result<usize> {
+        let Item::Decode { seq, kv_head, split, first, .. } = *item else { return Ok(0) };
+        let stream = self.stream(seq, kv_head);
+        let rows = self.call.seqs[seq].q_len - first / self.group_size();
+        let query = stream.view.kept as usize - rows;
+        let start = split * SPLIT_PAGES;
+        let end = (start + n_pages).min(self.last_page(&stream, query) + 1);
+        stream.pages(query, start..end, pages)?;
+        Ok(query)
+    }
+
     fn decode(
         &self,
-        seq: usize,
-        kv_head: usize,
-        split: usize,
+        item: &Item,
         following: Option<&Item>,
-        part: &mut [f32],
+        out: &mut [f32],
+        lse: &mut [f32],
     ) -> Result<()> {
+        let Item::Decode { seq, kv_head, first, n, .. } = *item else { return Ok(()) };
         let d = self.group.head_dim;
-        let share = &self.call.seqs[seq];
-        let stream = self.stream(seq, kv_head);
-        let query = stream.view.kept as usize - 1;
         let mut pages = Vec::with_capacity(SPLIT_PAGES + 3);
-        let grid = split * SPLIT_PAGES..(split + 1) * SPLIT_PAGES;
-        stream.pages(query, grid, &mut pages)?;
+        let query = self.decode_pages(item, SPLIT_PAGES, &mut pages)?;
         let own = pages.len();
-        if let Some(&Item::Decode { seq, kv_head, split }) = following {
-            let stream = self.stream(seq, kv_head);
-            let first = split * SPLIT_PAGES;
-            stream.pages(stream.view.kept as usize - 1, first..first + 1, &mut pages)?;
+        if let Some(following) = following {
+            self.decode_pages(following, 1, &mut pages)?;
         }
         let (pages, following) = pages.split_at(own);
 
         let group = self.group_size();
+        let share = &self.call.seqs[seq];
         let base2 = self.call.scale * std::f32::consts::LOG2_E;
-        let heads = &self.q.row(share.first_row)[kv_head * group * d..][..group * d];
-        let q: Vec<f32> = heads.iter().map(|x| x * base2).collect();
-        let start = self.call.window.map_or(0, |w| (query + 1).saturating_sub(w));
-        let (out, lse) = part.split_at_mut(group * d);
-        for head in (0..group).step_by(MAX_HEADS) {
-            let end = (head + MAX_HEADS).min(group);
+        let least = self.least(seq, kv_head);
+        let (mut q, mut seen) = (Vec::with_capacity(n * d), Vec::with_capacity(n));
+        for column in first..first + n {
+            let (row, head) = (column / group, kv_head * group + column % group);
+            q.extend(self.q.row(share.first_row + row)[head * d..][..d].iter().map(|x| x * base2));
+            seen.push(visible(query + row - first / group, least, self.call.window));
+        }
+        let mut at = 0;
+        while at < n {
+            let end = at + pass_columns(n - at);
+            // Later passes read the same pages again, out of this core's cache.
+            let following = if end < n { pages.first() } else { following.first() };
             dispatch(
                 self.level,
                 Decode {
                     pages,
-                    following: following.first(),
+                    following,
                     in_place: fast_subnormals(self.level),
-                    q: &q[head * d..end * d],
+                    q: &q[at * d..end * d],
                     head_dim: d,
-                    visible: start..query + 1,
+                    visible: &seen[at..end],
                     rope: self.call.rope,
-                    out: &mut out[head * d..end * d],
-                    lse: &mut lse[head..end],
+                    out: &mut out[at * d..end * d],
+                    lse: &mut lse[at..end],
                 },
             );
+            at = end;
         }
         Ok(())
+    }
+
+    /// Tokens that every query of a stream sees, wherever it is.
+    fn least(&self, seq: usize, kv_head: usize) -> usize {
+        if self.call.causal { 0 } else { self.stream(seq, kv_head).view.kept as usize }
     }
 
     fn prefill(
         &self,
         seq: usize,
         kv_head: usize,
-        queries: std::ops::Range<usize>,
+        queries: Range<usize>,
         head: usize,
         heads: usize,
     ) -> Result<()> {
@@ -314,9 +424,8 @@ impl<'a> Call<'a> {
         let share = &self.call.seqs[seq];
         let stream = self.stream(seq, kv_head);
         let first = stream.view.kept as usize - share.q_len + queries.start;
-        let last = if self.call.causal { first } else { stream.view.kept as usize - 1 };
         let mut pages = Vec::new();
-        stream.pages(first, 0..stream.grid_page(last) + 1, &mut pages)?;
+        stream.pages(first, 0..self.last_page(&stream, first) + 1, &mut pages)?;
         // Pages that end before the first query's window hold nothing for it.
         let start = self.call.window.map_or(0, |w| (first + 1).saturating_sub(w));
         pages.retain(|page| page.first + page.tokens > start);
@@ -333,7 +442,7 @@ impl<'a> Call<'a> {
                 head_dim: d,
                 scale: self.call.scale * std::f32::consts::LOG2_E,
                 first,
-                least: if self.call.causal { 0 } else { stream.view.kept as usize },
+                least: self.least(seq, kv_head),
                 window: self.call.window,
                 rope: self.call.rope,
                 write: &|i, g, o, l| self.write(row0 + i, head + g, o, l),
@@ -354,43 +463,28 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Merges the decode items of each head in page order.
-    fn merge(&self, items: &[Item], partial: &[f32]) {
+    /// Merges the parts of each column in page order.
+    fn merge(&self, parts: &Parts, outs: &[f32], lses: &[f32]) {
         let (d, group) = (self.group.head_dim, self.group_size());
-        let row = group * (d + 1);
         let mut values = [0f32; MAX_HEAD_DIM];
-        // Items stand in reverse, so a head's splits run from the last to 0.
-        let mut end = items.len();
-        while end > 0 {
-            let Item::Decode { seq, kv_head, .. } = items[end - 1] else {
-                end -= 1;
-                continue;
-            };
-            let same = |item: &&Item| matches!(item, Item::Decode { seq: s, kv_head: k, .. } if (*s, *k) == (seq, kv_head));
-            let splits = items[..end].iter().rev().take_while(same).count();
-            for g in 0..group {
-                let lse_of = |i: usize| partial[(end - 1 - i) * row + group * d + g];
-                let max = (0..splits).map(lse_of).fold(f32::NEG_INFINITY, f32::max);
-                let mut total = 0.0;
-                values[..d].fill(0.0);
-                for split in 0..splits {
-                    let lse = lse_of(split);
-                    if lse == f32::NEG_INFINITY {
-                        continue;
-                    }
-                    let weight = (lse - max).exp2();
-                    total += weight;
-                    let part = &partial[(end - 1 - split) * row + g * d..][..d];
-                    values[..d].iter_mut().zip(part).for_each(|(v, p)| *v += weight * p);
-                }
-                if total > 0.0 {
-                    values[..d].iter_mut().for_each(|v| *v /= total);
-                }
-                let lse = if total > 0.0 { max + total.log2() } else { f32::NEG_INFINITY };
-                let head = kv_head * group + g;
-                self.write(self.call.seqs[seq].first_row, head, &values[..d], lse);
+        for i in 0..parts.n {
+            let places = || (0..parts.splits).map(|split| parts.part + split * parts.n + i);
+            let max = places().map(|at| lses[at]).fold(f32::NEG_INFINITY, f32::max);
+            let mut total = 0.0;
+            values[..d].fill(0.0);
+            for at in places().filter(|&at| lses[at] != f32::NEG_INFINITY) {
+                let weight = (lses[at] - max).exp2();
+                total += weight;
+                let part = &outs[at * d..][..d];
+                values[..d].iter_mut().zip(part).for_each(|(v, p)| *v += weight * p);
             }
-            end -= splits;
+            if total > 0.0 {
+                values[..d].iter_mut().for_each(|v| *v /= total);
+            }
+            let lse = if total > 0.0 { max + total.log2() } else { f32::NEG_INFINITY };
+            let column = parts.first + i;
+            let row = self.call.seqs[parts.seq].first_row + column / group;
+            self.write(row, parts.kv_head * group + column % group, &values[..d], lse);
         }
     }
 }

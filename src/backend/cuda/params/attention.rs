@@ -9,6 +9,11 @@ pub const RUN_SEALED: u32 = 1;
 /// The form of a run's pages: `KvRunKind`.
 pub const RUN_HOT: u32 = 2;
 
+/// Rows that decode takes: `AttendRows`.
+pub const ROWS_GENERATED: u32 = 0;
+/// Rows that prefill takes: `AttendRows`.
+pub const ROWS_PROMPT: u32 = 1;
+
 mirror! {
     /// A stretch of a stream whose pages are alike and adjacent.
     KvRun, 32 bytes {
@@ -51,7 +56,7 @@ mirror! {
 
 mirror! {
     /// One sequence of an attention call: its queries are the last q_len tokens.
-    AttendSeq, 16 bytes {
+    AttendSeq, 24 bytes {
         /// First row of `q` and `out`.
         0 first_row: u32,
         /// Its queries.
@@ -60,6 +65,10 @@ mirror! {
         8 first_stream: u32,
         /// 1: a stream for each KV head of each layer.
         12 ragged: u32,
+        /// A `ROWS_` constant: it picks their arithmetic, whatever `q_len`.
+        16 rows: u32,
+        /// 0.
+        20 reserved: u32,
     }
 }
 
@@ -81,7 +90,7 @@ mirror! {
         20 n_pages: u32,
         /// Part of column 0; column c goes to `part + c · n_splits`.
         24 part: u32,
-        /// 1: results go straight to `out`.
+        /// Of the entry; 1: results go straight to `out`.
         28 n_splits: u32,
     }
 }
@@ -95,7 +104,7 @@ mirror! {
         4 n_items: u32,
         /// Part of column 0, split 0.
         8 first_part: u32,
-        /// Splits of the stream.
+        /// The most splits that a column has.
         12 n_splits: u32,
     }
 }
@@ -165,15 +174,15 @@ mirror! {
         148 window: u32,
         /// Columns of a decode item: 8 or 16.
         152 tile_columns: u32,
-        /// Sequences with more queries than this are left to prefill.
-        156 decode_rows: u32,
         /// Capacity of `items`.
-        160 max_items: u32,
+        156 max_items: u32,
         /// Capacity of `part_out` and `part_lse`.
-        164 max_parts: u32,
+        160 max_parts: u32,
         /// Factor on q·k for base-2 logits: softmax scale · log2(e).
-        168 scale: f32,
+        164 scale: f32,
         /// 1: a query sees no token behind its own; 0: it sees all that are kept.
-        172 causal: u32,
+        168 causal: u32,
+        /// 0.
+        172 reserved: u32,
     }
 }

@@ -121,6 +121,8 @@ mod tests {
                 ("KvRunKind", "RUN_SINK", RUN_SINK as usize),
                 ("KvRunKind", "RUN_SEALED", RUN_SEALED as usize),
                 ("KvRunKind", "RUN_HOT", RUN_HOT as usize),
+                ("AttendRows", "ROWS_GENERATED", ROWS_GENERATED as usize),
+                ("AttendRows", "ROWS_PROMPT", ROWS_PROMPT as usize),
                 ("ScoreReduce", "SCORE_SUM_MEAN", SCORE_SUM_MEAN as usize),
                 ("ScoreReduce", "SCORE_SUM_MAX", SCORE_SUM_MAX as usize),
                 ("ScoreReduce", "SCORE_MAX", SCORE_MAX as usize),

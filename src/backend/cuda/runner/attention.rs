@@ -56,14 +56,14 @@ impl Layer {
     fn reserve(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
         let has = self.workspace.limits();
         let enough = needed.seqs <= has.seqs
-            && needed.decode_rows <= has.decode_rows
+            && needed.generated_rows <= has.generated_rows
             && needed.tokens <= has.tokens;
         if !enough {
             // Kernels may still use the old one.
             stream.synchronize()?;
             let most = Limits {
                 seqs: needed.seqs.max(has.seqs),
-                decode_rows: needed.decode_rows.max(has.decode_rows),
+                generated_rows: needed.generated_rows.max(has.generated_rows),
                 tokens: needed.tokens.max(has.tokens),
             };
             // If that fails, the old one stays, with its limits.
@@ -76,14 +76,14 @@ impl Layer {
 
 /// What a call over tables of these sizes asks of its workspace.
 pub(super) fn limits(sizes: &Sizes) -> Limits {
-    Limits { seqs: sizes.seqs, decode_rows: sizes.decode_rows, tokens: sizes.tokens }
+    Limits { seqs: sizes.seqs, generated_rows: sizes.generated_rows, tokens: sizes.tokens }
 }
 
 /// Up to powers of two, so that it grows seldom.
 fn rounded(limits: Limits) -> Limits {
     Limits {
         seqs: limits.seqs.next_power_of_two(),
-        decode_rows: limits.decode_rows.next_power_of_two(),
+        generated_rows: limits.generated_rows.next_power_of_two(),
         tokens: limits.tokens.next_power_of_two(),
     }
 }
