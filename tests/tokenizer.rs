@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tiny_model::Gguf;
 
-const FOLDERS: [&str; 6] = ["smollm2", "llama2", "llama3", "mistral", "qwen2", "qwen3"];
+const FOLDERS: [&str; 7] = ["smollm2", "llama2", "llama3", "mistral", "qwen2", "qwen3", "gemma3"];
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")

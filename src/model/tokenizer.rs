@@ -11,7 +11,8 @@ use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::{
-    Model, Normalizer, NormalizerWrapper, OffsetType, PreTokenizedString, PreTokenizer,
+    AddedVocabulary, Model, Normalizer, NormalizerWrapper, OffsetType, PreTokenizedString,
+    PreTokenizer,
 };
 
 use super::complaint::{bad_file, one_line};
@@ -26,12 +27,14 @@ const GUARD: char = '\u{FDD0}';
 /// A tokenizer with its special tokens. `Send + Sync`.
 pub struct Tokenizer {
     bpe: tokenizers::Tokenizer,
+    /// The tokens that are matched before byte-pair encoding, without the special ones.
+    ordinary: AddedVocabulary,
     /// Bytes of token i: `bytes[starts[i]..starts[i + 1]]`.
     bytes: Vec<u8>,
     starts: Vec<usize>,
     special: Vec<u32>,
     unknown: Option<u32>,
-    /// Texts that are matched before byte-pair encoding, special or not.
+    /// Texts of special tokens, which are matched before byte-pair encoding.
     added: Vec<String>,
     /// First bytes of `added`.
     added_starts: [bool; 256],
@@ -96,7 +99,7 @@ impl Tokenizer {
             facts.added.iter().filter(|t| t.special).map(|t| t.id).collect();
         special.sort_unstable();
         let mut added_starts = [false; 256];
-        for token in &facts.added {
+        for token in facts.added.iter().filter(|token| token.special) {
             added_starts[usize::from(token.text.as_bytes()[0])] = true;
         }
         let (prefix, suffix) = known.affixes.unwrap_or(facts.affixes);
@@ -104,13 +107,16 @@ impl Tokenizer {
             let what = format!("the tokenizer adds token {id}, the vocabulary has {limit}");
             return Err(bad_file(path, what));
         }
+        let mut ordinary = bpe.get_added_vocabulary().clone();
+        ordinary.set_encode_special_tokens(true);
         Ok(Self {
             bpe,
+            ordinary,
             bytes,
             starts,
             special,
             unknown: facts.unknown,
-            added: facts.added.into_iter().map(|t| t.text).collect(),
+            added: facts.added.into_iter().filter(|t| t.special).map(|t| t.text).collect(),
             added_starts,
             prefix,
             suffix,
@@ -142,12 +148,15 @@ impl Tokenizer {
         self.ids(self.split_added(rendered), rendered.contains(GUARD))
     }
 
-    /// Untrusted text: nothing in it becomes a special token, nothing is added.
+    /// Untrusted text: nothing in it becomes a special token, nothing is added. Tokens that
+    /// are no part of the byte-pair encoding but ordinary all the same, such as Gemma's runs
+    /// of line breaks, are found in it as in any text.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
-        self.ids(text.into(), false)
+        let none: Option<&NormalizerWrapper> = None;
+        self.ids(self.ordinary.extract_and_normalize(none, text), false)
     }
 
     /// Marks the texts of special tokens in untrusted `text`, so that

@@ -231,13 +231,19 @@ impl Spelling {
         added: &[Added],
         ids: usize,
     ) -> (Vec<u8>, Vec<usize>) {
-        let added: HashMap<u32, &str> = added.iter().map(|t| (t.id, &*t.text)).collect();
+        let added: HashMap<u32, &Added> = added.iter().map(|t| (t.id, t)).collect();
         let byte_of = gpt2_bytes();
         let mut bytes = Vec::new();
         let mut starts = vec![0];
         for id in 0..ids as u32 {
-            if let Some(text) = added.get(&id) {
-                bytes.extend_from_slice(text.as_bytes());
+            if let Some(Added { text, special, .. }) = added.get(&id) {
+                // Only ordinary ones are spelled as pieces are.
+                match self {
+                    Self::SentencePiece if !special => {
+                        bytes.extend(text.replace('▁', " ").into_bytes());
+                    }
+                    _ => bytes.extend_from_slice(text.as_bytes()),
+                }
             } else if let Some(token) = bpe.id_to_token(id) {
                 match self {
                     Self::ByteLevel => {

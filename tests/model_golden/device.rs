@@ -70,6 +70,11 @@ fn qwen3_head_norms() {
     check_family::<f16>(&emulated(7), "qwen3", 5e-3);
 }
 
+#[test]
+fn gemma3_head_dim_256() {
+    check_family::<f16>(&emulated(10), "gemma3", 5e-3);
+}
+
 /// Three sequences make a batch of four with one that goes nowhere; sealed pages and
 /// single tokens over page boundaries are in it, and every token is the one of the
 /// sequence alone.

@@ -7,6 +7,8 @@ mod runner;
 
 use kvfold::backend::WeightPolicy;
 use kvfold::backend::cpu::CpuBackend;
+use kvfold::codec::KvFormat;
+use kvfold::model::Checkpoint;
 use runner::{Golden, Runner, error, golden_dir};
 use std::path::PathBuf;
 
@@ -71,6 +73,41 @@ fn qwen2_biases() {
 fn qwen3_head_norms() {
     check_family("qwen3", "");
     check_family("qwen3", "model.gguf");
+}
+
+#[test]
+fn gemma3_two_ropes_and_norms_on_both_sides() {
+    check_family("gemma3", "");
+    check_family("gemma3", "model.gguf");
+}
+
+/// The same numbers in the words of older versions of transformers.
+#[test]
+fn gemma3_older_configuration() {
+    let folder = golden_dir().join("gemma3");
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["model.safetensors", "tokenizer.json", "generation_config.json"] {
+        std::fs::copy(folder.join(file), copy.path().join(file)).unwrap();
+    }
+    std::fs::copy(folder.join("config-older.json"), copy.path().join("config.json")).unwrap();
+    let [older, newer] = [copy.path(), &folder].map(|path| Checkpoint::open(path).unwrap());
+    assert_eq!(older.config(), newer.config());
+}
+
+/// Sliding layers keep their window, whatever the length: the cache grows as its full
+/// layers do.
+#[test]
+fn gemma3_sliding_layers_keep_their_window() {
+    for kv in ["f16", "kivi2"] {
+        let folder = golden_dir().join("gemma3");
+        let mut runner = Runner::new(CpuBackend::new(), &folder, WeightPolicy::F32, kv);
+        let at = |runner: &mut Runner<CpuBackend>, n: usize| runner.held_after(n, 64);
+        let (short, long) = (at(&mut runner, 256), at(&mut runner, 448));
+        // Three pages of one full layer with two heads.
+        let format: KvFormat = kv.parse().unwrap();
+        let page = 2 * format.page_bytes(256) as u64;
+        assert_eq!(long - short, 3 * page, "{kv}");
+    }
 }
 
 #[test]

@@ -77,6 +77,20 @@ impl<B: Backend + Send> Runner<B> {
         assert_eq!((self.cache.held_bytes(), self.placed.kv_bytes()), (0, 0));
     }
 
+    /// Bytes that one sequence of `n` tokens holds, computed in chunks.
+    pub fn held_after(&mut self, n: usize, chunk: usize) -> u64 {
+        let seq = self.create();
+        let layers = self.layers();
+        for _ in 0..n / chunk {
+            let tokens = vec![RowToken::Given(7); chunk];
+            let new = [NewTokens::prompt(seq, chunk)];
+            self.step(&new, &tokens, &[], &[], &mut Pass::kv_only(layers));
+        }
+        let held = self.cache.held_bytes();
+        self.free(vec![seq]);
+        held
+    }
+
     /// Feeds sequences as one batch, each in the same number of chunks; logits
     /// of the wanted positions.
     pub fn logits(

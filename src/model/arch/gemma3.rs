@@ -7,6 +7,7 @@ use super::{Arch, Change};
 use crate::backend::Activation;
 use crate::error::Result;
 use crate::model::Part;
+use crate::model::complaint;
 use crate::model::config::{ModelConfig, RopeConfig, RopeScaling};
 use crate::model::gguf::Gguf;
 use crate::model::gguf_config;
@@ -91,7 +92,13 @@ fn from_gguf(gguf: &Gguf) -> Result<ModelConfig> {
     let full = theta("gemma3.rope.freq_base")?.unwrap_or(FULL_THETA);
     let sliding = theta("gemma3.rope.freq_base_swa")?.unwrap_or(SLIDING_THETA);
     let rope = RopeConfig { theta: full, ..config.rope.clone() };
-    let sliding_layers = (0..config.layers).map(|i| (i + 1) % PATTERN != 0).collect();
+    let pattern = gguf.uint("gemma3.attention.sliding_window_pattern")?;
+    let pattern = pattern.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+    let slides = |i: usize| (i + 1) % pattern.unwrap_or(PATTERN) != 0;
+    let sliding_layers = (0..config.layers).map(slides).collect();
+    if gguf.float("gemma3.final_logit_softcapping")?.is_some_and(|cap| cap != 0.0) {
+        return Err(complaint::unsupported(gguf.path(), "soft caps of logits"));
+    }
     // No key says it; llama.cpp knows the one model that differs by its depth.
     let scale = match config.layers {
         62 => (config.hidden as f32 / config.heads as f32).powf(-0.5),
