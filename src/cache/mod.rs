@@ -6,10 +6,13 @@
 //! [`CopyBlock`], [`Gather`]) that a backend executes. One step of a model:
 //!
 //! ```text
-//! prepare ─► copies ─► per layer: appends ─► seals ─► attend(views) ─► commit ─► free
-//!    │                                                                    │
-//!    └── all blocks of the step are reserved here, or nothing changes     └─ or abort
+//! prepare ─► frees ─► copies ─► per layer: appends ─► seals ─► attend(views) ─► commit
+//!    │                                                                            │
+//!    └── all blocks of the step are reserved here, or nothing changes             └─ or abort
 //! ```
+//!
+//! What is freed between steps, at commits and aborts, goes with the next step
+//! ([`KvCache::release`] makes one without sequences).
 //!
 //! A stream of kept tokens, S sinks first, then the page grid (kept index i
 //! counts from the first token *after* the sinks):
@@ -21,7 +24,8 @@
 //!
 //! A query at i reads page p sealed if and only if p < ⌊i/64⌋ − R/64, else in
 //! 16 bits. So within one step a page may be read in both forms, by different
-//! rows; its hot copy is released at the commit.
+//! rows; its hot copy is released at the commit. A group with a window frees blocks that no
+//! later query can see.
 
 mod audit;
 mod class;

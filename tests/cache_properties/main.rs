@@ -4,7 +4,7 @@
 //! blocks to rows of token identities, and keeps for each stream the plain list
 //! of its tokens. After every operation each idle sequence is read through its
 //! views: every query must meet each of its live tokens exactly once, in the
-//! form that rule 1 says, and never a freed block or an unwritten slot.
+//! form that rule 1 of ARCHITECTURE says, and never a freed block or an unwritten slot.
 
 mod model;
 mod operations;

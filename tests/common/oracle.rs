@@ -1,4 +1,4 @@
-//! Attention in float64, one number at a time, straight from DESIGN rule 1.
+//! Attention in float64, one number at a time, straight from ARCHITECTURE, rule 1.
 
 use kvfold::backend::{KvGroup, Rope};
 use kvfold::codec::feedback::Feedback;
