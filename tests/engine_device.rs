@@ -11,7 +11,7 @@ use kvfold::engine::{
 };
 use kvfold::error::Error;
 use kvfold::model::{Calibration, Checkpoint};
-use kvfold::sample::SamplingParams;
+use kvfold::sample::{Sampler, SamplingParams};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -129,18 +129,45 @@ fn fed(folder: &Path) -> PathBuf {
     path
 }
 
-/// One arithmetic draws on every device, so a seed says the same everywhere, as far as
-/// the logits do.
+/// One arithmetic draws on every device: each token is what the host would draw from the
+/// device's own logits. (Tokens of two devices differ where the rounding of logits shows:
+/// this model's are so even that it does in one of thirty draws.)
 #[test]
-fn a_seed_gives_the_tokens_of_the_cpu() {
-    let cpu = Engine::start(on_cpu(), config("f16")).unwrap();
-    let device = Engine::start(on_device(1), config("f16")).unwrap();
-    for seed in 1..6 {
-        let sampling = SamplingParams::default().with_temperature(0.8).with_top_p(0.95);
-        let sampling = sampling.with_repetition_penalty(1.1).with_seed(seed);
-        let want = tokens(&cpu, &sampling);
-        assert_eq!(tokens(&device, &sampling), want, "seed {seed}");
+fn a_seed_draws_the_same_from_the_same_logits() {
+    for load in [on_cpu, || on_device(1)] {
+        let engine = Engine::start(load(), config("f16")).unwrap();
+        let mut runner = Runner::new(load(), config("f16")).unwrap();
+        for seed in 1..5 {
+            let sampling = SamplingParams::default().with_temperature(0.8).with_top_p(0.95);
+            let sampling = sampling.with_repetition_penalty(1.1).with_seed(seed);
+            assert_eq!(tokens(&engine, &sampling), drawn(&mut runner, &sampling), "seed {seed}");
+        }
     }
+}
+
+/// [`tokens`], chosen by hand.
+fn drawn(runner: &mut Runner, sampling: &SamplingParams) -> Vec<u32> {
+    let mut sampler = Sampler::new(sampling.clone()).unwrap();
+    let (seq, mut history) = (runner.create(), prompt());
+    runner.prefill(seq, &history, &AtomicBool::new(false)).unwrap();
+    for i in 0..12 {
+        if i > 0 {
+            let last = RowToken::Given(*history.last().unwrap());
+            runner.submit(&[Share::generated(seq, vec![last], Want::Rows(0..1))]).unwrap();
+        }
+        let (last, before) = history.split_last().unwrap();
+        let choice = sampler.choice(before, 0);
+        let mut logits = Vec::new();
+        let keep = |_, row: &[f32]| {
+            logits.extend_from_slice(row);
+            Ok(())
+        };
+        runner.logits(0..1, keep).unwrap();
+        choice.penalty.apply(&mut logits, *last);
+        history.push(choice.draw.token(&logits).unwrap().unwrap());
+    }
+    runner.free(seq).unwrap();
+    history.split_off(prompt().len())
 }
 
 /// Prompts and answers of several lengths, greedy and not.

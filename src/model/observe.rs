@@ -2,7 +2,7 @@
 
 use crate::backend::score::{Score, Scores, Top, TopHeads};
 use crate::backend::{Attend, Backend};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Looks at attention, layer by layer ([`Pass::observer`](super::Pass::observer)).
 pub trait Observer {
@@ -44,7 +44,7 @@ pub trait Attended {
     /// A score pass over what was attended to.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) unless the observer said that it
+    /// [`Error::Config`] unless the observer said that it
     /// [`scores`](Observer::scores) the layer.
     fn score(&mut self, pass: Score, out: &mut Scores) -> Result<()>;
     /// The most probable token of every query.
@@ -62,7 +62,8 @@ pub(super) struct Seen<'a, B: Backend> {
     pub backend: &'a mut B,
     pub arena: &'a mut B::Arena,
     pub qkv: &'a B::Buffer,
-    pub lse: &'a B::Buffer,
+    /// What attention kept, if it was asked to.
+    pub lse: Option<&'a B::Buffer>,
     pub residual: &'a B::Buffer,
     pub output: &'a B::Matrix,
     pub scratch: &'a mut [B::Buffer; 2],
@@ -100,10 +101,16 @@ impl<B: Backend> Attended for Seen<'_, B> {
     }
 
     fn score(&mut self, pass: Score, out: &mut Scores) -> Result<()> {
-        self.backend.score(self.arena, self.call, pass, self.qkv, self.lse, out)
+        let lse = kept(self.lse)?;
+        self.backend.score(self.arena, self.call, pass, self.qkv, lse, out)
     }
 
     fn score_top(&mut self, of: TopHeads, out: &mut Vec<Top>) -> Result<()> {
-        self.backend.score_top(self.arena, self.call, of, self.qkv, self.lse, out)
+        let lse = kept(self.lse)?;
+        self.backend.score_top(self.arena, self.call, of, self.qkv, lse, out)
     }
+}
+
+fn kept<T>(lse: Option<&T>) -> Result<&T> {
+    lse.ok_or_else(|| Error::config("lse", "the observer does not score this layer"))
 }

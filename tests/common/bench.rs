@@ -133,14 +133,15 @@ impl Bench {
         if asked.is_empty() {
             return;
         }
-        // Both kinds of rows, in one call and in turns, however many a sequence has.
-        let kind = |i| match (self.steps + i) % 2 {
-            0 => RowKind::Generated,
-            _ => RowKind::Prompt,
-        };
+        // Both kinds of rows, in one call and in turns, however many a sequence has; the same
+        // in every batch.
         let new_tokens = |&i: &usize| {
-            let (seq, n) = (self.sequences[i].id, new[i]);
-            NewTokens { seq, n, kind: kind(i) }
+            let Sequence { id, seed, .. } = self.sequences[i];
+            let kind = match (self.steps as u64 ^ seed) % 2 {
+                0 => RowKind::Generated,
+                _ => RowKind::Prompt,
+            };
+            NewTokens { seq: id, n: new[i], kind }
         };
         let tokens: Vec<_> = asked.iter().map(new_tokens).collect();
         let mut step = self.cache.prepare(&tokens).unwrap();

@@ -148,6 +148,7 @@ struct Watch {
     layers: Vec<usize>,
     sums: Vec<f32>,
     tops: Vec<Top>,
+    head_dim: usize,
     projected: usize,
 }
 
@@ -166,7 +167,7 @@ impl Observer for Watch {
         self.sums.push(scores.of(0, 0).iter().sum());
         seen.score_top(TopHeads::Each, &mut tops)?;
         self.tops = tops;
-        seen.project(&vec![0.0; 2 * heads * 32], &mut |_, row| {
+        seen.project(&vec![0.0; 2 * heads * self.head_dim], &mut |_, row| {
             assert!(row.iter().all(|x| *x == 0.0));
             self.projected += 1;
         })
@@ -180,7 +181,8 @@ impl Observer for Watch {
 /// An observer runs score passes in the layers that it names, and nothing else changes.
 fn watching<B: Backend + Send>(mut runner: Runner<B>) {
     let want = after(&mut runner, whole);
-    let mut watch = Watch::default();
+    let head_dim = runner.placed.config().head_dim;
+    let mut watch = Watch { head_dim, ..Watch::default() };
     let got = after(&mut runner, |runner, seq, ids| {
         let layers = runner.layers();
         let mut pass = Pass { layers: 0..layers, observer: Some(&mut watch), tail: Tail::Hidden };
@@ -210,7 +212,8 @@ fn score_passes_leave_captured_steps_alone() {
     let layers = runner.layers();
     let ids = prompt();
     let (decoding, watched) = (runner.create(), runner.create());
-    whole(&mut runner, decoding, &ids[..60]);
+    // Lengths stay below the next power of two, where buffers grow.
+    whole(&mut runner, decoding, &ids[..70]);
     let look = |runner: &mut Runner<_>, ids: &[u32]| {
         let mut watch = Scorer;
         let mut pass = Pass { layers: 0..layers, observer: Some(&mut watch), tail: Tail::Hidden };

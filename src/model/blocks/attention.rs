@@ -109,7 +109,7 @@ impl<B: Backend> Attention<B> {
                 backend: &mut *backend,
                 arena,
                 qkv: &ws.qkv,
-                lse: &ws.lse,
+                lse: scores.then_some(&ws.lse),
                 residual: &ws.x,
                 output: &self.output,
                 scratch: &mut ws.scratch,
