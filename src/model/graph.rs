@@ -184,7 +184,7 @@ impl<B: Backend> Graph<B> {
         }
         for layer in &self.layers[layers.clone()] {
             layer.attention.write(backend, arena, ws, eps, pending)?;
-            let observer = observer.as_mut().map(|observer| &mut **observer);
+            let observer = observer.as_deref_mut();
             layer.attention.attend(backend, arena, ws, eps, observer)?;
             layer.mlp.forward(backend, ws, eps)?;
             pending = true;

@@ -142,7 +142,7 @@ fn read_sliding(
             let pattern = fields.uint("sliding_window_pattern")?;
             let slides = |i: usize| match sliding {
                 Sliding::FromLayer(default) => i >= first.unwrap_or(default),
-                Sliding::AllBut(default) => (i + 1) % pattern.unwrap_or(default).max(1) != 0,
+                Sliding::AllBut(default) => !(i + 1).is_multiple_of(pattern.unwrap_or(default)),
                 Sliding::Never | Sliding::Always => true,
             };
             (0..layers).map(slides).collect()

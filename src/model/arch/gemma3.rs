@@ -94,7 +94,7 @@ fn from_gguf(gguf: &Gguf) -> Result<ModelConfig> {
     let rope = RopeConfig { theta: full, ..config.rope.clone() };
     let pattern = gguf.uint("gemma3.attention.sliding_window_pattern")?;
     let pattern = pattern.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-    let slides = |i: usize| (i + 1) % pattern.unwrap_or(PATTERN) != 0;
+    let slides = |i: usize| !(i + 1).is_multiple_of(pattern.unwrap_or(PATTERN));
     let sliding_layers = (0..config.layers).map(slides).collect();
     if gguf.float("gemma3.final_logit_softcapping")?.is_some_and(|cap| cap != 0.0) {
         return Err(complaint::unsupported(gguf.path(), "soft caps of logits"));
