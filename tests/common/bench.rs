@@ -141,9 +141,10 @@ impl Bench {
         }
         let mut seqs = shares(&step.seqs);
         if self.kind.takes_row_kinds() {
-            // Both kinds of rows, in one call and in turns, however many a sequence has.
-            for (share, i) in seqs.iter_mut().zip(&asked) {
-                let generated = (self.steps + i) % 2 == 0;
+            // Both kinds of rows, in one call and in turns, however many a sequence has; the
+            // same for a sequence in every batch.
+            for (share, &i) in seqs.iter_mut().zip(&asked) {
+                let generated = (self.steps as u64 ^ self.sequences[i].seed) % 2 == 0;
                 share.kind = if generated { RowKind::Generated } else { RowKind::Prompt };
             }
         }

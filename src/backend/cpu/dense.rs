@@ -5,6 +5,9 @@
 //! Q4_K and Q6_K if the inner dimension is a multiple of 256 and the outer one
 //! of 16, so both are padded with zeros; types without a packed product are
 //! repacked to Q8_0 at load.
+//!
+//! A row's product has the same bits however many rows a call has, so that a verified
+//! token has those of a decoded one, but for one type: Q6_K on candle's packed product.
 
 use super::pool::{Shared, parallel_for};
 use super::tensor::{Buffer, PAD};
@@ -355,16 +358,20 @@ mod tests {
         (2..=19).all(|m| run(&xs[..m * k]) == alone[..m])
     }
 
+    /// Ours never do, and of candle's, where it was tried, Q6_K's alone does.
     #[test]
-    fn products_depend_on_the_batch_or_not() {
+    fn products_do_not_depend_on_the_batch() {
         use GgmlDType::*;
         for policy in [WeightPolicy::Auto, WeightPolicy::Keep, WeightPolicy::F32] {
             for dtype in [Q4_0, Q4_1, Q8_0, Q5_0, Q5_1, Q2K, Q3K, Q4K, Q5K, Q6K, F16, BF16, F32] {
-                for (n, k) in [(48, 512), (1536, 768), (256, 2048)] {
-                    let own = rows_are_their_own(dtype, n, k, policy);
-                    println!(
-                        "{policy:?} {dtype:?} {n}x{k}: {}",
-                        if own { "own" } else { "depend" }
+                let kept = resident(dtype, policy);
+                if kept == Q6K || !(own(kept) || own(Q8_0)) {
+                    continue;
+                }
+                for (n, k) in [(48, 512), (1536, 768)] {
+                    assert!(
+                        rows_are_their_own(dtype, n, k, policy),
+                        "{policy:?} {dtype:?} {n} {k}"
                     );
                 }
             }
