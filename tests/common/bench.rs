@@ -144,7 +144,7 @@ impl Bench {
             // Both kinds of rows, in one call and in turns, however many a sequence has; the
             // same for a sequence in every batch.
             for (share, &i) in seqs.iter_mut().zip(&asked) {
-                let generated = (self.steps as u64 ^ self.sequences[i].seed) % 2 == 0;
+                let generated = (self.steps as u64 ^ self.sequences[i].seed).is_multiple_of(2);
                 share.kind = if generated { RowKind::Generated } else { RowKind::Prompt };
             }
         }
