@@ -13,9 +13,10 @@ mod cached;
 
 use cached::{CHUNK, Cached, HEAD_DIM, HEADS, KV_HEADS, LAYERS};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use kvfold::backend::cpu::{Buffer, Level};
-use kvfold::backend::{Attend, Kv, LayerIndex, Memory};
+use kvfold::backend::cpu::{Buffer, CpuBackend, Level};
+use kvfold::backend::{Attend, Dense, Kv, LayerIndex, MatrixBytes, Memory, WeightPolicy};
 use kvfold::cache::Step;
+use kvfold::codec::WeightType;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -98,5 +99,39 @@ fn verify(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, attention, verify);
+/// The products of a draft's rows with all layers' matrices, Q4_1.
+fn products(c: &mut Criterion) {
+    let backend = CpuBackend::new();
+    let qkv = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
+    let (hidden, mlp) = (HEADS * HEAD_DIM, 1536);
+    let shapes = [(qkv, hidden), (hidden, hidden), (2 * mlp, hidden), (hidden, mlp)];
+    let matrix = |(rows, cols): (usize, usize)| {
+        // 20 bytes a block of 32; two of them are a scale, and these a normal one.
+        let bytes = vec![0x11; rows * cols / 32 * 20];
+        let part = MatrixBytes { dtype: WeightType::Q4_1, rows, cols, bytes: &bytes };
+        (cols, backend.matrix(&[part], WeightPolicy::Auto).unwrap())
+    };
+    let layers: Vec<_> = (0..LAYERS).flat_map(|_| shapes.map(matrix)).collect();
+    let mut group = c.benchmark_group("verify/products");
+    group.sample_size(10).warm_up_time(Duration::from_millis(300));
+    group.measurement_time(Duration::from_secs(1));
+    for rows in [1, 2, 4, 7, 8, 16] {
+        let (mut x, mut y) = (backend.buffer(0, 0).unwrap(), backend.buffer(0, 0).unwrap());
+        let floats = |cols: usize| (0..rows * cols).map(|i| (i % 31) as f32 - 15.0).collect();
+        let inputs: [Vec<f32>; 2] = [hidden, mlp].map(floats);
+        group.bench_function(BenchmarkId::from_parameter(rows), |b| {
+            b.iter(|| {
+                for (cols, matrix) in &layers {
+                    let input = &inputs[usize::from(*cols == mlp)];
+                    backend.write(input, *cols, &mut x).unwrap();
+                    backend.matmul(matrix, &mut x, &mut y).unwrap();
+                }
+                black_box(y.row(0));
+            })
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, attention, verify, products);
 criterion_main!(benches);

@@ -279,7 +279,7 @@ impl Bench {
 
     /// Mostly, what is free travels in the next step.
     fn release(&mut self) {
-        if self.steps % 3 != 0 {
+        if !self.steps.is_multiple_of(3) {
             return;
         }
         let step = self.cache.release();

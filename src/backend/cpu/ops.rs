@@ -122,7 +122,7 @@ struct Gate<'a> {
 }
 
 /// √(2/π) and its cubic term, of GELU's tanh approximation.
-const GELU: (f32, f32) = (0.797_884_56, 0.797_884_56 * 0.044_715);
+const GELU: (f32, f32) = (0.797_884_6, 0.797_884_6 * 0.044_715);
 
 impl Kernel for Gate<'_> {
     type Out = ();

@@ -15,13 +15,9 @@ use crate::codec::{TILE_TOKENS, hadamard};
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Columns that one pass handles at most.
+/// Columns that one pass handles at most. With six, low-bit formats were slower by 5 %
+/// and f16 faster by as much.
 pub(super) const MAX_COLUMNS: usize = 4;
-
-/// How many of so many columns the next pass takes.
-pub(super) fn pass_columns(left: usize) -> usize {
-    left.min(MAX_COLUMNS)
-}
 
 /// Partial attention of up to [`MAX_COLUMNS`] columns.
 pub(super) struct Decode<'a> {

@@ -49,7 +49,7 @@ use crate::error::{Error, Result};
 pub(super) use score::Pass;
 
 use affine::MAX_HEAD_DIM;
-use decode::{Decode, pass_columns};
+use decode::{Decode, MAX_COLUMNS};
 use pages::{Page, Stream};
 use prefill::{Prefill, visible};
 use std::ops::Range;
@@ -383,9 +383,8 @@ impl<'a> Call<'a> {
             q.extend(self.q.row(share.first_row + row)[head * d..][..d].iter().map(|x| x * base2));
             seen.push(visible(query + row - first / group, least, self.call.window));
         }
-        let mut at = 0;
-        while at < n {
-            let end = at + pass_columns(n - at);
+        for at in (0..n).step_by(MAX_COLUMNS) {
+            let end = (at + MAX_COLUMNS).min(n);
             // Later passes read the same pages again, out of this core's cache.
             let following = if end < n { pages.first() } else { following.first() };
             dispatch(
@@ -402,7 +401,6 @@ impl<'a> Call<'a> {
                     lse: &mut lse[at..end],
                 },
             );
-            at = end;
         }
         Ok(())
     }
