@@ -134,15 +134,16 @@ impl Packed {
     /// `y = x · selfᵀ`; the first `blocks · 32` floats of each row of x are read.
     pub(super) fn matmul(&self, x: &Buffer, y: &mut Buffer) {
         let quantized = Quantized::new(x, self.blocks);
+        let few = x.rows() <= X_ROWS;
         by_tiles(self.rows, x.rows(), y, |group, first, n, sums| {
-            let bytes = self.group(group);
-            let asks = first % STRIPE == 0;
-            let tile = Tile { bytes, x: &quantized, first, blocks: self.blocks, asks };
+            let tile = Tile { bytes: self.group(group), x: &quantized, first, blocks: self.blocks };
             // SAFETY: a `Packed` exists only where `supports` said so.
             unsafe {
-                match self.four_bits {
-                    true => tile.rows::<true>(n, sums),
-                    false => tile.rows::<false>(n, sums),
+                match (self.four_bits, n == X_ROWS && !few) {
+                    (true, true) => tile.product::<true, X_ROWS, false>(sums),
+                    (false, true) => tile.product::<false, X_ROWS, false>(sums),
+                    (true, false) => tile.few::<true>(n, sums),
+                    (false, false) => tile.few::<false>(n, sums),
                 }
             }
         });
@@ -291,8 +292,6 @@ struct Tile<'a> {
     /// First row of x.
     first: usize,
     blocks: usize,
-    /// Whether the weights come from memory, and so are asked for ahead.
-    asks: bool,
 }
 
 impl Tile<'_> {
@@ -301,29 +300,30 @@ impl Tile<'_> {
     /// # Safety
     /// As [`product`](Self::product).
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c,fma")]
-    unsafe fn rows<const FOUR: bool>(&self, n: usize, sums: &mut Sums) {
+    unsafe fn few<const FOUR: bool>(&self, n: usize, sums: &mut Sums) {
         // SAFETY: the caller's promise.
         unsafe {
             match n {
-                1 => self.product::<FOUR, 1>(sums),
-                2 => self.product::<FOUR, 2>(sums),
-                3 => self.product::<FOUR, 3>(sums),
-                4 => self.product::<FOUR, 4>(sums),
-                5 => self.product::<FOUR, 5>(sums),
-                6 => self.product::<FOUR, 6>(sums),
-                7 => self.product::<FOUR, 7>(sums),
-                _ => self.product::<FOUR, X_ROWS>(sums),
+                1 => self.product::<FOUR, 1, true>(sums),
+                2 => self.product::<FOUR, 2, true>(sums),
+                3 => self.product::<FOUR, 3, true>(sums),
+                4 => self.product::<FOUR, 4, true>(sums),
+                5 => self.product::<FOUR, 5, true>(sums),
+                6 => self.product::<FOUR, 6, true>(sums),
+                7 => self.product::<FOUR, 7, true>(sums),
+                _ => self.product::<FOUR, X_ROWS, true>(sums),
             }
         }
     }
 
-    /// The products of `M` rows of x.
+    /// The products of `M` rows of x; `ASKS` says whether the weights come from memory, and so are
+    /// asked for ahead.
     ///
     /// # Safety
     /// The processor has AVX-512 F, BW, VL and VNNI, F16C and FMA; x has `M`
     /// rows from `first` on.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c,fma")]
-    unsafe fn product<const FOUR: bool, const M: usize>(&self, sums: &mut Sums) {
+    unsafe fn product<const FOUR: bool, const M: usize, const ASKS: bool>(&self, sums: &mut Sums) {
         let row = self.blocks * BLOCK;
         let end = if FOUR { self.blocks * 320 } else { self.blocks.div_ceil(2) * 1088 };
         assert!(self.bytes.len() >= end);
@@ -339,7 +339,7 @@ impl Tile<'_> {
                 let (codes, parameters) = place(FOUR, b);
                 let codes = self.bytes.as_ptr().add(codes);
                 let parameters = self.bytes.as_ptr().add(parameters);
-                if self.asks {
+                if ASKS {
                     // A few rows are as fast as memory, if memory is asked early enough.
                     // A prefetch past the end is no access.
                     for line in 0..if FOUR { 5 } else { 9 } {

@@ -131,8 +131,11 @@ fn formats(out: &mut impl Write, config: Option<&ModelConfig>) -> Result<()> {
         let format = KvFormat::uniform(codec);
         write!(out, "{:<9}  {:>15.1}", format.to_string(), format.bits())?;
         if let Some(c) = config {
-            let elements = 2 * c.context * c.layers * c.kv_width();
-            let bytes = elements as f64 * format.bits() / 8.0;
+            let window = c.sliding_window.unwrap_or(c.context).min(c.context);
+            let kept =
+                c.sliding_layers.iter().map(|&slides| if slides { window } else { c.context });
+            let tokens: usize = kept.sum();
+            let bytes = (2 * tokens * c.kv_width()) as f64 * format.bits() / 8.0;
             write!(out, "  {:>13}", size::show(bytes as u64))?;
         }
         writeln!(out)?;
