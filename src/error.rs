@@ -108,6 +108,16 @@ pub enum Error {
         what: String,
     },
 
+    /// A call that contradicts itself or what was called before: a mistake of the program
+    /// that calls kvfold, which no option mends.
+    #[error("{argument}: {what}")]
+    Misuse {
+        /// The argument.
+        argument: &'static str,
+        /// What is wrong with it and what is allowed.
+        what: String,
+    },
+
     /// A combination that this build, device or codec cannot do.
     #[error("{what} is not supported; {remedy}")]
     Unsupported {
@@ -284,5 +294,10 @@ impl Error {
     /// A configuration value that is out of range.
     pub fn config(field: &'static str, what: impl Into<String>) -> Self {
         Self::Config { field, what: what.into() }
+    }
+
+    /// A call that contradicts itself or what was called before.
+    pub fn misuse(argument: &'static str, what: impl Into<String>) -> Self {
+        Self::Misuse { argument, what: what.into() }
     }
 }

@@ -153,7 +153,7 @@ fn a_borrowed_context_is_given_back() {
         assert_eq!(now, context);
         // SAFETY: as above.
         let null = unsafe { Device::borrow_cuda(std::ptr::null_mut()) };
-        assert!(matches!(null, Err(Error::Config { .. })));
+        assert!(matches!(null, Err(Error::Misuse { .. })));
     });
 }
 

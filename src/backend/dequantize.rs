@@ -10,14 +10,14 @@ use std::borrow::Cow;
 /// Bytes of a row of a matrix.
 ///
 /// # Errors
-/// [`Error::Config`] if a row is no whole number of blocks, or the bytes are not those
+/// [`Error::Misuse`] if a row is no whole number of blocks, or the bytes are not those
 /// of the rows.
 pub(super) fn row_bytes(part: &MatrixBytes<'_>) -> Result<usize> {
     let row_bytes = part.cols / part.dtype.block_size() * part.dtype.block_bytes();
     if !part.cols.is_multiple_of(part.dtype.block_size())
         || part.rows.checked_mul(row_bytes) != Some(part.bytes.len())
     {
-        return Err(Error::config(
+        return Err(Error::misuse(
             "matrix",
             format!("{}×{} {} in {} bytes", part.rows, part.cols, part.dtype, part.bytes.len()),
         ));
@@ -32,7 +32,7 @@ pub(crate) fn dequantize(dtype: WeightType, bytes: &[u8], elements: usize) -> Re
     aligned.copy_from_slice(bytes);
     match ggml(dtype).from_data(Cow::Borrowed(aligned)).dequantize(elements).map_err(told)? {
         CpuStorage::F32(floats) => Ok(floats),
-        _ => Err(Error::config("matrix", format!("{dtype} is not dequantised to f32"))),
+        _ => Err(Error::misuse("matrix", format!("{dtype} is not dequantised to f32"))),
     }
 }
 

@@ -50,7 +50,7 @@ impl PageLayout {
         use ClassKind::{RaggedHot, RaggedSealed, RaggedSink, Sealed};
         let group = groups
             .get(class.group)
-            .ok_or_else(|| Error::config("classes", format!("no KV group {}", class.group)))?;
+            .ok_or_else(|| Error::misuse("classes", format!("no KV group {}", class.group)))?;
         let hot = KvFormat::uniform(group.format.hot());
         let sealed = matches!(class.kind, Sealed | RaggedSealed);
         let format = if sealed { group.format } else { hot };
@@ -58,13 +58,13 @@ impl PageLayout {
         let streams = group.layers * group.kv_heads;
         if group.streams.as_ref().is_some_and(|formats| formats.len() != streams) {
             let what = format!("formats of {streams} streams are needed, one each");
-            return Err(Error::config("streams", what));
+            return Err(Error::misuse("streams", what));
         }
         let (head_dim, page_tokens) = (group.head_dim, class.page_tokens);
         let mut fed = group.streams.iter().flat_map(|all| all.iter()).flat_map(|s| &s.feedback);
         if let Some(other) = fed.find(|feedback| feedback.head_dim() != head_dim) {
             let what = format!("feedback of {} channels, not {head_dim}", other.head_dim());
-            return Err(Error::config("streams", what));
+            return Err(Error::misuse("streams", what));
         }
         let bytes = |codec: Codec| codec.tile().tile_bytes(head_dim) * page_tokens / TILE_TOKENS;
         let page = |format: KvFormat| bytes(format.key) + bytes(format.value);
@@ -101,7 +101,7 @@ impl PageLayout {
                 "{:?} blocks have {} bytes, the format {format} needs {block_bytes}",
                 class.kind, class.block_bytes,
             );
-            return Err(Error::config("classes", what));
+            return Err(Error::misuse("classes", what));
         }
         let (group, KvFormat { key, value, .. }) = (class.group, format);
         let key_bytes = bytes(key);

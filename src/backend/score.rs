@@ -59,11 +59,11 @@ impl Score {
     /// Queries from each sequence's end that count.
     ///
     /// # Errors
-    /// [`Error::Config`] if there are none.
+    /// [`Error::Misuse`] if there are none.
     pub fn last(self) -> Result<usize> {
         match self {
             Score::Sum { last: 0, .. } | Score::Max { last: 0 } => {
-                Err(Error::config("last", "0 queries give no scores"))
+                Err(Error::misuse("last", "0 queries give no scores"))
             }
             Score::Sum { last, .. } | Score::Max { last } => Ok(last),
         }
@@ -119,7 +119,7 @@ impl Spans {
     /// KV group keeps; one number where all keep the same.
     ///
     /// # Errors
-    /// [`Error::Config`] for a ragged sequence that lacks a stream of the layer.
+    /// [`Error::Misuse`] for a ragged sequence that lacks a stream of the layer.
     pub fn new<'a>(
         kept: impl Iterator<Item = &'a [u32]>,
         kv_heads: usize,
@@ -131,7 +131,7 @@ impl Spans {
             for stream in layer * kv_heads..(layer + 1) * kv_heads {
                 let of_stream = if kept.len() == 1 { kept.first() } else { kept.get(stream) };
                 let Some(kept) = of_stream else {
-                    return Err(Error::config("view", format!("no stream {stream}")));
+                    return Err(Error::misuse("view", format!("no stream {stream}")));
                 };
                 at += *kept as usize;
                 starts.push(at);

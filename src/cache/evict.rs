@@ -22,7 +22,7 @@ impl KvCache {
     /// page that nothing is left of is freed, but never the one being filled.
     ///
     /// # Errors
-    /// [`Error::Config`] for an index that is not kept or a `stream` that does
+    /// [`Error::Misuse`] for an index that is not kept or a `stream` that does
     /// not suit; [`Error::Busy`], [`Error::NotFound`].
     pub fn clear(
         &mut self,
@@ -41,7 +41,7 @@ impl KvCache {
         let stream = &mut state.streams[stream];
         if let Some(index) = kept_indices.iter().find(|&&index| index as usize >= stream.kept) {
             let what = format!("{index} is not below the {} tokens kept", stream.kept);
-            return Err(Error::config("kept_indices", what));
+            return Err(Error::misuse("kept_indices", what));
         }
         stream.clear(spec, &mut self.pool, kept_indices);
         Ok(())
@@ -58,7 +58,7 @@ impl KvCache {
     /// # Errors
     /// [`Error::Sealed`] if a page of the group is sealed in this sequence;
     /// [`Error::KvBudget`] if old and new blocks do not fit together;
-    /// [`Error::Config`] for a bad list; [`Error::Busy`], [`Error::NotFound`].
+    /// [`Error::Misuse`] for a bad list; [`Error::Busy`], [`Error::NotFound`].
     pub fn compact(&mut self, seq: SeqId, group: usize, keep: &[Vec<u32>]) -> Result<Compaction> {
         let id = seq;
         let seq = idle(&mut self.seqs, seq)?;
@@ -74,7 +74,7 @@ impl KvCache {
         }
         if keep.len() != shape.streams {
             let what = format!("{} lists for {} streams", keep.len(), shape.streams);
-            return Err(Error::config("keep", what));
+            return Err(Error::misuse("keep", what));
         }
         let old_spec = state.spec(shape);
         let source = |s: usize| &state.streams[s.min(state.streams.len() - 1)];
@@ -115,12 +115,12 @@ impl KvCache {
 fn kept_rows(stream: &Stream, spec: &StreamSpec, s: usize, list: &[u32]) -> Result<Vec<Row>> {
     if let Some(pair) = list.windows(2).find(|pair| pair[0] >= pair[1]) {
         let what = format!("stream {s}: {} follows {}, not increasing", pair[1], pair[0]);
-        return Err(Error::config("keep", what));
+        return Err(Error::misuse("keep", what));
     }
     let row = |&index: &u32| {
         stream.row(spec, index as usize).ok_or_else(|| {
             let what = format!("stream {s}: kept index {index} was cleared or never kept");
-            Error::config("keep", what)
+            Error::misuse("keep", what)
         })
     };
     list.iter().map(row).collect()

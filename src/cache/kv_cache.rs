@@ -63,7 +63,7 @@ impl KvCache {
     ///
     /// # Errors
     /// [`Error::KvBudget`] if the blocks do not fit; [`Error::Busy`],
-    /// [`Error::NotFound`]; [`Error::Config`] for no new tokens or a sequence
+    /// [`Error::NotFound`]; [`Error::Misuse`] for no new tokens or a sequence
     /// that occurs twice. Nothing has changed then.
     pub fn prepare<N: Into<NewTokens> + Copy>(&mut self, new: &[N]) -> Result<Step> {
         let mut seen = BTreeSet::new();
@@ -73,7 +73,7 @@ impl KvCache {
             let new: NewTokens = (*new).into();
             let id = new.seq;
             if !seen.insert(id) {
-                return Err(Error::config("requests", format!("sequence {} occurs twice", id.0)));
+                return Err(Error::misuse("requests", format!("sequence {} occurs twice", id.0)));
             }
             let (plan, needed) = self.plan(id, new.n)?;
             bytes = bytes.saturating_add(needed);
@@ -108,7 +108,7 @@ impl KvCache {
         let most = u32::MAX as usize - seq.len;
         if n == 0 || n > most {
             let what = format!("{n} for sequence {}; 1 to {most} are allowed", id.0);
-            return Err(Error::config("new tokens", what));
+            return Err(Error::misuse("new tokens", what));
         }
         let mut bytes = 0u64;
         let mut plan = Vec::new();
@@ -128,7 +128,7 @@ impl KvCache {
     /// query needs after all.
     ///
     /// # Errors
-    /// [`Error::Config`] if `accepted` does not fit the step, which is aborted then.
+    /// [`Error::Misuse`] if `accepted` does not fit the step, which is aborted then.
     pub fn commit(&mut self, step: Step, accepted: &[usize]) -> Result<()> {
         let fits = accepted.len() == step.seqs.len()
             && step.seqs.iter().zip(accepted).all(|(share, &a)| a <= share.new_tokens);
@@ -136,7 +136,7 @@ impl KvCache {
             let had: Vec<usize> = step.seqs.iter().map(|share| share.new_tokens).collect();
             self.abort(step);
             let what = format!("{accepted:?} does not fit a step of {had:?} new tokens");
-            return Err(Error::config("accepted", what));
+            return Err(Error::misuse("accepted", what));
         }
         self.settle(&step, accepted.iter().copied());
         Ok(())
@@ -194,7 +194,7 @@ impl KvCache {
     /// index of the next token. `stream` as in [`clear`](Self::clear).
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Config`] if `stream` does not suit.
+    /// [`Error::NotFound`]; [`Error::Misuse`] if `stream` does not suit.
     pub fn kept(&self, seq: SeqId, group: usize, stream: Option<usize>) -> Result<usize> {
         let Some(state) = self.seq(seq)?.groups.get(group) else {
             return Err(Error::NotFound { what: format!("KV group {group}") });
@@ -239,7 +239,7 @@ impl KvCache {
     /// commit.
     ///
     /// # Errors
-    /// [`Error::Busy`], [`Error::NotFound`]; [`Error::Config`] for no tokens.
+    /// [`Error::Busy`], [`Error::NotFound`]; [`Error::Misuse`] for no tokens.
     pub fn bytes_needed(&self, seq: SeqId, n: usize) -> Result<u64> {
         Ok(self.plan(seq, n)?.1)
     }

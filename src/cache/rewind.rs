@@ -25,7 +25,7 @@ impl KvCache {
     ///
     /// # Errors
     /// [`Error::Sealed`] unless [`rewindable_to`](Self::rewindable_to) gives
-    /// `new_len`; [`Error::Config`] beyond the length; [`Error::Busy`],
+    /// `new_len`; [`Error::Misuse`] beyond the length; [`Error::Busy`],
     /// [`Error::NotFound`].
     pub fn truncate(&mut self, seq: SeqId, new_len: usize) -> Result<()> {
         let floor = self.rewindable_to(seq, new_len)?;
@@ -56,11 +56,11 @@ impl KvCache {
     /// nothing that a compaction moved is cut.
     ///
     /// # Errors
-    /// [`Error::Config`] beyond the length; [`Error::Busy`], [`Error::NotFound`].
+    /// [`Error::Misuse`] beyond the length; [`Error::Busy`], [`Error::NotFound`].
     pub fn rewindable_to(&self, seq: SeqId, new_len: usize) -> Result<usize> {
         let seq = self.idle(seq)?;
         if new_len > seq.len {
-            return Err(Error::config("new_len", format!("{new_len} is more than {}", seq.len)));
+            return Err(Error::misuse("new_len", format!("{new_len} is more than {}", seq.len)));
         }
         let compacted = seq.groups.iter().filter_map(|state| state.compacted).max();
         let mut floor = new_len.max(compacted.unwrap_or(0));

@@ -50,10 +50,10 @@ pub(super) fn stream_index(state: &SeqGroup, stream: Option<usize>) -> Result<us
     match (state.compacted, stream) {
         (None, None) => Ok(0),
         (Some(_), Some(stream)) if stream < state.streams.len() => Ok(stream),
-        (None, Some(_)) => Err(Error::config("stream", "must be none: the group is uniform")),
+        (None, Some(_)) => Err(Error::misuse("stream", "must be none: the group is uniform")),
         (Some(_), _) => {
             let what = format!("must be below {}: the group is ragged", state.streams.len());
-            Err(Error::config("stream", what))
+            Err(Error::misuse("stream", what))
         }
     }
 }

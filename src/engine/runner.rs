@@ -184,7 +184,7 @@ impl Runner {
     /// need not be done on return. On an error all sequences are as before.
     ///
     /// # Errors
-    /// [`Error::KvBudget`]; [`Error::Config`] for an unknown token, a choice out of range,
+    /// [`Error::KvBudget`]; [`Error::Misuse`] for an unknown token, a choice out of range,
     /// and a batch of which both tokens and hidden states are wanted.
     pub fn submit(&mut self, batch: &[Share]) -> Result<()> {
         let new: Vec<_> = (batch.iter())
@@ -244,7 +244,7 @@ impl Runner {
         }
         if !choices.is_empty() && choices.len() != rows.len() {
             let what = "either tokens or hidden states can be wanted of a batch";
-            return Err(Error::config("batch", what));
+            return Err(Error::misuse("batch", what));
         }
         let placed = &mut self.model.placed;
         let layers = placed.config().layers;

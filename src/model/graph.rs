@@ -92,7 +92,7 @@ impl<B: Backend> Graph<B> {
     /// Begins a step, whose rows passes compute.
     ///
     /// # Errors
-    /// [`Error::Config`] for tokens that do not fit the step or the vocabulary; what the
+    /// [`Error::Misuse`] for tokens that do not fit the step or the vocabulary; what the
     /// backend refuses.
     pub fn begin(
         &self,
@@ -107,7 +107,7 @@ impl<B: Backend> Graph<B> {
         let rows = seqs.iter().map(|s| s.new_tokens).sum::<usize>();
         if rows != input.tokens.len() {
             let what = format!("{} for a step of {rows} rows", input.tokens.len());
-            return Err(Error::config("tokens", what));
+            return Err(Error::misuse("tokens", what));
         }
         let vocab = self.config.vocab;
         let unknown = input.tokens.iter().find_map(|token| match *token {
@@ -115,7 +115,7 @@ impl<B: Backend> Graph<B> {
             _ => None,
         });
         if let Some(id) = unknown {
-            return Err(Error::config("tokens", format!("token {id} is not below {vocab}")));
+            return Err(Error::misuse("tokens", format!("token {id} is not below {vocab}")));
         }
         backend.begin(arena, input)?;
         let single = seqs.iter().all(|seq| seq.new_tokens == 1);
@@ -126,7 +126,7 @@ impl<B: Backend> Graph<B> {
     /// Runs the step in hand through layers.
     ///
     /// # Errors
-    /// [`Error::Config`] for layers that do not follow those of the last pass; what the
+    /// [`Error::Misuse`] for layers that do not follow those of the last pass; what the
     /// backend or the observer refuses.
     pub fn forward(
         &self,
@@ -141,7 +141,7 @@ impl<B: Backend> Graph<B> {
         if layers.start != next || layers.end < next || layers.end > self.layers.len() {
             let n = self.layers.len();
             let what = format!("{layers:?}; the next pass begins at {next}, of {n} layers");
-            return Err(Error::config("layers", what));
+            return Err(Error::misuse("layers", what));
         }
         match &mut pass.observer {
             Some(observer) => self.run(backend, arena, ws, &layers, Some(*observer), tail)?,
@@ -215,7 +215,7 @@ impl<B: Backend> Graph<B> {
     /// `range` of them: calls `f(row, logits)` with `vocab` logits each.
     ///
     /// # Errors
-    /// [`Error::Config`] for rows that it did not leave; what `f` returns.
+    /// [`Error::Misuse`] for rows that it did not leave; what `f` returns.
     pub fn logits(
         &self,
         backend: &B,
@@ -225,7 +225,7 @@ impl<B: Backend> Graph<B> {
     ) -> Result<()> {
         if range.end > ws.hidden_rows {
             let what = format!("{range:?} of {} hidden states", ws.hidden_rows);
-            return Err(Error::config("rows", what));
+            return Err(Error::misuse("rows", what));
         }
         backend.rows(&ws.hidden, range.clone(), &mut ws.wanted)?;
         backend.matmul_f32(self.head(), &mut ws.wanted, &mut ws.logits)?;

@@ -44,7 +44,7 @@ pub trait Attended {
     /// A score pass over what was attended to.
     ///
     /// # Errors
-    /// [`Error::Config`] unless the observer said that it
+    /// [`Error::Misuse`] unless the observer said that it
     /// [`scores`](Observer::scores) the layer.
     fn score(&mut self, pass: Score, out: &mut Scores) -> Result<()>;
     /// The most probable token of every query.
@@ -112,5 +112,5 @@ impl<B: Backend> Attended for Seen<'_, B> {
 }
 
 fn kept<T>(lse: Option<&T>) -> Result<&T> {
-    lse.ok_or_else(|| Error::config("lse", "the observer does not score this layer"))
+    lse.ok_or_else(|| Error::misuse("lse", "the observer does not score this layer"))
 }

@@ -45,7 +45,7 @@ impl World {
                         assert!(wanted > before.budget());
                     }
                     Error::Busy { .. } => assert!(ids.iter().any(|seq| self.seqs[seq].busy)),
-                    Error::Config { .. } => assert!(ids.len() < requests.len()),
+                    Error::Misuse { .. } => assert!(ids.len() < requests.len()),
                     error => panic!("{error}"),
                 }
             }

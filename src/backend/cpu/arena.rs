@@ -85,7 +85,7 @@ impl Arenas {
         let needed = layout.block_bytes();
         if bytes.len() != needed {
             let what = format!("{} bytes for a block of {needed}", bytes.len());
-            return Err(Error::config("restore", what));
+            return Err(Error::misuse("restore", what));
         }
         self.block_mut(block).copy_from_slice(bytes);
         Ok(())

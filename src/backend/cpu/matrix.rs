@@ -65,10 +65,10 @@ fn resident(dtype: WeightType, policy: WeightPolicy) -> WeightType {
 impl Matrix {
     /// Loads parts with equal columns, stacked by rows.
     pub(super) fn new(parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<Self> {
-        let first = parts.first().ok_or_else(|| Error::config("matrix", "has no parts"))?;
+        let first = parts.first().ok_or_else(|| Error::misuse("matrix", "has no parts"))?;
         let (cols, rows) = (first.cols, parts.iter().map(|p| p.rows).sum::<usize>());
         if parts.iter().any(|p| p.cols != cols) {
-            return Err(Error::config("matrix", "parts have different columns"));
+            return Err(Error::misuse("matrix", "parts have different columns"));
         }
         // One type for all parts: their own, if they agree.
         let mut dtype = resident(first.dtype, policy);
@@ -114,7 +114,7 @@ impl Matrix {
     /// `y = x · selfᵀ`.
     pub(super) fn matmul(&self, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
         if x.cols() != self.cols {
-            return Err(Error::config(
+            return Err(Error::misuse(
                 "matmul",
                 format!("{} columns meet a matrix of {}", x.cols(), self.cols),
             ));
@@ -137,7 +137,7 @@ impl Matrix {
     /// Rows `ids`, as f32.
     pub(super) fn embed(&self, ids: &[u32], to: &mut Buffer) -> Result<()> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.rows) {
-            return Err(Error::config("ids", format!("token {id} is not below {}", self.rows)));
+            return Err(Error::misuse("ids", format!("token {id} is not below {}", self.rows)));
         }
         to.resize(ids.len(), self.cols);
         match &self.form {
@@ -189,7 +189,7 @@ fn candle_matmul(
             y.replace(data, rows, n, stride);
             Ok(())
         }
-        _ => Err(Error::config("matmul", "the product is not f32")),
+        _ => Err(Error::misuse("matmul", "the product is not f32")),
     }
 }
 

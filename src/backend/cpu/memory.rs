@@ -30,7 +30,7 @@ impl Memory for CpuBackend {
 
     fn write(&self, rows: &[f32], cols: usize, to: &mut Buffer) -> Result<()> {
         if cols == 0 || !rows.len().is_multiple_of(cols) {
-            return Err(Error::config("rows", format!("{} floats, {cols} a row", rows.len())));
+            return Err(Error::misuse("rows", format!("{} floats, {cols} a row", rows.len())));
         }
         to.resize(rows.len() / cols, cols);
         for (i, row) in rows.chunks_exact(cols).enumerate() {
@@ -41,7 +41,7 @@ impl Memory for CpuBackend {
 
     fn read_row(&self, from: &Buffer, row: usize, out: &mut [f32]) -> Result<()> {
         if row >= from.rows() || out.len() != from.cols() {
-            return Err(Error::config("row", format!("{row} of {} floats", out.len())));
+            return Err(Error::misuse("row", format!("{row} of {} floats", out.len())));
         }
         out.copy_from_slice(from.row(row));
         Ok(())
@@ -73,7 +73,7 @@ pub(super) fn select(
     to.resize(rows.len(), from.cols());
     for (i, row) in rows.enumerate() {
         if row >= from.rows() {
-            return Err(Error::config("rows", format!("{row} is not below {}", from.rows())));
+            return Err(Error::misuse("rows", format!("{row} is not below {}", from.rows())));
         }
         to.row_mut(i).copy_from_slice(from.row(row));
     }

@@ -22,7 +22,7 @@ impl Slots {
             RowToken::Given(id) => Ok(id),
             RowToken::Drawn(slot) => {
                 let drawn = self.drawn.get(slot as usize).copied().flatten();
-                let none = || Error::config("tokens", format!("no token was drawn to slot {slot}"));
+                let none = || Error::misuse("tokens", format!("no token was drawn to slot {slot}"));
                 drawn.ok_or_else(none)
             }
         };
@@ -80,6 +80,6 @@ impl Tokens for CpuBackend {
     }
 
     fn receive(&mut self) -> Result<Vec<Option<u32>>> {
-        self.slots.sent.pop_front().ok_or_else(|| Error::config("tokens", "none were sent"))
+        self.slots.sent.pop_front().ok_or_else(|| Error::misuse("tokens", "none were sent"))
     }
 }

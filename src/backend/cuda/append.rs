@@ -91,7 +91,7 @@ impl AppendPlan {
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
-    /// [`Error::Config`] for a slot, token or position that is out of range, and for
+    /// [`Error::Misuse`] for a slot, token or position that is out of range, and for
     /// a block that does not hold rows; what [`Arenas::take`] refuses.
     pub fn set(
         &mut self,
@@ -111,7 +111,7 @@ impl AppendPlan {
                 blocks.push(append.block);
             }
             for position in seq.position..seq.position + seq.new_tokens {
-                let what = || Error::config("position", format!("{position} exceeds 32 bits"));
+                let what = || Error::misuse("position", format!("{position} exceeds 32 bits"));
                 positions.push(u32::try_from(position).map_err(|_| what())?);
             }
         }
@@ -138,10 +138,10 @@ fn add_slots(
     let layout = arenas.writable(append.block)?;
     if layout.group != append.group || !layout.holds_rows_of(group.format.hot()) {
         let what = format!("class {} does not hold rows of the group", append.block.class.0);
-        return Err(Error::config("append", what));
+        return Err(Error::misuse("append", what));
     }
     if append.slot + append.n > layout.page_tokens || append.token + append.n > new_tokens {
-        return Err(Error::config("append", format!("{append:?} is out of range")));
+        return Err(Error::misuse("append", format!("{append:?} is out of range")));
     }
     let layer = layer_of(group, append.stream)?;
     slots.extend((0..append.n).map(|i| {
@@ -175,7 +175,7 @@ pub struct AppendCall<'a> {
 /// `[q heads | k heads | v heads]` in the first columns, to the planned pages.
 ///
 /// # Errors
-/// [`Error::Config`] if the plan is of another group, `T` is not the group's 16-bit
+/// [`Error::Misuse`] if the plan is of another group, `T` is not the group's 16-bit
 /// type, or a shape does not fit.
 pub fn append<T: Element>(
     arenas: &mut Arenas,
@@ -187,7 +187,7 @@ pub fn append<T: Element>(
     let group = arenas.group_of(call.at)?;
     let (d, kv_heads) = (group.head_dim, group.kv_heads);
     if (plan.arenas, plan.group) != (arenas.id(), call.at.group) {
-        return Err(Error::config("append", "the plan is of other arenas or another KV group"));
+        return Err(Error::misuse("append", "the plan is of other arenas or another KV group"));
     }
     check(group, call, T::CODEC, plan.rows, qkv.len())?;
     let layer = call.at.layer;
@@ -236,5 +236,5 @@ fn check(
     } else {
         return Ok(());
     };
-    Err(Error::config("append", wrong))
+    Err(Error::misuse("append", wrong))
 }

@@ -93,7 +93,7 @@ impl Arenas {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a head dim that the kernels lack, and for a device
-    /// without virtual memory management; [`Error::Config`] if the classes do not fit
+    /// without virtual memory management; [`Error::Misuse`] if the classes do not fit
     /// the groups; [`Error::DeviceOutOfMemory`].
     pub fn new(
         device: &Device,
@@ -134,7 +134,7 @@ impl Arenas {
     /// Arenas with blocks 0 to `blocks[i]` of class i in use, and room for no more.
     ///
     /// # Errors
-    /// As [`new`](Self::new); [`Error::Config`] if there is not one number a class.
+    /// As [`new`](Self::new); [`Error::Misuse`] if there is not one number a class.
     pub fn with_blocks(
         device: &Device,
         groups: &[KvGroup],
@@ -144,7 +144,7 @@ impl Arenas {
     ) -> Result<Self> {
         if blocks.len() != classes.len() {
             let what = format!("{} numbers for {} classes", blocks.len(), classes.len());
-            return Err(Error::config("blocks", what));
+            return Err(Error::misuse("blocks", what));
         }
         let bytes = |(class, n): (&ClassDesc, &u32)| class.block_bytes.saturating_mul((*n).into());
         let budget = classes.iter().zip(blocks).map(bytes).fold(0, u64::saturating_add);
@@ -341,12 +341,12 @@ impl Arenas {
     /// Takes a block and fills it.
     ///
     /// # Errors
-    /// [`Error::Config`] for bytes that are not a block's; what [`take`](Self::take) refuses.
+    /// [`Error::Misuse`] for bytes that are not a block's; what [`take`](Self::take) refuses.
     pub fn write(&mut self, block: BlockRef, bytes: &[u8], stream: &Stream) -> Result<()> {
         let needed = self.layout(block.class)?.block_bytes();
         if bytes.len() != needed {
             let what = format!("{} bytes for a block of {needed}", bytes.len());
-            return Err(Error::config("restore", what));
+            return Err(Error::misuse("restore", what));
         }
         self.take(&[block], stream)?;
         self.bytes_of(block)?.write(0, bytes, stream)

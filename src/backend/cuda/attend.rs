@@ -139,7 +139,7 @@ impl Attention {
         let AttentionShape { head_dim, heads, kv_heads, ref format, .. } = shape;
         check_head_dim(head_dim)?;
         if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
-            return Err(Error::config("heads", format!("{heads} do not fit {kv_heads} KV heads")));
+            return Err(Error::misuse("heads", format!("{heads} do not fit {kv_heads} KV heads")));
         }
         let group = heads / kv_heads;
         if group > 16 {
@@ -185,7 +185,7 @@ impl Attention {
     /// Memory for calls within `limits`.
     ///
     /// # Errors
-    /// [`Error::DeviceOutOfMemory`]; [`Error::Config`] for limits beyond 32 bits.
+    /// [`Error::DeviceOutOfMemory`]; [`Error::Misuse`] for limits beyond 32 bits.
     pub fn workspace(&self, limits: Limits) -> Result<Workspace> {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
         let splits = max_splits(limits.tokens);
@@ -197,7 +197,7 @@ impl Attention {
         let items = tiles * kv_heads * splits;
         let parts = limits.generated_rows * heads * splits;
         if u32::try_from(items.max(parts)).is_err() {
-            return Err(Error::config("limits", format!("{limits:?} exceed 32 bits")));
+            return Err(Error::misuse("limits", format!("{limits:?} exceed 32 bits")));
         }
         Ok(Workspace {
             limits,
@@ -213,7 +213,7 @@ impl Attention {
     /// Attention of one layer. Enqueues work and returns.
     ///
     /// # Errors
-    /// [`Error::Config`] for more sequences than the workspace was made for and for
+    /// [`Error::Misuse`] for more sequences than the workspace was made for and for
     /// a stride that does not fit; [`Error::NoKernelForArch`] and the like.
     ///
     /// # Safety
@@ -263,7 +263,7 @@ impl Attention {
         let group = shape.heads / shape.kv_heads;
         if call.n_seqs > workspace.limits.seqs {
             let what = format!("{} in a workspace for {}", call.n_seqs, workspace.limits.seqs);
-            return Err(Error::config("n_seqs", what));
+            return Err(Error::misuse("n_seqs", what));
         }
         self.check_stride(call)?;
         if call.n_seqs == 0 {
@@ -298,7 +298,7 @@ impl Attention {
             return Ok(());
         }
         let what = format!("{}; a multiple of 8 of at least {columns} is needed", call.q_stride);
-        Err(Error::config("q_stride", what))
+        Err(Error::misuse("q_stride", what))
     }
 
     /// Whether the last call with generated rows needed more than its workspace holds, in

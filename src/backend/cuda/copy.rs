@@ -28,7 +28,7 @@ impl Copier {
     /// block may be both read and written.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a block that does not exist; [`Error::Config`] for a
+    /// [`Error::NotFound`] for a block that does not exist; [`Error::Misuse`] for a
     /// copy between classes or of a block to itself; what [`Arenas::take`] refuses.
     pub fn copy(
         &mut self,
@@ -42,7 +42,7 @@ impl Copier {
             arenas.block(copy.from)?;
             largest = largest.max(arenas.writable(copy.to)?.block_bytes() as u64);
             if copy.from.class != copy.to.class || copy.from == copy.to {
-                return Err(Error::config("copies", format!("{copy:?}")));
+                return Err(Error::misuse("copies", format!("{copy:?}")));
             }
             let (from, to) = (copy.from.index, copy.to.index);
             jobs.push(CopyJob { arena: copy.from.class.0.into(), from, to, reserved: 0 });

@@ -25,7 +25,7 @@ impl Gatherer {
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
-    /// [`Error::Config`] for slots out of range and blocks that hold no rows; what
+    /// [`Error::Misuse`] for slots out of range and blocks that hold no rows; what
     /// [`Arenas::take`] refuses.
     pub fn gather(
         &mut self,
@@ -72,7 +72,7 @@ fn add_rows(arenas: &Arenas, gather: &Gather, rows: &mut Vec<GatherRow>) -> Resu
     let hot = group.format.hot();
     layer_of(group, Some(gather.stream))?;
     let to = arenas.writable(gather.to)?;
-    let wrong = |what: String| Err(Error::config("gather", what));
+    let wrong = |what: String| Err(Error::misuse("gather", what));
     if !to.ragged || gather.rows.len() > to.page_tokens {
         return wrong(format!(
             "{} rows to a block of class {}",

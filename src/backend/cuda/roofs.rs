@@ -32,7 +32,7 @@ pub fn read_sums(blocks: u32) -> usize {
 /// of all its words.
 ///
 /// # Errors
-/// [`Error::Config`] if `from` is not a multiple of [`SLAB_WORDS`] long or `sums` is
+/// [`Error::Misuse`] if `from` is not a multiple of [`SLAB_WORDS`] long or `sums` is
 /// shorter than [`read_sums`].
 pub fn read(
     from: &DeviceBuffer<u32>,
@@ -42,7 +42,7 @@ pub fn read(
 ) -> Result<()> {
     if !from.len().is_multiple_of(SLAB_WORDS) || sums.len() < read_sums(blocks) {
         let what = format!("{} words to {} sums of {blocks} blocks", from.len(), sums.len());
-        return Err(Error::config("read", what));
+        return Err(Error::misuse("read", what));
     }
     let n_slabs = (from.len() / SLAB_WORDS) as u64;
     let params = BenchReadParams { from: from.address(), sums: sums.address(), n_slabs };
@@ -66,7 +66,7 @@ pub fn multiply_flops(rounds: u32, blocks: u32) -> u64 {
 /// A and 4 tiles of B, [`OPERAND_WORDS`] long.
 ///
 /// # Errors
-/// [`Error::Config`] if a buffer is too short.
+/// [`Error::Misuse`] if a buffer is too short.
 pub fn multiply(
     operand: Operand,
     operands: &DeviceBuffer<u32>,
@@ -77,7 +77,7 @@ pub fn multiply(
 ) -> Result<()> {
     if operands.len() < OPERAND_WORDS || sums.len() < multiply_sums(blocks) {
         let what = format!("{} words to {} sums of {blocks} blocks", operands.len(), sums.len());
-        return Err(Error::config("multiply", what));
+        return Err(Error::misuse("multiply", what));
     }
     let kernel = match operand {
         Operand::F16 => "bench_mma_f16",

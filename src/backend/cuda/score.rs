@@ -94,7 +94,7 @@ impl Scorer {
     /// go to `scores + starts[seq][head]`, by kept index. Enqueues work and returns.
     ///
     /// # Errors
-    /// [`Error::Config`] for a pass over no queries, a call without log-sum-exps and a
+    /// [`Error::Misuse`] for a pass over no queries, a call without log-sum-exps and a
     /// stride that does not fit; [`Error::NoKernelForArch`] and the like.
     ///
     /// # Safety
@@ -160,7 +160,7 @@ impl Scorer {
     /// work and returns.
     ///
     /// # Errors
-    /// As [`score`](Self::score), and [`Error::Config`] for more rows than the workspace
+    /// As [`score`](Self::score), and [`Error::Misuse`] for more rows than the workspace
     /// was made for.
     ///
     /// # Safety
@@ -183,7 +183,7 @@ impl Scorer {
         let chunks = (workspace.parts.len() / per_chunk).min(workspace.chunks);
         if chunks == 0 {
             let what = format!("{per_chunk} parts, {} are there", workspace.parts.len());
-            return Err(Error::config("workspace", what));
+            return Err(Error::misuse("workspace", what));
         }
         let params = ScoreParams {
             parts: workspace.parts.address(),
@@ -214,14 +214,14 @@ impl Scorer {
     fn params(&self, call: &ScoreCall) -> Result<Option<ScoreParams>> {
         self.attention.check_stride(&call.attention)?;
         if call.attention.lse == 0 {
-            return Err(Error::config("lse", "score passes need the call's log-sum-exps"));
+            return Err(Error::misuse("lse", "score passes need the call's log-sum-exps"));
         }
         if call.attention.n_seqs == 0 {
             return Ok(None);
         }
         let attend = self.attention.call_params(&call.attention);
         let rows = u32::try_from(call.sizes.rows)
-            .map_err(|_| Error::config("rows", format!("{} exceed 32 bits", call.sizes.rows)))?;
+            .map_err(|_| Error::misuse("rows", format!("{} exceed 32 bits", call.sizes.rows)))?;
         Ok(Some(ScoreParams { attend, rows, ..ScoreParams::default() }))
     }
 

@@ -32,7 +32,7 @@ impl SealPlan {
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group, stream or block that does not exist;
-    /// [`Error::Config`] for a block that does not hold what is asked for; what
+    /// [`Error::Misuse`] for a block that does not hold what is asked for; what
     /// [`Arenas::take`] refuses.
     pub fn set(
         &mut self,
@@ -64,7 +64,7 @@ fn job(arenas: &Arenas, seal: &Seal) -> Result<(Option<usize>, SealJob)> {
     // A ragged block holds one stream's page, so it needs to be told which.
     let streams = seal.stream.is_some() || !(from.ragged || to.ragged);
     if !(ours && forms && streams) || seal.from == seal.to {
-        return Err(Error::config("seal", format!("{seal:?} does not fit the arenas")));
+        return Err(Error::misuse("seal", format!("{seal:?} does not fit the arenas")));
     }
     let job = SealJob {
         from_arena: seal.from.class.0.into(),
@@ -82,7 +82,7 @@ fn job(arenas: &Arenas, seal: &Seal) -> Result<(Option<usize>, SealJob)> {
 /// layers can be sealed at once.
 ///
 /// # Errors
-/// [`Error::Config`] if the plan is of another group; [`Error::NotFound`] for layers
+/// [`Error::Misuse`] if the plan is of another group; [`Error::NotFound`] for layers
 /// that do not exist; [`Error::Unsupported`] for a codec that has no kernel.
 pub fn seal(
     arenas: &mut Arenas,
@@ -92,7 +92,7 @@ pub fn seal(
     stream: &Stream,
 ) -> Result<()> {
     if (plan.arenas, plan.group) != (arenas.id(), group) {
-        return Err(Error::config("seal", "the plan is of other arenas or another KV group"));
+        return Err(Error::misuse("seal", "the plan is of other arenas or another KV group"));
     }
     let feedback = arenas.feedback(group);
     let group = arenas.group(group)?;

@@ -80,7 +80,7 @@ impl AttendTables {
     ///
     /// # Errors
     /// [`Error::NotFound`] for a group or block that does not exist;
-    /// [`Error::Config`] for a view that does not fit its group, and for a relocated
+    /// [`Error::Misuse`] for a view that does not fit its group, and for a relocated
     /// run without `rope`.
     pub fn set(
         &mut self,
@@ -116,7 +116,7 @@ impl AttendTables {
     /// Where the scores of a layer's streams lie.
     ///
     /// # Errors
-    /// [`Error::Config`] for a layer that a ragged view lacks.
+    /// [`Error::Misuse`] for a layer that a ragged view lacks.
     pub fn spans(&self, kv_heads: usize, layer: usize) -> Result<Spans> {
         Spans::new(self.kept.iter().map(Vec::as_slice), kv_heads, layer)
     }
@@ -129,10 +129,10 @@ impl AttendTables {
     /// A call over layer `layer`; `q`, `out` and `lse` are still to be named.
     ///
     /// # Errors
-    /// [`Error::Config`] if the tables are of other arenas.
+    /// [`Error::Misuse`] if the tables are of other arenas.
     pub fn call(&self, arenas: &Arenas, layer: usize) -> Result<AttentionCall> {
         if self.arenas != arenas.id() {
-            return Err(Error::config("attend", "the tables are of other arenas"));
+            return Err(Error::misuse("attend", "the tables are of other arenas"));
         }
         if layer >= arenas.group(self.group)?.layers {
             return Err(Error::NotFound {
@@ -199,7 +199,7 @@ impl<'a> Tables<'a> {
         };
         if ragged && views.len() != group.layers * group.kv_heads {
             let what = format!("{} views for {} layers", views.len(), group.layers);
-            return Err(Error::config("view", what));
+            return Err(Error::misuse("view", what));
         }
         self.seqs.push(SeqEntry {
             first_row: seq.first_row as u32,
@@ -228,7 +228,7 @@ impl<'a> Tables<'a> {
     fn add_stream(&mut self, view: &StreamView, q_len: usize, ragged: bool) -> Result<()> {
         if (view.kept as usize) < q_len {
             let what = format!("{q_len} queries, but {} tokens are kept", view.kept);
-            return Err(Error::config("seqs", what));
+            return Err(Error::misuse("seqs", what));
         }
         let (first_entry, first_mask) = (self.table.len() as u32, self.masks.len() as u32);
         let first_run = self.runs.len() as u32;
@@ -269,7 +269,7 @@ impl<'a> Tables<'a> {
         let layout = self.arenas.layout(run.class)?;
         let pages = (run.n_tokens as usize).div_ceil(layout.page_tokens.max(1));
         let (first, masks) = (run.first as usize, run.live.map(|m| m as usize));
-        let wrong = |what: String| Err(Error::config("view", what));
+        let wrong = |what: String| Err(Error::misuse("view", what));
         if layout.group != self.group || layout.ragged != ragged {
             return wrong(format!("class {} is not one of the stream's", run.class.0));
         }
@@ -296,7 +296,7 @@ impl<'a> Tables<'a> {
         let half = self.arenas.group(self.group)?.head_dim / 2;
         let Some(rope) = self.rope.filter(|rope| rope.inv_freq.len() == half) else {
             let what = format!("a run is relocated by {shift}, which needs {half} frequencies");
-            return Err(Error::config("rope", what));
+            return Err(Error::misuse("rope", what));
         };
         for freq in &rope.inv_freq {
             let (sin, cos) = (-f64::from(shift) * freq).sin_cos();

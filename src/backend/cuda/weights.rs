@@ -27,12 +27,12 @@ impl<T: Element> Matrix<T> {
     /// A matrix that is on the device already: `T [rows][cols]`.
     ///
     /// # Errors
-    /// [`Error::Config`] if there are not as many elements, or the columns are no
+    /// [`Error::Misuse`] if there are not as many elements, or the columns are no
     /// multiple of 8.
     pub fn new(rows: usize, cols: usize, data: DeviceBuffer<T>) -> Result<Self> {
         if rows.checked_mul(cols) != Some(data.len()) || !cols.is_multiple_of(PAD) {
             let what = format!("{} elements are not [{rows}, {cols}]", data.len());
-            return Err(Error::config("matrix", what));
+            return Err(Error::misuse("matrix", what));
         }
         Ok(Self { rows, cols, data })
     }
@@ -70,13 +70,13 @@ impl<T: Element> Uploader<T> {
     /// columns are stacked by rows.
     ///
     /// # Errors
-    /// [`Error::Config`] if parts or bytes do not fit together; [`Error::Unsupported`]
+    /// [`Error::Misuse`] if parts or bytes do not fit together; [`Error::Unsupported`]
     /// for a weight that exceeds the range of `T`; [`Error::Dense`] for a type that
     /// cannot be dequantised; [`Error::DeviceOutOfMemory`].
     pub fn matrix(&mut self, parts: &[MatrixBytes<'_>], stream: &Stream) -> Result<Matrix<T>> {
-        let first = parts.first().ok_or_else(|| Error::config("matrix", "has no parts"))?;
+        let first = parts.first().ok_or_else(|| Error::misuse("matrix", "has no parts"))?;
         if parts.iter().any(|part| part.cols != first.cols) {
-            return Err(Error::config("matrix", "parts have different columns"));
+            return Err(Error::misuse("matrix", "parts have different columns"));
         }
         for part in parts {
             row_bytes(part)?;
@@ -84,7 +84,7 @@ impl<T: Element> Uploader<T> {
         let rows = parts.iter().map(|part| part.rows).sum::<usize>();
         let cols = first.cols.next_multiple_of(PAD);
         let elements = rows.checked_mul(cols);
-        let elements = elements.ok_or_else(|| Error::config("matrix", "it is too large"))?;
+        let elements = elements.ok_or_else(|| Error::misuse("matrix", "it is too large"))?;
         let mut data = stream.device().alloc(elements)?;
         let mut at = 0;
         for part in parts.iter().filter(|part| part.cols > 0) {

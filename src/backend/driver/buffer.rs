@@ -22,7 +22,7 @@ pub struct DeviceBuffer<T> {
 impl<T: Pod> DeviceBuffer<T> {
     pub(super) fn new(device: &Device, len: usize) -> Result<Self> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| {
-            Error::config("len", format!("{len} elements are more than memory can hold"))
+            Error::misuse("len", format!("{len} elements are more than memory can hold"))
         })? as u64;
         let address = if bytes == 0 { 0 } else { device.allocate(bytes)? };
         let owned = bytes > 0;

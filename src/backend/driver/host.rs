@@ -30,7 +30,7 @@ impl<T: Pod> HostBuffer<T> {
             Some(bytes) => device.driver().alloc_host(bytes as u64)?.cast(),
             None => {
                 let what = format!("{len} elements are more than memory can hold");
-                return Err(Error::config("len", what));
+                return Err(Error::misuse("len", what));
             }
         };
         Ok(Self { device: device.clone(), first, len })

@@ -25,7 +25,7 @@ impl Reservation {
     /// [`Error::Unsupported`] if the device has no virtual memory management;
     /// [`Error::Device`] if so many addresses are not to be had.
     pub fn new(device: &Device, bytes: u64, chunk_bytes: u64) -> Result<Self> {
-        let many = || Error::config("bytes", format!("{bytes} bytes exceed all addresses"));
+        let many = || Error::misuse("bytes", format!("{bytes} bytes exceed all addresses"));
         let granularity = device.driver().granularity()?.max(1);
         let chunk_bytes =
             chunk_bytes.max(1).checked_next_multiple_of(granularity).ok_or_else(many)?;

@@ -83,7 +83,7 @@ fn memory_that_is_full_says_how_much_is_free() {
     drop(a);
     assert_eq!(device.memory().unwrap().free, 1000);
     // Lengths whose bytes overflow are refused before the device is asked.
-    assert!(matches!(device.alloc::<u64>(usize::MAX), Err(Error::Config { .. })));
+    assert!(matches!(device.alloc::<u64>(usize::MAX), Err(Error::Misuse { .. })));
     // A borrowed buffer frees nothing.
     let a = device.zeroed::<u8>(600, &stream).unwrap();
     // SAFETY: `a` outlives it.

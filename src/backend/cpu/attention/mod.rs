@@ -162,7 +162,7 @@ pub(super) fn attend(
 fn check_call(arenas: &Arenas, group: &KvGroup, call: &Asked<'_>, q: &Buffer) -> Result<()> {
     check_mask(call.causal, call.window)?;
     if !call.heads.is_multiple_of(group.kv_heads) || q.cols() < call.heads * group.head_dim {
-        return Err(Error::config("heads", format!("{} do not fit the KV heads", call.heads)));
+        return Err(Error::misuse("heads", format!("{} do not fit the KV heads", call.heads)));
     }
     let half = group.head_dim / 2;
     if call.rope.is_some_and(|rope| (1..=half).contains(&rope.inv_freq.len())) {
@@ -174,7 +174,7 @@ fn check_call(arenas: &Arenas, group: &KvGroup, call: &Asked<'_>, q: &Buffer) ->
             if let Some(run) = runs.iter().find(|run| run.shift != 0) {
                 let shift = run.shift;
                 let what = format!("a run is relocated by {shift}, which needs {half} frequencies");
-                return Err(Error::config("rope", what));
+                return Err(Error::misuse("rope", what));
             }
         }
     }
@@ -258,7 +258,7 @@ impl<'a> Call<'a> {
         let stream = self.stream(seq, kv_head);
         let kept = stream.view.kept as usize;
         if share.q_len > kept || share.first_row + share.q_len > self.q.rows() {
-            return Err(Error::config(
+            return Err(Error::misuse(
                 "seqs",
                 format!("{} queries of sequence {seq}, but {kept} tokens are kept", share.q_len),
             ));

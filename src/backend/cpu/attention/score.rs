@@ -143,14 +143,14 @@ impl Pass<'_> {
         check_call(self.arenas, self.group, call, self.q)?;
         if (self.lse.rows(), self.lse.cols()) != (rows, call.heads) {
             let what = format!("[{}, {}]", self.lse.rows(), self.lse.cols());
-            return Err(Error::config("lse", format!("{what}, not [{rows}, {}]", call.heads)));
+            return Err(Error::misuse("lse", format!("{what}, not [{rows}, {}]", call.heads)));
         }
         let spans = self.spans()?;
         for (seq, share) in call.seqs.iter().enumerate() {
             let kept = (0..self.group.kv_heads).map(|k| spans.of(seq, k).len()).min().unwrap_or(0);
             if share.q_len > kept || share.first_row + share.q_len > rows {
                 let what = format!("{} queries of sequence {seq}, {kept} tokens", share.q_len);
-                return Err(Error::config("seqs", format!("{what} and {rows} rows")));
+                return Err(Error::misuse("seqs", format!("{what} and {rows} rows")));
             }
         }
         Ok(())

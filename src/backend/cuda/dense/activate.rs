@@ -10,7 +10,7 @@ use crate::error::Result;
 /// `[rows][cols]`, `cols` a multiple of 8.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) if a shape does not fit.
+/// [`Error::Misuse`](crate::Error::Misuse) if a shape does not fit.
 pub fn silu_mul<T: Element>(
     x: &DeviceBuffer<T>,
     rows: usize,

@@ -10,7 +10,7 @@ use crate::error::Result;
 /// of 8.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) if a shape does not fit.
+/// [`Error::Misuse`](crate::Error::Misuse) if a shape does not fit.
 pub fn add_bias<T: Element>(
     x: &mut DeviceBuffer<T>,
     rows: usize,

@@ -25,7 +25,7 @@ pub struct Rows<'a> {
 /// the device, so check those that you upload.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) if a shape does not fit.
+/// [`Error::Misuse`](crate::Error::Misuse) if a shape does not fit.
 pub fn embed<T: Element>(
     table: &DeviceBuffer<T>,
     scale: f32,

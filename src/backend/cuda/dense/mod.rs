@@ -101,6 +101,6 @@ impl Shapes {
     }
 
     fn wrong(&self, what: String) -> Error {
-        Error::config(self.0, what)
+        Error::misuse(self.0, what)
     }
 }

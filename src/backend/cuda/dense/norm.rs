@@ -27,7 +27,7 @@ pub struct RmsNorm<'a> {
 /// `[rows][cols]`, like `delta` and `out`.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) if a shape does not fit.
+/// [`Error::Misuse`](crate::Error::Misuse) if a shape does not fit.
 pub fn rms_norm<T: Element>(
     call: RmsNorm<'_>,
     x: &mut DeviceBuffer<f32>,
@@ -71,7 +71,7 @@ pub struct HeadNorm<'a> {
 /// with the weight, in place.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) if a shape does not fit.
+/// [`Error::Misuse`](crate::Error::Misuse) if a shape does not fit.
 pub fn head_norm<T: Element>(
     call: HeadNorm<'_>,
     x: &mut DeviceBuffer<T>,

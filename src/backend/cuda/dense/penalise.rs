@@ -26,7 +26,7 @@ pub struct Penalties<'a> {
 /// [`Penalty::apply`](crate::backend::draw::Penalty::apply) does on the host.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) if a shape does not fit.
+/// [`Error::Misuse`](crate::Error::Misuse) if a shape does not fit.
 ///
 /// # Safety
 /// `starts` do not fall and do not exceed `tokens`, and `rows` do not exceed `ids`:

@@ -30,7 +30,7 @@ pub struct RopeCall<'a> {
 /// Rotates heads of `x`, `[rows][stride]`, in place.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) if a shape does not fit.
+/// [`Error::Misuse`](crate::Error::Misuse) if a shape does not fit.
 pub fn rope<T: Element>(
     call: RopeCall<'_>,
     x: &mut DeviceBuffer<T>,

@@ -46,7 +46,7 @@ pub fn draw_to(slot: u32, draw: &Draw) -> Result<SampleDraw> {
 /// wins; a row without a logit above −∞ gives [`NONE`](super::super::params::NONE).
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) if a shape does not fit.
+/// [`Error::Misuse`](crate::Error::Misuse) if a shape does not fit.
 pub fn argmax(logits: Logits<'_>, ids: &mut DeviceBuffer<u32>, stream: &Stream) -> Result<()> {
     let shapes = Shapes("argmax");
     let params = params(&shapes, logits, None, ids)?;

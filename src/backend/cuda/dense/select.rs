@@ -12,7 +12,7 @@ const THREADS: u32 = 128;
 /// of 16 bytes. The copy of a row that `from` does not have has all bits set: NaN.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) if a shape does not fit.
+/// [`Error::Misuse`](crate::Error::Misuse) if a shape does not fit.
 pub fn select_rows<E: Pod>(
     from: &DeviceBuffer<E>,
     rows: &DeviceBuffer<u32>,

@@ -74,10 +74,10 @@ impl Problem {
     fn new<T: Element, Out: Output<T>>(shape: GemmShape) -> Result<Self> {
         let GemmShape { rows, n, k } = shape;
         if [rows, n, k].into_iter().any(|size| size > i32::MAX as usize) {
-            return Err(Error::config("gemm", format!("{rows}×{n}×{k} exceeds 31 bits")));
+            return Err(Error::misuse("gemm", format!("{rows}×{n}×{k} exceeds 31 bits")));
         }
         if k == 0 || !(k * size_of::<T>()).is_multiple_of(ALIGNMENT) {
-            return Err(Error::config("gemm", format!("k = {k} is no multiple of 8 above 0")));
+            return Err(Error::misuse("gemm", format!("k = {k} is no multiple of 8 above 0")));
         }
         Ok(Self { shape, element: T::CODEC, wide: Out::WIDE })
     }
@@ -152,7 +152,7 @@ impl Gemm {
     /// are first launched.
     ///
     /// # Errors
-    /// [`Error::Config`] for a shape that does not exist; [`Error::Device`] if the
+    /// [`Error::Misuse`] for a shape that does not exist; [`Error::Device`] if the
     /// library has no algorithm for it.
     pub fn prepare<T: Element, Out: Output<T>>(&mut self, shape: GemmShape) -> Result<()> {
         let problem = Problem::new::<T, Out>(shape)?;
@@ -170,7 +170,7 @@ impl Gemm {
     /// their buffers. Nothing else of the buffers is read or written.
     ///
     /// # Errors
-    /// [`Error::Config`] if a buffer is too short, begins at no multiple of 16 bytes, or
+    /// [`Error::Misuse`] if a buffer is too short, begins at no multiple of 16 bytes, or
     /// is of another device, or if the stream is not that of the first product;
     /// [`Error::Device`] if the library refuses.
     pub fn matmul<T: Element, Out: Output<T>>(
@@ -190,11 +190,11 @@ impl Gemm {
         self.check("w", w, n, k)?;
         self.check("y", y, rows, n)?;
         if !self.device.is(stream.device()) {
-            return Err(Error::config("gemm", "the stream is of another device"));
+            return Err(Error::misuse("gemm", "the stream is of another device"));
         }
         if *self.stream.get_or_insert(stream.raw()) != stream.raw() {
             let what = "products share a workspace and stay on the stream of the first one";
-            return Err(Error::config("gemm", what));
+            return Err(Error::misuse("gemm", what));
         }
         let at = Operands { x: x.address(), w: w.address(), y: y.address() };
         match &mut self.provider {
@@ -221,6 +221,6 @@ impl Gemm {
         } else {
             return Ok(());
         };
-        Err(Error::config("gemm", wrong))
+        Err(Error::misuse("gemm", wrong))
     }
 }

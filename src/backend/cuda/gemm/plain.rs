@@ -17,7 +17,7 @@ pub(super) fn multiply(problem: &Problem, at: Operands, stream: &Stream) -> Resu
     let [rows, n, k] = [rows as u32, n as u32, k as u32]; // below 2^31
     let grid = [rows.div_ceil(TILE[0]), n.div_ceil(TILE[1]), 1];
     if grid[1] > MOST {
-        return Err(Error::config("gemm", format!("n = {n} exceeds the plain loop's grid")));
+        return Err(Error::misuse("gemm", format!("n = {n} exceeds the plain loop's grid")));
     }
     let kernel = format!("gemm_{}{}", problem.element, if problem.wide { "_f32" } else { "" });
     let Operands { x, w, y } = at;

@@ -117,7 +117,7 @@ impl Begun {
 fn check(input: &StepInput<'_>) -> Result<()> {
     let rows = input.rows.len();
     if let Some(row) = input.rows.iter().find(|&&row| row >= input.tokens.len()) {
-        return Err(Error::config("rows", format!("{row} is not below {}", input.tokens.len())));
+        return Err(Error::misuse("rows", format!("{row} is not below {}", input.tokens.len())));
     }
     let choices = input.choices.len();
     if choices != 0 && choices != rows {

@@ -85,7 +85,7 @@ impl<T: Element> Buffer<T> {
 }
 
 fn wrong(wanted: &str, held: &str) -> Error {
-    Error::config("buffer", format!("it holds {held}, the operation takes {wanted}"))
+    Error::misuse("buffer", format!("it holds {held}, the operation takes {wanted}"))
 }
 
 /// Makes room for a matrix; what was in the buffer is lost if it has to grow.

@@ -22,7 +22,7 @@ impl<T: Element> Dense for CudaBackend<T> {
     fn add_bias(&self, x: &mut Buffer<T>, bias: &DeviceBuffer<f32>) -> Result<()> {
         let rows = x.rows();
         if bias.len() != x.cols() {
-            return Err(Error::config("bias", format!("{} for {}", bias.len(), x.cols())));
+            return Err(Error::misuse("bias", format!("{} for {}", bias.len(), x.cols())));
         }
         dense::add_bias(x.narrow_mut()?, rows, bias, &self.stream)
     }
@@ -37,7 +37,7 @@ impl<T: Element> Dense for CudaBackend<T> {
     ) -> Result<()> {
         let (rows, cols) = (x.rows(), x.cols());
         if weight.len() != cols || delta.is_some_and(|d| (d.rows(), d.cols()) != (rows, cols)) {
-            return Err(Error::config("rms_norm", format!("weight or delta is not {cols} wide")));
+            return Err(Error::misuse("rms_norm", format!("weight or delta is not {cols} wide")));
         }
         let delta = delta.map(Buffer::narrow).transpose()?;
         let y = y.set_narrow(rows, cols, &self.stream)?;

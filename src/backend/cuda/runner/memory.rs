@@ -35,7 +35,7 @@ impl<T: Element> Memory for CudaBackend<T> {
 
     fn write(&self, rows: &[f32], cols: usize, to: &mut Buffer<T>) -> Result<()> {
         if cols == 0 || !rows.len().is_multiple_of(cols) {
-            return Err(Error::config("rows", format!("{} floats, {cols} a row", rows.len())));
+            return Err(Error::misuse("rows", format!("{} floats, {cols} a row", rows.len())));
         }
         let mut narrow = vec![T::zeroed(); rows.len()];
         T::narrow(rows, &mut narrow);
@@ -45,7 +45,7 @@ impl<T: Element> Memory for CudaBackend<T> {
 
     fn read_row(&self, from: &Buffer<T>, row: usize, out: &mut [f32]) -> Result<()> {
         if row >= from.rows() || out.len() != from.cols() {
-            return Err(Error::config("row", format!("{row} of {} floats", out.len())));
+            return Err(Error::misuse("row", format!("{row} of {} floats", out.len())));
         }
         let at = row * from.cols();
         match from.wide() {
@@ -63,7 +63,7 @@ impl<T: Element> Memory for CudaBackend<T> {
         // A repeated step does not tell the buffer how many rows it has written; the
         // caller knows.
         if rows.end > from.room() {
-            return Err(Error::config("rows", format!("{rows:?} of {}", from.room())));
+            return Err(Error::misuse("rows", format!("{rows:?} of {}", from.room())));
         }
         let cols = from.cols();
         let to = to.set_narrow(rows.len(), cols, &self.stream)?;

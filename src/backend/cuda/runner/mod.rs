@@ -83,7 +83,7 @@ impl<T: Element> CudaBackend<T> {
     ) -> Result<()> {
         let (n, k) = (matrix.rows(), matrix.cols());
         if x.cols() != k {
-            return Err(Error::config("matmul", format!("rows of {}, not {k}", x.cols())));
+            return Err(Error::misuse("matmul", format!("rows of {}, not {k}", x.cols())));
         }
         let shape = GemmShape { rows: x.rows(), n, k };
         lock(&self.gemm).matmul(x.narrow()?, matrix.data(), y, shape, &self.stream)
@@ -107,7 +107,7 @@ fn check_rows<T: Element>(
         return Ok(());
     }
     let has = format!("[{}, {}]", x.rows(), x.cols());
-    Err(Error::config(name, format!("{has} does not hold the step's [{rows}, {cols}]")))
+    Err(Error::misuse(name, format!("{has} does not hold the step's [{rows}, {cols}]")))
 }
 
 fn lock<X>(mutex: &Mutex<X>) -> MutexGuard<'_, X> {

@@ -109,7 +109,7 @@ fn score_call<T: Element>(
     check_rows("q", q, sizes.rows, call.heads * group.head_dim)?;
     if lse.rows() < sizes.rows || lse.cols() != call.heads {
         let what = format!("[{}, {}], not [rows, {}]", lse.rows(), lse.cols(), call.heads);
-        return Err(Error::config("lse", what));
+        return Err(Error::misuse("lse", what));
     }
     let attention = AttentionCall {
         q: q.narrow()?.address(),

@@ -86,7 +86,7 @@ impl Slots {
 
     /// The tokens that were sent first; waits for them.
     pub fn receive(&mut self) -> Result<Vec<u32>> {
-        let none = || Error::config("tokens", "none were sent");
+        let none = || Error::misuse("tokens", "none were sent");
         let sent = self.sent.pop_front().ok_or_else(none)?;
         sent.arrived.wait()?;
         let host = sent.host.as_slice();

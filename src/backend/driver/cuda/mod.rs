@@ -56,7 +56,7 @@ impl CudaDriver {
     pub unsafe fn borrow(context: *mut c_void) -> Result<Self> {
         probe::init()?;
         if context.is_null() {
-            return Err(Error::config("context", "it is null"));
+            return Err(Error::misuse("context", "it is null"));
         }
         // SAFETY: the caller's promise.
         Self::new(unsafe { Context::borrow(context.cast())? })
