@@ -15,9 +15,7 @@
 
 use half::f16;
 use kvfold::backend::cuda::attend::{Attention, AttentionCall, AttentionShape, Limits};
-use kvfold::backend::cuda::params::{
-    AttendSeq, KvArena, KvRun, KvStream, NONE, ROWS_GENERATED, RUN_HOT,
-};
+use kvfold::backend::cuda::params::{AttendSeq, KvArena, KvRun, KvStream, NONE, RUN_HOT};
 use kvfold::backend::driver::Device;
 use kvfold::codec::{Codec, KvFormat};
 
@@ -76,9 +74,7 @@ fn main() -> anyhow::Result<()> {
         first_row: s as u32,
         q_len: 1,
         first_stream: s as u32,
-        ragged: 0,
-        rows: ROWS_GENERATED,
-        reserved: 0,
+        flags: 0,
     });
     let (arenas, runs) = (device.upload(&arenas, &stream)?, device.upload(&runs, &stream)?);
     let (streams, seqs) = (device.upload(&streams, &stream)?, device.upload(&seqs, &stream)?);

@@ -8,7 +8,7 @@ use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::attend::AttentionCall;
 use kvfold::backend::cuda::params::{
-    AttendSeq, KvRun, KvStream, NONE, ROWS_GENERATED, ROWS_PROMPT, RUN_HOT, RUN_SEALED, RUN_SINK,
+    AttendSeq, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT,
 };
 use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
 use kvfold::cache::{ClassDesc, ClassId, ClassKind};
@@ -248,9 +248,7 @@ impl Tables {
             first_row: (seq * shape.q_len) as u32,
             q_len: shape.q_len as u32,
             first_stream: seq as u32,
-            ragged: 0,
-            rows: if shape.generated() { ROWS_GENERATED } else { ROWS_PROMPT },
-            reserved: 0,
+            flags: if shape.generated() { 0 } else { SEQ_PROMPT },
         });
     }
 }

@@ -12,7 +12,7 @@ namespace {
 DEVICE uint32_t splits_of_row(const AttendParams& p, const AttendSeq& seq, uint32_t kv_head,
                               uint32_t q_len, uint32_t row) {
     uint32_t stream = load(&seq.first_stream);
-    if (load(&seq.ragged)) stream += p.layer * p.kv_heads + kv_head;
+    if (load(&seq.flags) & SEQ_RAGGED) stream += p.layer * p.kv_heads + kv_head;
     uint32_t kept = load(&reinterpret_cast<const KvStream*>(p.streams)[stream].kept);
     uint32_t k = 0;
     while (row >= rows_up_to(p, kept, q_len, most_pages(k))) ++k;

@@ -28,9 +28,9 @@ DEVICE uint32_t items_of(const AttendParams& p, const Segment& segment) {
 DEVICE Counts count(const AttendParams& p, uint32_t entry) {
     uint32_t s = entry / p.kv_heads, head = entry % p.kv_heads;
     const AttendSeq* seq = reinterpret_cast<const AttendSeq*>(p.seqs) + s;
-    uint32_t q_len = load(&seq->rows) == ROWS_GENERATED ? load(&seq->q_len) : 0;
+    uint32_t q_len = load(&seq->flags) & SEQ_PROMPT ? 0 : load(&seq->q_len);
     uint32_t stream = load(&seq->first_stream);
-    if (load(&seq->ragged)) stream += p.layer * p.kv_heads + head;
+    if (load(&seq->flags) & SEQ_RAGGED) stream += p.layer * p.kv_heads + head;
     const KvStream* streams = reinterpret_cast<const KvStream*>(p.streams);
     Counts c = {0, 0, 0, stream, load(&streams[stream].kept), q_len};
     for (uint32_t k = 0; k < SPLIT_LENGTHS; ++k) {

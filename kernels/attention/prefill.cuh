@@ -94,7 +94,7 @@ template <class T, int D, class Pages> struct Prefill {
 
     static DEVICE void run(const AttendParams& p) {
         const AttendSeq* seq = reinterpret_cast<const AttendSeq*>(p.seqs) + blockIdx.z;
-        uint32_t q_len = load(&seq->rows) == ROWS_PROMPT ? load(&seq->q_len) : 0;
+        uint32_t q_len = load(&seq->flags) & SEQ_PROMPT ? load(&seq->q_len) : 0;
         uint32_t tiles = div_ceil(q_len * (p.heads / p.kv_heads), ROWS);
         if (blockIdx.x >= tiles) return;
         PrefillContext& context = *reinterpret_cast<PrefillContext*>(shared_memory());

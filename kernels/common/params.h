@@ -61,17 +61,16 @@ struct KvStream {
     uint32_t sealed_bound; // pages imported from the prefix index
 };
 
-// What rows are (RowKind in Rust): it picks their arithmetic, whatever q_len.
-enum AttendRows : uint32_t { ROWS_GENERATED = 0, ROWS_PROMPT = 1 };
+// Of AttendSeq: its streams are ragged; its rows are of a prompt (RowKind in Rust), so prefill
+// takes them, whatever q_len, and else decode.
+enum AttendFlags : uint32_t { SEQ_RAGGED = 1, SEQ_PROMPT = 2 };
 
 // One sequence of an attention call: its queries are the last q_len tokens.
 struct AttendSeq {
     uint32_t first_row; // of q and out
     uint32_t q_len;
     uint32_t first_stream; // uniform: its stream; ragged: + layer · kv_heads + head
-    uint32_t ragged;
-    uint32_t rows; // AttendRows: decode takes generated ones, prefill those of a prompt
-    uint32_t reserved;
+    uint32_t flags; // AttendFlags
 };
 
 // A share of decode attention: some pages of one stream for some columns. A

@@ -30,7 +30,7 @@ const Row rows[] = {
     FIELD(KvStream, first_mask), FIELD(KvStream, kept), FIELD(KvStream, sealed_bound),
     SIZE(AttendSeq),
     FIELD(AttendSeq, first_row), FIELD(AttendSeq, q_len), FIELD(AttendSeq, first_stream),
-    FIELD(AttendSeq, ragged), FIELD(AttendSeq, rows), FIELD(AttendSeq, reserved),
+    FIELD(AttendSeq, flags),
     SIZE(AttendItem),
     FIELD(AttendItem, seq), FIELD(AttendItem, kv_head), FIELD(AttendItem, stream),
     FIELD(AttendItem, column), FIELD(AttendItem, first_page), FIELD(AttendItem, n_pages),
@@ -132,7 +132,7 @@ const Row rows[] = {
     VALUE(KvCodec, CODEC_KIVI4), VALUE(KvCodec, CODEC_KIVI2),
     VALUE(KvCodec, CODEC_KF4), VALUE(KvCodec, CODEC_KF3), VALUE(KvCodec, CODEC_KF2),
     VALUE(KvRunKind, RUN_SINK), VALUE(KvRunKind, RUN_SEALED), VALUE(KvRunKind, RUN_HOT),
-    VALUE(AttendRows, ROWS_GENERATED), VALUE(AttendRows, ROWS_PROMPT),
+    VALUE(AttendFlags, SEQ_RAGGED), VALUE(AttendFlags, SEQ_PROMPT),
     VALUE(ScoreReduce, SCORE_SUM_MEAN), VALUE(ScoreReduce, SCORE_SUM_MAX),
     VALUE(ScoreReduce, SCORE_MAX),
 };

@@ -41,7 +41,7 @@ pub struct Calibration {
     pub fingerprint: String,
     /// Mean stored bits an element that were asked for.
     pub target_bits: f64,
-    /// Mean stored bits an element of sealed pages.
+    /// Mean stored bits an element of sealed pages, of all that is kept of the whole context.
     pub bits: f64,
     /// The text that was measured on.
     pub text: String,

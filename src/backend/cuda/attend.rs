@@ -9,13 +9,12 @@
 //! blocks, on the device, so that nothing of a step has to come from the host;
 //! `decode_*` attends, `attend_merge` joins split streams. That is for generated rows;
 //! those of prompts go to `prefill_*`. What a sequence's rows are stands in its entry
-//! ([`ROWS_GENERATED`], [`ROWS_PROMPT`]), and how many there are chooses nothing: a token
+//! ([`SEQ_PROMPT`]), and how many there are chooses nothing: a token
 //! that is verified has the bits of one that is decoded. How a stream is split depends on
 //! that stream alone, up to the row that reads it, so a result does not depend on the
 //! batch either.
 //!
-//! [`ROWS_GENERATED`]: super::params::ROWS_GENERATED
-//! [`ROWS_PROMPT`]: super::params::ROWS_PROMPT
+//! [`SEQ_PROMPT`]: super::params::SEQ_PROMPT
 
 use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};

@@ -4,8 +4,8 @@ use super::arenas::Arenas;
 use super::attend::AttentionCall;
 use super::list::DeviceList;
 use super::params::{
-    AttendSeq as SeqEntry, KvRun, KvStream, NONE, ROWS_GENERATED, ROWS_PROMPT, RUN_HOT, RUN_SEALED,
-    RUN_SINK,
+    AttendSeq as SeqEntry, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT,
+    SEQ_RAGGED,
 };
 use crate::backend::driver::{Device, Stream};
 use crate::backend::score::Spans;
@@ -103,7 +103,7 @@ impl AttendTables {
         self.masks.set(&tables.masks, stream)?;
         self.rotations.set(&tables.rotations, stream)?;
         self.kept = tables.kept;
-        self.uniform = tables.seqs.iter().all(|seq| seq.ragged == 0);
+        self.uniform = tables.seqs.iter().all(|seq| seq.flags & SEQ_RAGGED == 0);
         (self.arenas, self.group, self.sizes) = (arenas.id(), group, tables.sizes);
         Ok(())
     }
@@ -205,12 +205,8 @@ impl<'a> Tables<'a> {
             first_row: seq.first_row as u32,
             q_len: seq.q_len as u32,
             first_stream: self.streams.len() as u32,
-            ragged: u32::from(ragged),
-            rows: match seq.kind {
-                RowKind::Generated => ROWS_GENERATED,
-                RowKind::Prompt => ROWS_PROMPT,
-            },
-            reserved: 0,
+            flags: if ragged { SEQ_RAGGED } else { 0 }
+                | if seq.kind == RowKind::Prompt { SEQ_PROMPT } else { 0 },
         });
         self.kept.push(views.iter().map(|view| view.kept).collect());
         let sizes = &mut self.sizes;

@@ -157,12 +157,18 @@ pub fn calibrate(
     };
     pass(1, &mut meter)?;
 
+    // Tokens that a layer's streams keep of the whole context.
+    let window = config.sliding_window.unwrap_or(config.context).min(config.context);
+    let kept = |slides: &bool| if *slides { window as f64 } else { config.context as f64 };
+    let kept: Vec<f64> = config.sliding_layers.iter().map(kept).collect();
     // Keys and values of a stream, one after the other.
     let errors = meter.errors.as_flattened();
     let chosen: Vec<KvFormat> = match options.format {
         Some(format) => vec![format; streams],
         None => {
-            let codecs = allocate::allocate(&CODECS.map(Codec::bits), errors, options.target_bits);
+            let sizes = (0..errors.len()).map(|i| kept[i / (SIDES * config.kv_heads)]);
+            let (bits, sizes) = (CODECS.map(Codec::bits), sizes.collect::<Vec<_>>());
+            let codecs = allocate::allocate(&bits, errors, &sizes, options.target_bits);
             let pairs = codecs.as_chunks::<2>().0.iter();
             pairs.map(|[key, value]| KvFormat::new(CODECS[*key], CODECS[*value])).collect()
         }
@@ -184,6 +190,9 @@ pub fn calibrate(
     let (name, fingerprint) = (checkpoint.name(), checkpoint.fingerprint()?);
     let mut calibration = Calibration::new(name, &fingerprint, layers, feedback);
     if options.format.is_none() {
+        let bits = |layer: &Vec<KvFormat>| layer.iter().map(|f| f.bits()).sum::<f64>();
+        let held: f64 = calibration.layers.iter().zip(&kept).map(|(l, kept)| bits(l) * kept).sum();
+        calibration.bits = held / (kept.iter().sum::<f64>() * config.kv_heads as f64);
         calibration.target_bits = options.target_bits;
     }
     calibration.text = source.file_name().map_or("-".into(), |n| n.to_string_lossy().into_owned());

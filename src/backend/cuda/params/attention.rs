@@ -9,10 +9,11 @@ pub const RUN_SEALED: u32 = 1;
 /// The form of a run's pages: `KvRunKind`.
 pub const RUN_HOT: u32 = 2;
 
-/// Rows that decode takes: `AttendRows`.
-pub const ROWS_GENERATED: u32 = 0;
-/// Rows that prefill takes: `AttendRows`.
-pub const ROWS_PROMPT: u32 = 1;
+/// A sequence has a stream for each KV head of each layer: `AttendFlags`.
+pub const SEQ_RAGGED: u32 = 1;
+/// A sequence's rows are of a prompt, so prefill takes them, whatever `q_len`, and else
+/// decode: `AttendFlags`.
+pub const SEQ_PROMPT: u32 = 2;
 
 mirror! {
     /// A stretch of a stream whose pages are alike and adjacent.
@@ -56,19 +57,15 @@ mirror! {
 
 mirror! {
     /// One sequence of an attention call: its queries are the last q_len tokens.
-    AttendSeq, 24 bytes {
+    AttendSeq, 16 bytes {
         /// First row of `q` and `out`.
         0 first_row: u32,
         /// Its queries.
         4 q_len: u32,
         /// Its stream; if ragged, that of head 0 of layer 0.
         8 first_stream: u32,
-        /// 1: a stream for each KV head of each layer.
-        12 ragged: u32,
-        /// A `ROWS_` constant: it picks their arithmetic, whatever `q_len`.
-        16 rows: u32,
-        /// 0.
-        20 reserved: u32,
+        /// `SEQ_` constants.
+        12 flags: u32,
     }
 }
 
