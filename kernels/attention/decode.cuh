@@ -104,7 +104,7 @@ struct Context {
     Columns columns;
     uint32_t index; // of the item
     uint32_t n_items;
-    uint32_t reserved;
+    uint32_t reserved[3];
     WarpContext warps[4];
 
     // Reads item `index`, if it is one. By one thread.
