@@ -5,7 +5,7 @@
 //
 // Grid (rows), 128 threads. No shared memory. Must move, a channel: 6 bytes.
 //
-// sass: embed_* wide=1; narrow=1
+// sass: embed_* wide=1; narrow=3
 
 #include "dense/eight.cuh"
 
