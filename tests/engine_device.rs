@@ -227,15 +227,16 @@ fn batches_change_no_token_on_a_device() {
 /// alone and gives its memory back.
 #[test]
 fn the_cancelled_leave_the_others_alone() {
-    let load = || LoadedModel::open(golden("smollm2"), WeightPolicy::Auto).unwrap();
     let config = || config("kivi2").with_prefill_chunk(32).with_kv_budget(Some(24 << 20));
     let go = AtomicBool::new(false);
     let [first, second, third, ..] = &requests()[..] else { panic!() };
-    let mut runner = Runner::new(load(), config()).unwrap();
+    let mut runner = Runner::new(on_device(3), config()).unwrap();
     let alone = generate(&mut runner, first.clone(), &go).unwrap();
-    let engine = Engine::start(load(), config()).unwrap();
+    let engine = Engine::start(on_device(3), config()).unwrap();
     let stream = engine.submit(first.clone()).unwrap();
-    let mut answering = engine.submit(second.clone()).unwrap();
+    // Its answer takes the emulated device seconds, so it is not over before it is cancelled.
+    let long = Request::new(second.prompt.clone(), 480).with_ignore_eos(true);
+    let mut answering = engine.submit(long).unwrap();
     let prompting = engine.submit(third.clone()).unwrap();
     // The second has begun its answer; the third may be anywhere in its prompt.
     while !matches!(answering.next(), Some(Event::Token { .. })) {}
