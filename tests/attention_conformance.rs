@@ -8,7 +8,8 @@
 mod common;
 
 use common::bench::{Bench, FORMATS, Layer};
-use common::plan::{cache_of, group, relocate, rope};
+use common::oracle::Stream;
+use common::plan::{MIXED, cache_of, group, relocate, rope};
 use common::random::Random;
 use common::subject::{Kind, full, kinds};
 use kvfold::backend::cpu::{CpuBackend, Level};
@@ -217,6 +218,84 @@ fn compacted_streams_keep_their_rows() {
             .collect();
         bench.compact(0, &keep);
         for new in [[1, 1], [100, 2], [1, 1], [130, 70], [1, 1]] {
+            step(&mut bench, &new);
+        }
+    }
+}
+
+/// Sealed pages stay whole in a compaction, with what is dropped masked.
+#[test]
+fn compacted_streams_keep_their_sealed_pages() {
+    for kind in kinds(2) {
+        for format in ["kivi2", "kf3.2", MIXED] {
+            let group = two_layers(format, 64, 2);
+            if !kind.takes(&group) {
+                continue;
+            }
+            let mut bench = Bench::new(kind, group, 6, &[65, 66]);
+            step(&mut bench, &[500, 60]);
+            let mut random = Random::new(9);
+            for _ in 0..2 {
+                let mut keep = |(stream, share): (&Stream, usize)| -> Vec<u32> {
+                    let live = (0..stream.keys.len()).filter(|t| !stream.dead.contains(t));
+                    live.filter(|_| random.below(4) < share).map(|t| t as u32).collect()
+                };
+                // Nothing of one stream, all of another, of one no sinks and few others.
+                let streams = bench.sequences[0].streams.iter();
+                let mut keep: Vec<_> = streams.zip([2, 4, 1, 0]).map(&mut keep).collect();
+                keep[2].retain(|t: &u32| (4..132).contains(t));
+                bench.compact(0, &keep);
+                for new in [[1, 1], [100, 2], [1, 1], [130, 70], [1, 1]] {
+                    step(&mut bench, &new);
+                }
+            }
+        }
+    }
+}
+
+/// Pages of another sequence, seen at other positions than they were written at.
+#[test]
+fn attached_pages_are_read_where_they_stand() {
+    for kind in kinds(2) {
+        for (format, sinks) in [("kivi2", 4), ("f16", 0), ("kf3.2", 4), (MIXED, 4)] {
+            let group = two_layers(format, 64, 2);
+            if !kind.takes(&group) {
+                continue;
+            }
+            let mut bench = Bench::new(kind, group, 4, &[67, 68, 69]);
+            step(&mut bench, &[500, 20, 0]);
+            bench.attach(0, sinks + 64..sinks + 192, 1, 27);
+            // From the beginning: what another request has prefilled already.
+            bench.attach(0, 0..sinks + 256, 2, 0);
+            for new in [[1, 1, 1], [0, 30, 100], [1, 1, 1]] {
+                step(&mut bench, &new);
+            }
+            bench.attach(0, sinks..sinks + 64, 1, 400);
+            for new in [[1, 70, 1], [1, 1, 70]] {
+                step(&mut bench, &new);
+            }
+            let keep =
+                |stream: &Stream| (0..stream.keys.len() as u32).filter(|t| t % 3 > 0).collect();
+            let keep: Vec<Vec<u32>> = bench.sequences[1].streams.iter().map(keep).collect();
+            bench.compact(1, &keep);
+            for new in [[1, 1, 1], [1, 150, 3]] {
+                step(&mut bench, &new);
+            }
+        }
+    }
+}
+
+/// Each stream of a uniform group loses tokens of its own.
+#[test]
+fn streams_over_one_table_have_masks_of_their_own() {
+    for kind in kinds(2) {
+        let mut bench = Bench::new(kind, two_layers("kivi2", 64, 2), 6, &[70, 71]);
+        step(&mut bench, &[350, 100]);
+        for stream in 0..4u32 {
+            let gone: Vec<u32> = (0..349).filter(|t| (t / 7 + stream) % 4 == 0).collect();
+            bench.evict_of(0, stream as usize, &gone);
+        }
+        for new in [[1, 1], [90, 3], [1, 1]] {
             step(&mut bench, &new);
         }
     }

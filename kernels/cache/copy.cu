@@ -1,5 +1,5 @@
-// copy: copies whole blocks within their arenas (copy-on-write). No block of a
-// launch is both read and written.
+// copy: copies whole blocks within their arenas (copy-on-write), and pages of uniform
+// blocks to ragged ones (compaction). No block of a launch is both read and written.
 //
 // Grid (n_copies, blocks a copy), 256 threads: the blocks of a copy stride over it
 // in vectors of 16 bytes, four in flight a thread.
@@ -33,10 +33,13 @@ using namespace cache;
 
 KERNEL(copy, CopyParams, COPY_THREADS, 4) {
     const CopyJob* job = address<const CopyJob>(params.copies) + blockIdx.x;
-    const KvArena* arena = address<const KvArena>(params.arenas) + load(&job->arena);
-    uint64_t base = load(&arena->base), bytes = load(&arena->block_bytes);
-    const Vec16* from = address<const Vec16>(base + load(&job->from) * bytes);
-    Vec16* to = address<Vec16>(base + load(&job->to) * bytes);
+    const KvArena* read = address<const KvArena>(params.arenas) + load(&job->from_arena);
+    const KvArena* written = address<const KvArena>(params.arenas) + load(&job->to_arena);
+    uint64_t bytes = load(&written->block_bytes);
+    uint64_t source = load(&read->base) + load(&job->from) * uint64_t(load(&read->block_bytes)) +
+                      load(&job->page) * uint64_t(load(&read->page_bytes));
+    const Vec16* from = address<const Vec16>(source);
+    Vec16* to = address<Vec16>(load(&written->base) + load(&job->to) * bytes);
     uint64_t stride = uint64_t(gridDim.y) * COPY_THREADS;
     uint64_t first = uint64_t(blockIdx.y) * COPY_THREADS + threadIdx.x;
     for (; first < bytes / 16; first += COPY_DEPTH * stride) {

@@ -239,10 +239,13 @@ struct CopyParams {
     uint32_t reserved;
 };
 
+// As many bytes as a block of to_arena has.
 struct CopyJob {
-    uint32_t arena;
+    uint32_t from_arena;
     uint32_t from;
+    uint32_t to_arena;
     uint32_t to;
+    uint32_t page; // of `from`, to begin at
     uint32_t reserved;
 };
 

@@ -30,17 +30,23 @@ impl KvCache {
                 bytes += if refs > 0 { desc.block_bytes } else { 0 };
             }
         }
+        let sliding = self.groups.iter().enumerate().filter(|(_, group)| group.uniform.slides());
+        for (g, group) in sliding {
+            for seq in self.seqs.values() {
+                seq.groups[g].streams[0].audit_positions(&group.uniform)?;
+            }
+        }
         if let Some(block) = found.keys().next() {
             return Err(format!("{block:?} was never allocated"));
         }
         let held = self.held_bytes();
-        if held != bytes || held > self.peak_bytes() || self.peak_bytes() > self.budget() {
+        let (peak, idle, budget) = (self.peak_bytes(), self.idle_bytes(), self.budget());
+        if held != bytes || held > peak || peak > budget || held + idle > budget {
             return Err(format!(
-                "{held} bytes held, {bytes} found, peak {}, budget {}",
-                self.peak_bytes(),
-                self.budget()
+                "{held} bytes held, {bytes} found, peak {peak}, {idle} idle, budget {budget}"
             ));
         }
+        self.pool.audit_idle()?;
         Ok(())
     }
 }

@@ -47,7 +47,7 @@ impl KvCache {
     pub fn create(&mut self) -> SeqId {
         let group = SeqGroup { compacted: None, streams: vec![Stream::new()] };
         let groups = vec![group; self.groups.len()];
-        self.insert(Seq { len: 0, groups, flight: None })
+        self.insert(Seq { len: 0, attached: 0, groups, flight: None })
     }
 
     pub(super) fn insert(&mut self, seq: Seq) -> SeqId {
@@ -196,13 +196,15 @@ impl KvCache {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Misuse`] if `stream` does not suit.
     pub fn kept(&self, seq: SeqId, group: usize, stream: Option<usize>) -> Result<usize> {
-        let Some(state) = self.seq(seq)?.groups.get(group) else {
+        let (Some(state), Some(shape)) = (self.seq(seq)?.groups.get(group), self.groups.get(group))
+        else {
             return Err(Error::NotFound { what: format!("KV group {group}") });
         };
-        Ok(state.streams[stream_index(state, stream)?].kept)
+        let (index, _) = stream_index(state, shape.streams, stream)?;
+        Ok(state.streams[index].kept)
     }
 
-    /// Bytes of all blocks that are held, each counted once.
+    /// Bytes of all blocks that sequences hold, each counted once.
     pub fn held_bytes(&self) -> u64 {
         self.pool.held()
     }
@@ -215,6 +217,12 @@ impl KvCache {
     pub fn bytes_of(&self, seq: SeqId) -> Result<u64> {
         let blocks = self.seq(seq)?.references(&self.groups);
         Ok(blocks.iter().map(|block| self.pool.block_bytes(block.class)).sum())
+    }
+
+    /// Bytes of blocks that no sequence holds and that [`attach`](Self::attach) may bring
+    /// back: they make room when it is needed.
+    pub fn idle_bytes(&self) -> u64 {
+        self.pool.idle()
     }
 
     /// The most bytes that were ever held.

@@ -23,16 +23,18 @@
 //! ```
 //!
 //! A query at i reads page p sealed if and only if p < ⌊i/64⌋ − R/64, else in
-//! 16 bits. So within one step a page may be read in both forms, by different
+//! 16 bits; what was attached lies in front and is sealed for all. So within one step a page may be read in both forms, by different
 //! rows; its hot copy is released at the commit. A group with a window frees blocks that no
 //! later query can see.
 
+mod attach;
 mod audit;
 mod class;
 mod config;
 mod evict;
 mod kv_cache;
 mod ops;
+mod page;
 mod pool;
 mod rewind;
 mod sequence;
@@ -41,10 +43,11 @@ mod step;
 mod stream;
 mod view;
 
+pub use attach::SharedRun;
 pub use class::{BlockRef, ClassDesc, ClassId, ClassKind, SeqId};
 pub use config::{CacheConfig, GroupSpec, SealedBytes};
 pub use kv_cache::KvCache;
-pub use ops::{Append, Compaction, CopyBlock, Gather, Restore, Seal};
+pub use ops::{Append, Compaction, CopyBlock, Gather, PageMove, Restore, Seal};
 pub use step::{NewTokens, RowKind, SeqStep, Step};
 pub use view::{GroupView, Run, RunKind, StreamView};
 

@@ -66,12 +66,28 @@ pub struct Restore {
     pub bytes: Arc<[u8]>,
 }
 
-/// A compaction: free the blocks, then run the gathers in order, before any later step.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[must_use = "later steps read what the gathers write"]
+/// Copy a stream's whole page, byte for byte, into a ragged block of the same form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageMove {
+    /// KV group.
+    pub group: usize,
+    /// layer · kv_heads + head within the group: which page of `from`.
+    pub stream: usize,
+    /// The uniform block.
+    pub from: BlockRef,
+    /// The ragged block to write to.
+    pub to: BlockRef,
+}
+
+/// A compaction: free the blocks, then run the moves and gathers, before any later step.
+/// Nothing reads what one of them writes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[must_use = "later steps read what the moves and gathers write"]
 pub struct Compaction {
     /// Blocks that earlier changes of the books have freed.
     pub frees: Vec<BlockRef>,
+    /// Pages to move into ragged blocks.
+    pub moves: Vec<PageMove>,
     /// Rows to move into ragged blocks.
     pub gathers: Vec<Gather>,
 }

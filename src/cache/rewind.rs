@@ -53,7 +53,7 @@ impl KvCache {
     /// The smallest length, from `new_len` on, that the sequence can be
     /// truncated to: no page that the next query would read in 16 bits is
     /// sealed, none that would be filled further was freed by a clear, and
-    /// nothing that a compaction moved is cut.
+    /// nothing that was attached or that a compaction moved is cut.
     ///
     /// # Errors
     /// [`Error::Misuse`] beyond the length; [`Error::Busy`], [`Error::NotFound`].
@@ -63,14 +63,15 @@ impl KvCache {
             return Err(Error::misuse("new_len", format!("{new_len} is more than {}", seq.len)));
         }
         let compacted = seq.groups.iter().filter_map(|state| state.compacted).max();
-        let mut floor = new_len.max(compacted.unwrap_or(0));
+        let mut floor = new_len.max(compacted.unwrap_or(0)).max(seq.attached);
         // One stream's answer may be another's freed page, so until all agree.
         loop {
             let streams = seq.groups.iter().zip(&self.groups).flat_map(|(state, group)| {
                 state.streams.iter().map(move |stream| (stream, state.spec(group)))
             });
             let agreed = streams.fold(floor, |floor, (stream, spec)| {
-                // Dropped before the last compaction, so at any length since.
+                // Dropped, or left out, before the last compaction or attachment, so at any
+                // length since.
                 let dropped = seq.len - stream.kept;
                 dropped + stream.rewindable_to(spec, floor - dropped)
             });

@@ -1,11 +1,12 @@
 //! One sequence: the streams of its KV groups, and its step in flight.
 
 use super::class::BlockRef;
+use super::page::Of;
 use super::pool::Pool;
 use super::spec::{Group, StreamSpec};
 use super::step::{NewTokens, SeqStep, Step};
 use super::stream::{Growth, Ops, Stream, Undo};
-use super::view::{GroupView, StreamView};
+use super::view::GroupView;
 use crate::error::{Error, Result};
 
 /// The streams of one KV group of one sequence.
@@ -41,20 +42,25 @@ pub(super) struct Flight {
 pub(super) struct Seq {
     /// Positions so far.
     pub len: usize,
+    /// The length after the last attachment: it cannot be rewound further.
+    pub attached: usize,
     pub groups: Vec<SeqGroup>,
     pub flight: Option<Flight>,
 }
 
-/// The place of a stream: `None` names the one that stands for a uniform group.
-pub(super) fn stream_index(state: &SeqGroup, stream: Option<usize>) -> Result<usize> {
+/// The place of a stream, and whose tokens it names there: `None` all streams of a uniform
+/// group, else one.
+pub(super) fn stream_index(
+    state: &SeqGroup,
+    streams: usize,
+    stream: Option<usize>,
+) -> Result<(usize, Of)> {
     match (state.compacted, stream) {
-        (None, None) => Ok(0),
-        (Some(_), Some(stream)) if stream < state.streams.len() => Ok(stream),
-        (None, Some(_)) => Err(Error::misuse("stream", "must be none: the group is uniform")),
-        (Some(_), _) => {
-            let what = format!("must be below {}: the group is ragged", state.streams.len());
-            Err(Error::misuse("stream", what))
-        }
+        (None, None) => Ok((0, Of::All)),
+        (None, Some(stream)) if stream < streams => Ok((0, Of::One(stream, streams))),
+        (Some(_), Some(stream)) if stream < streams => Ok((stream, Of::All)),
+        (Some(_), None) => Err(Error::misuse("stream", "must be given: the group is ragged")),
+        (_, Some(_)) => Err(Error::misuse("stream", format!("must be below {streams}"))),
     }
 }
 
@@ -96,13 +102,12 @@ impl Seq {
                     appends: &mut appends,
                     seals: &mut seals,
                 };
-                undo.push(stream.grow(spec, pool, growth, n, &mut ops));
+                undo.push(stream.grow(spec, pool, growth, self.len..self.len + n, &mut ops));
             }
-            let view =
-                |stream: &Stream| StreamView::new(stream, spec, stream.kept, stream.kept + n);
+            let view = |stream: &mut Stream| stream.view(spec, stream.kept + n);
             views.push(match state.compacted {
-                None => GroupView::Uniform(view(&state.streams[0])),
-                Some(_) => GroupView::Ragged(state.streams.iter().map(view).collect()),
+                None => GroupView::Uniform(view(&mut state.streams[0])),
+                Some(_) => GroupView::Ragged(state.streams.iter_mut().map(view).collect()),
             });
         }
         self.flight = Some(Flight { step: step.id, new_tokens: n, undo });

@@ -23,6 +23,16 @@ pub(super) struct StreamSpec {
 }
 
 impl StreamSpec {
+    /// Whether pages are ever sealed.
+    pub(super) fn seals(&self) -> bool {
+        self.window_pages.is_some()
+    }
+
+    /// Whether queries see no further than a window.
+    pub(super) fn slides(&self) -> bool {
+        self.window.is_some()
+    }
+
     /// Pages of a stream that keeps `kept` tokens, sinks included.
     pub(super) fn pages(&self, kept: usize) -> usize {
         kept.saturating_sub(self.sinks).div_ceil(PAGE_TOKENS)
@@ -119,7 +129,8 @@ impl Group {
             StreamSpec { sinks, window_pages, window: None, sink, hot, sealed }
         };
         use ClassKind::{Hot, RaggedHot, RaggedSealed, RaggedSink, Sealed, Sink};
-        // Kept indices of ragged streams are no positions.
+        // Kept indices of ragged streams are no positions; a group with a window stays
+        // uniform.
         let uniform = layout([Sink, Hot, Sealed], streams as u64);
         let uniform = StreamSpec { window: spec.window, ..uniform };
         let ragged = layout([RaggedSink, RaggedHot, RaggedSealed], 1);

@@ -1,38 +1,15 @@
 //! One stream: its sink page, its pages, and how a step changes them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::PAGE_TOKENS;
 use super::class::{BlockRef, ClassId};
 use super::ops::{Append, CopyBlock, Seal};
+use super::page::{Of, Page};
 use super::pool::Pool;
 use super::spec::StreamSpec;
-
-/// The mask of a page with no cleared token.
-pub(super) const ALL_LIVE: u64 = u64::MAX;
-
-/// A page and the blocks that hold it. Between steps a page has one form, or
-/// none when every token of it was cleared.
-#[derive(Clone, Debug)]
-pub(super) struct Page {
-    pub hot: Option<u32>,
-    pub sealed: Option<u32>,
-    /// Bit s is set unless slot s is filled and cleared.
-    pub live: u64,
-}
-
-impl Page {
-    const NEW: Self = Self { hot: None, sealed: None, live: ALL_LIVE };
-
-    fn release(&mut self, hot: ClassId, sealed: ClassId, pool: &mut Pool) {
-        if let Some(block) = self.hot.take() {
-            pool.release(hot, block);
-        }
-        if let Some(block) = self.sealed.take() {
-            pool.release(sealed, block);
-        }
-    }
-}
+use super::view::{StreamView, Views};
 
 /// The kept tokens of one stream, or of all streams of a uniform group.
 #[derive(Clone, Debug)]
@@ -43,6 +20,9 @@ pub(super) struct Stream {
     pub sink: Page,
     /// The page grid. During a step also the pages of its new tokens.
     pub pages: Vec<Page>,
+    /// Pages at the front of the grid that are not this stream's to fill or to seal: they
+    /// were attached, or were sealed before a compaction.
+    pub front: usize,
     /// One more than the last page that has a sealed form after the last
     /// commit; the pages below it are sealed or freed.
     pub sealed: usize,
@@ -50,6 +30,7 @@ pub(super) struct Stream {
     gone: usize,
     /// The fewest kept tokens at which the next query sees nothing of what was freed so.
     floor: usize,
+    views: Views,
 }
 
 /// How the partially filled page takes the next tokens.
@@ -59,7 +40,7 @@ enum Open {
     Ready,
     /// It is the sink page before its first token.
     Fresh,
-    /// Its block is shared.
+    /// Its block is shared, or has a content that may be wanted again.
     Shared,
 }
 
@@ -92,14 +73,44 @@ pub(super) struct Ops<'a> {
 
 impl Stream {
     pub(super) fn new() -> Self {
-        Self { kept: 0, sink: Page::NEW, pages: Vec::new(), sealed: 0, gone: 0, floor: 0 }
+        let (sink, pages, views) = (Page::new(0), Vec::new(), Views::default());
+        Self { kept: 0, sink, pages, front: 0, sealed: 0, gone: 0, floor: 0, views }
     }
 
-    /// A stream over ragged or uniform blocks that hold `kept` tokens in 16 bits.
-    pub(super) fn from_blocks(kept: usize, sink: Option<u32>, hot: Vec<u32>) -> Self {
-        let page = |block| Page { hot: block, ..Page::NEW };
-        let pages = hot.into_iter().map(|block| page(Some(block))).collect();
-        Self { kept, sink: page(sink), pages, sealed: 0, gone: 0, floor: 0 }
+    /// A stream of pages that are there, the first `front` of them whole.
+    pub(super) fn of_pages(
+        spec: &StreamSpec,
+        kept: usize,
+        sink: Page,
+        pages: Vec<Page>,
+        front: usize,
+    ) -> Self {
+        let sealed = if spec.seals() { front } else { 0 };
+        Self { kept, sink, pages, front, sealed, ..Self::new() }
+    }
+
+    /// h of rule 1: pages that every query reads sealed.
+    pub(super) fn bound(&self, spec: &StreamSpec) -> usize {
+        if spec.seals() { self.front } else { 0 }
+    }
+
+    /// What the queries of a step read that adds the tokens `[kept, to)`; their blocks are in
+    /// place.
+    pub(super) fn view(&mut self, spec: &StreamSpec, to: usize) -> Arc<StreamView> {
+        let mut views = std::mem::take(&mut self.views);
+        let view = views.of(self, spec, self.kept, to);
+        self.views = views;
+        view
+    }
+
+    /// Puts whole pages that others may hold too in front of its own.
+    pub(super) fn attach(&mut self, spec: &StreamSpec, pages: Vec<Page>) {
+        self.views.forget(0);
+        self.kept += pages.len() * PAGE_TOKENS;
+        let front = self.front;
+        self.front += pages.len();
+        self.sealed += if spec.seals() { pages.len() } else { 0 };
+        self.pages.splice(front..front, pages);
     }
 
     /// The page that is partially filled, with its class.
@@ -122,22 +133,23 @@ impl Stream {
         };
         let open = match partial {
             Some((_, None)) => Open::Fresh,
-            Some((class, Some(block))) if pool.refs(class, block) > 1 => Open::Shared,
+            Some((class, Some(block))) if pool.is_shared(class, block) => Open::Shared,
             _ => Open::Ready,
         };
-        let seal = self.sealed..spec.sealed_below(end - 1);
+        let seal = self.sealed..spec.sealed_below(end - 1).max(self.sealed);
         let has_bytes = |&p: &usize| self.pages.get(p).is_none_or(|page| page.hot.is_some());
         let seals = seal.clone().filter(has_bytes).count();
         Growth { open, new_pages: spec.pages(end) - self.pages.len(), seal, seals }
     }
 
-    /// Reserves the blocks of `growth` and lists the operations that fill them.
+    /// Reserves the blocks of `growth` for the tokens at these positions and lists the
+    /// operations that fill them.
     pub(super) fn grow(
         &mut self,
         spec: &StreamSpec,
         pool: &mut Pool,
         growth: Growth,
-        n: usize,
+        positions: Range<usize>,
         ops: &mut Ops<'_>,
     ) -> Undo {
         let replaced = match self.open_page(spec) {
@@ -153,9 +165,17 @@ impl Stream {
             _ => None,
         };
         for _ in 0..growth.new_pages {
-            self.pages.push(Page { hot: Some(pool.take(spec.hot)), ..Page::NEW });
+            let at = self.pages.len();
+            let first = spec.sinks + at * PAGE_TOKENS;
+            let mut page = Page::new(positions.start + first - self.kept);
+            page.hot = Some(pool.take(spec.hot));
+            self.pages.push(page);
         }
-        self.append(spec, n, ops);
+        let slot = spec.slot(self.kept).map_or(self.kept, |(_, slot)| slot);
+        if let Some((_, page)) = self.open_page(spec) {
+            page.place(slot, positions.start);
+        }
+        self.append(spec, positions.len(), ops);
         for page in &mut self.pages[growth.seal.clone()] {
             if let Some(hot) = page.hot {
                 let sealed = pool.take(spec.sealed);
@@ -214,7 +234,7 @@ impl Stream {
             }
         }
         self.kept += accepted;
-        self.drop_pages(spec, pool);
+        self.drop_rest(spec, pool);
         // With no token accepted the books return to what they were, so that a
         // step can be abandoned whether or not its operations were executed.
         let bound = if accepted > 0 { spec.sealed_below(self.kept) } else { 0 };
@@ -244,6 +264,7 @@ impl Stream {
             return;
         }
         self.sink.release(spec.sink, spec.sealed, pool);
+        self.views.forget(0);
         let end = gone.min(self.pages.len());
         for page in &mut self.pages[self.gone.min(end)..end] {
             page.release(spec.hot, spec.sealed, pool);
@@ -254,7 +275,8 @@ impl Stream {
 
     /// The fewest kept tokens, from `kept` on, that the stream can be cut to.
     pub(super) fn rewindable_to(&self, spec: &StreamSpec, kept: usize) -> usize {
-        let kept = kept.max(spec.kept_to_seal(self.sealed)).max(self.floor);
+        let own = if self.sealed > self.front { self.sealed } else { 0 };
+        let kept = kept.max(spec.kept_to_seal(own)).max(self.floor);
         // The rows of a freed page cannot be had back, and to fill it further
         // around unwritten rows would seal those with the others.
         match spec.slot(kept) {
@@ -270,21 +292,22 @@ impl Stream {
     /// the pages that are needed in 16 bits has lost that form.
     pub(super) fn truncate(&mut self, spec: &StreamSpec, pool: &mut Pool, kept: usize) {
         self.kept = kept;
-        self.drop_pages(spec, pool);
-        let fill = spec.slot(kept).map_or(kept, |(_, slot)| slot);
+        self.drop_rest(spec, pool);
         if kept == 0 {
             self.sink.release(spec.sink, spec.sealed, pool);
         }
-        if let Some((_, page)) = self.open_page(spec) {
-            page.live |= ALL_LIVE << fill;
-        }
+        self.views.forget(spec.slot(kept).map_or(0, |(page, _)| page));
     }
 
-    /// Drops the pages past the last kept token.
-    fn drop_pages(&mut self, spec: &StreamSpec, pool: &mut Pool) {
+    /// Drops the pages past the last kept token, and what is said of slots past it.
+    fn drop_rest(&mut self, spec: &StreamSpec, pool: &mut Pool) {
         let pages = spec.pages(self.kept);
         for mut page in self.pages.drain(pages..) {
             page.release(spec.hot, spec.sealed, pool);
+        }
+        let fill = spec.slot(self.kept).map_or(self.kept, |(_, slot)| slot);
+        if let Some((_, page)) = self.open_page(spec) {
+            page.refill(fill);
         }
     }
 
@@ -296,40 +319,61 @@ impl Stream {
 
     /// Clears tokens, which exist; pages that nothing is left of are freed,
     /// unless they are still being filled.
-    pub(super) fn clear(&mut self, spec: &StreamSpec, pool: &mut Pool, indices: &[u32]) {
+    pub(super) fn clear(&mut self, spec: &StreamSpec, pool: &mut Pool, of: Of, indices: &[u32]) {
         for &index in indices {
             let index = index as usize;
-            let (hot, page, slot, full) = match spec.slot(index) {
-                None => (spec.sink, &mut self.sink, index, spec.sinks),
-                Some((page, slot)) => (spec.hot, &mut self.pages[page], slot, PAGE_TOKENS),
-            };
-            page.live &= !(1 << slot);
-            // Slots not yet filled count as live, so a page being filled stays.
-            if page.live.trailing_zeros() as usize >= full {
-                page.release(hot, spec.sealed, pool);
+            match spec.slot(index) {
+                None => {
+                    if self.sink.clear(index, of, spec.sinks) {
+                        self.sink.release(spec.sink, spec.sealed, pool);
+                    }
+                    self.views.forget(0);
+                }
+                // Slots not yet filled count as live, so a page being filled stays.
+                Some((at, slot)) => {
+                    let page = &mut self.pages[at];
+                    if page.clear(slot, of, PAGE_TOKENS) {
+                        page.release(spec.hot, spec.sealed, pool);
+                        self.views.forget(at);
+                    } else {
+                        self.views.mask(at, page);
+                    }
+                }
             }
         }
         self.trim_sealed();
     }
 
-    /// The 16-bit row of a kept index; `None` if it was cleared, was never
-    /// kept, or is sealed.
-    pub(super) fn row(&self, spec: &StreamSpec, index: usize) -> Option<(BlockRef, u16)> {
-        if index >= self.kept {
-            return None;
-        }
-        let (class, page, slot) = match spec.slot(index) {
-            None => (spec.sink, &self.sink, index),
-            Some((page, slot)) => (spec.hot, &self.pages[page], slot),
+    /// Whether stream `s` of those that this one stands for has the token at a kept index.
+    pub(super) fn has(&self, spec: &StreamSpec, index: usize, s: usize) -> bool {
+        let (page, slot) = match spec.slot(index) {
+            None => (&self.sink, index),
+            Some((page, slot)) if index < self.kept => (&self.pages[page], slot),
+            Some(_) => return false,
         };
-        let block = page.hot.filter(|_| page.live & (1 << slot) != 0)?;
-        Some((BlockRef { class, index: block }, slot as u16))
+        let there = page.hot.or(page.sealed).is_some() && index < self.kept;
+        there && page.live.of(s) & (1 << slot) != 0
     }
 
     /// The block that a step in flight replaced by a copy.
     pub(super) fn replaced(&self, spec: &StreamSpec, undo: &Undo) -> Option<BlockRef> {
         let class = if self.kept < spec.sinks { spec.sink } else { spec.hot };
         undo.replaced.flatten().map(|index| BlockRef { class, index })
+    }
+
+    /// Kept indices of a group with a window are positions, as its queries see them.
+    pub(super) fn audit_positions(&self, spec: &StreamSpec) -> Result<(), String> {
+        let pages = self.pages.iter().enumerate();
+        let strays = |&(at, page): &(usize, &Page)| {
+            let seen = i64::from(page.position) + i64::from(page.shift);
+            seen != (spec.sinks + at * PAGE_TOKENS) as i64 || !page.is_contiguous()
+        };
+        match pages.clone().find(strays) {
+            Some((at, page)) => {
+                Err(format!("page {at} stands at {} + {}", page.position, page.shift))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Every reference to a block.

@@ -27,6 +27,8 @@ enum Op {
     Truncate(usize, usize),
     Compact(usize, usize, u64),
     Clear(usize, usize, u64),
+    Share(usize, u64),
+    Attach(usize, u64),
     Free(usize),
 }
 
@@ -43,6 +45,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (at(), back).prop_map(|(s, back)| Op::Truncate(s, back)),
         3 => (at(), at(), any::<u64>()).prop_map(|(s, g, pick)| Op::Compact(s, g, pick)),
         3 => (at(), at(), any::<u64>()).prop_map(|(s, g, pick)| Op::Clear(s, g, pick)),
+        2 => (at(), any::<u64>()).prop_map(|(s, pick)| Op::Share(s, pick)),
+        3 => (at(), any::<u64>()).prop_map(|(s, pick)| Op::Attach(s, pick)),
         1 => at().prop_map(Op::Free),
     ]
 }
@@ -53,11 +57,11 @@ fn run(groups: Vec<GroupSpec>, budget: u64, ops: &[Op]) -> Seen {
     let first = world.cache.create();
     let empty = MSeq {
         len: 0,
+        attached: 0,
         busy: false,
-        groups: vec![
-            MGroup { compacted: None, streams: vec![MStream::default()] };
-            world.rules.len()
-        ],
+        groups: (world.rules.iter())
+            .map(|rule| MGroup { compacted: None, streams: vec![MStream::default(); rule.streams] })
+            .collect(),
     };
     world.seqs.insert(first, empty.clone());
     for op in ops {
@@ -100,6 +104,12 @@ fn run(groups: Vec<GroupSpec>, budget: u64, ops: &[Op]) -> Seen {
                     .into_iter()
                     .for_each(|seq| world.clear(seq, g % groups, *choice, &mut seen));
             }
+            Op::Share(pick, choice) => {
+                seq(pick).into_iter().for_each(|seq| world.share(seq, *choice, &mut seen));
+            }
+            Op::Attach(pick, choice) => {
+                seq(pick).into_iter().for_each(|seq| world.attach(seq, *choice, &mut seen));
+            }
             Op::Free(pick) => seq(pick).into_iter().for_each(|seq| world.end(seq)),
             Op::Prepare(_) | Op::Commit(..) | Op::Abort(_) => {}
         }
@@ -125,8 +135,11 @@ fn group(layers: usize, kv_heads: usize, sealed: Option<u64>, sinks: usize, r: u
     }
 }
 
+fn sliding(window: usize, group: GroupSpec) -> GroupSpec {
+    GroupSpec { window: Some(window), ..group }
+}
+
 fn all_groups() -> Vec<GroupSpec> {
-    let sliding = |window, group| GroupSpec { window: Some(window), ..group };
     vec![
         sliding(200, group(2, 1, Some(48), 4, 128)),
         sliding(1, group(1, 1, None, 4, 128)),
@@ -179,14 +192,61 @@ fn a_story_meets_every_kind_of_operation() {
     let all = |n| [Op::Prepare(vec![(0, n)]), Op::Commit(0, vec![1])];
     let mut ops = Vec::new();
     ops.extend(all(100));
-    ops.push(Op::Compact(0, 0, 7));
+    ops.push(Op::Compact(0, 3, 7));
     ops.extend(all(500));
     ops.extend([Op::Fork(0), Op::Prepare(vec![(0, 3), (1, 200)]), Op::Commit(0, vec![1, 3])]);
-    ops.extend([Op::Truncate(0, 2), Op::Clear(1, 0, 5), Op::Clear(1, 1, 6), Op::Truncate(0, 600)]);
+    ops.extend([Op::Truncate(0, 2), Op::Clear(1, 0, 5), Op::Clear(1, 3, 6), Op::Truncate(0, 600)]);
     ops.extend(all(130));
-    ops.push(Op::Free(0));
+    ops.extend([Op::Compact(0, 3, 8), Op::Compact(0, 5, 9), Op::Free(0)]);
     let seen = run(all_groups(), u64::MAX, &ops);
     assert!(seen.seals > 20 && seen.copies > 5 && seen.gathers > 3 && seen.refused > 0, "{seen:?}");
+    assert!(seen.moves > 3, "{seen:?}");
+}
+
+/// Runs of a sequence that is gone are attached to others, until their memory is needed.
+#[test]
+fn shared_runs_outlive_their_sequence() {
+    let groups = || vec![group(2, 2, Some(48), 4, 128), sliding(300, group(1, 1, Some(48), 4, 64))];
+    let all = |n| [Op::Prepare(vec![(0, n)]), Op::Commit(0, vec![1])];
+    let mut ops = Vec::new();
+    ops.extend(all(600));
+    (0..40).for_each(|pick| ops.push(Op::Share(0, pick)));
+    ops.extend([Op::Create, Op::Free(0)]);
+    (0..20).for_each(|pick| ops.push(Op::Attach(0, pick)));
+    ops.extend(all(70));
+    (0..20).for_each(|pick| ops.push(Op::Attach(0, pick)));
+    ops.extend(all(70));
+    ops.extend([Op::Fork(0), Op::Compact(0, 0, 5), Op::Clear(1, 0, 8), Op::Free(0)]);
+    ops.extend(all(300));
+    let seen = run(groups(), u64::MAX, &ops);
+    assert!(seen.attached > 3 && seen.moves > 3, "{seen:?}");
+
+    let mut cache = KvCache::new(CacheConfig { groups: groups(), budget_bytes: 20_000 }).unwrap();
+    let seq = cache.create();
+    let fill = |cache: &mut KvCache, seq, n| {
+        let step = cache.prepare(&[(seq, n)]).unwrap();
+        cache.commit(step, &[n]).unwrap();
+    };
+    fill(&mut cache, seq, 400);
+    let run = cache.share(seq, 0..4 + 128).unwrap();
+    let held = cache.held_bytes();
+    cache.free(seq).unwrap();
+    // Two sealed pages and the sinks of the first group; of the second too.
+    assert_eq!((cache.held_bytes(), cache.idle_bytes() > 0), (0, true));
+    assert!(cache.idle_bytes() < held);
+    let again = cache.create();
+    cache.attach(again, &run, 0).unwrap();
+    assert_eq!((cache.idle_bytes(), cache.len(again).unwrap()), (0, 132));
+    assert!(cache.truncate(again, 131).is_err());
+    let message = cache.attach(again, &run, 132).unwrap_err().to_string();
+    assert!(message.contains("begins a sequence"), "{message}");
+    cache.free(again).unwrap();
+    let other = cache.create();
+    fill(&mut cache, other, 1000);
+    assert_eq!(cache.idle_bytes(), 0);
+    let fresh = cache.create();
+    let message = cache.attach(fresh, &run, 0).unwrap_err().to_string();
+    assert!(message.contains("needed for other tokens"), "{message}");
 }
 
 fn one_stream(budget_bytes: u64) -> (KvCache, SeqId) {
@@ -240,7 +300,6 @@ fn a_rewind_below_sealed_tokens_says_what_to_do() {
     let error = cache.truncate(seq, 100).unwrap_err().to_string();
     assert!(error.contains("452") && error.contains("fork before, instead"), "{error}");
     assert!(cache.truncate(seq, 452).is_ok());
-    assert!(matches!(cache.compact(seq, 0, &[vec![0]]), Err(Error::Sealed(_))));
 }
 
 /// What lies a window behind is freed as soon as no query will see it.
@@ -313,7 +372,7 @@ fn bad_requests_are_refused_and_named() {
     refused(cache.truncate(seq, 1).unwrap_err(), "more than 0");
     refused(cache.clear(seq, 0, None, &[0]).unwrap_err(), "not below the 0 tokens");
     refused(cache.clear(seq, 1, None, &[]).unwrap_err(), "KV group 1");
-    refused(cache.clear(seq, 0, Some(0), &[]).unwrap_err(), "uniform");
+    refused(cache.clear(seq, 0, Some(1), &[]).unwrap_err(), "must be below 1");
     refused(cache.compact(seq, 0, &[]).unwrap_err(), "0 lists for 1 streams");
 
     let step = cache.prepare(&[(seq, 3)]).unwrap();
@@ -334,4 +393,12 @@ fn bad_requests_are_refused_and_named() {
     assert_eq!((done.frees.len(), cache.release().frees.len()), (0, 3));
     refused(cache.truncate(seq, 99).unwrap_err(), "rewound to 100");
     refused(cache.clear(seq, 0, None, &[]).unwrap_err(), "ragged");
+    refused(cache.share(seq, 4..68).unwrap_err(), "compacted");
+    let other = cache.create();
+    let step = cache.prepare(&[(other, 100)]).unwrap();
+    cache.commit(step, &[100]).unwrap();
+    refused(cache.share(other, 4..69).unwrap_err(), "not whole pages");
+    refused(cache.share(other, 4..4).unwrap_err(), "no page");
+    refused(cache.share(other, 4..132).unwrap_err(), "100 are kept");
+    refused(cache.share(other, 0..68).unwrap_err(), "page 0 is not sealed yet");
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvfold::cache::{
-    Append, BlockRef, CacheConfig, ClassKind, GroupSpec, GroupView, KvCache, RunKind, SeqId, Step,
-    StreamView,
+    Append, BlockRef, CacheConfig, ClassKind, GroupSpec, GroupView, KvCache, RunKind, SeqId,
+    SharedRun, Step, StreamView,
 };
 
 /// A row of a block: whose stream (`None`: all of the group) and which token.
@@ -47,13 +47,32 @@ impl Rule {
     }
 }
 
+/// A kept token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Token {
+    pub id: u64,
+    pub live: bool,
+    /// What its key was rotated by.
+    pub position: usize,
+    /// Where queries see it, less that.
+    pub shift: i32,
+}
+
+impl Token {
+    pub fn new(id: u64, position: usize) -> Self {
+        Self { id, live: true, position, shift: 0 }
+    }
+}
+
 /// What the model knows of one stream.
 #[derive(Clone, Default)]
 pub struct MStream {
-    /// Token and whether it is live, by kept index.
-    pub tokens: Vec<(u64, bool)>,
+    /// By kept index.
+    pub tokens: Vec<Token>,
     /// Pages that have only their sealed form left.
     pub sealed: BTreeSet<usize>,
+    /// Pages at the front that were attached, or stayed whole in a compaction.
+    pub front: usize,
     /// The fewest tokens at which the next query sees nothing that is out of sight now.
     pub floor: usize,
 }
@@ -67,28 +86,57 @@ impl MStream {
             return;
         }
         let end = first_seen - (first_seen - rule.sinks) % 64;
-        self.tokens[..end].iter_mut().for_each(|token| token.1 = false);
+        self.tokens[..end].iter_mut().for_each(|token| token.live = false);
         self.sealed.retain(|page| *page >= (end - rule.sinks) / 64);
         self.floor = self.floor.max(end + sight - 1);
     }
 
-    /// Whether nothing of a page that is full is left.
-    pub fn is_dead(&self, page: &std::ops::Range<usize>, full: usize) -> bool {
-        page.len() == full && self.tokens[page.clone()].iter().all(|token| !token.1)
+    /// The first page that a query at this kept index reads in 16 bits.
+    pub fn bound(&self, rule: &Rule, index: usize) -> usize {
+        rule.bound(index).max(if rule.window.is_some() { self.front } else { 0 })
     }
 }
 
+/// The streams of a group, of which pages hold one or, unless it was compacted, all.
 #[derive(Clone)]
 pub struct MGroup {
     pub compacted: Option<usize>,
     pub streams: Vec<MStream>,
 }
 
+impl MGroup {
+    /// Whether nothing of a page of a stream that is full is left.
+    pub fn is_dead(&self, s: usize, page: &std::ops::Range<usize>, full: usize) -> bool {
+        let of = if self.compacted.is_some() { s..s + 1 } else { 0..self.streams.len() };
+        let dead = |stream: &MStream| stream.tokens[page.clone()].iter().all(|token| !token.live);
+        page.len() == full && self.streams[of].iter().all(dead)
+    }
+
+    /// Takes the pages that are dead out of those that are sealed.
+    pub fn drop_dead(&mut self, rule: &Rule) {
+        for s in 0..self.streams.len() {
+            let pages = rule.pages(self.streams[s].tokens.len());
+            let mut sealed = std::mem::take(&mut self.streams[s].sealed);
+            sealed.retain(|p| !self.is_dead(s, &pages[p + 1], 64));
+            self.streams[s].sealed = sealed;
+        }
+    }
+}
+
 #[derive(Clone)]
 pub struct MSeq {
     pub len: usize,
+    /// The length after the last attachment.
+    pub attached: usize,
     pub busy: bool,
     pub groups: Vec<MGroup>,
+}
+
+/// What the model knows of shared pages: of each group, the tokens.
+pub struct MRun {
+    pub run: SharedRun,
+    pub with_sinks: bool,
+    pub tokens: Vec<Vec<Token>>,
 }
 
 /// A step in flight and the identities of its new tokens.
@@ -103,6 +151,7 @@ pub struct World {
     pub memory: BTreeMap<BlockRef, Vec<Option<Row>>>,
     pub seqs: BTreeMap<SeqId, MSeq>,
     pub flights: Vec<Flight>,
+    pub runs: Vec<MRun>,
     pub next_token: u64,
     pub forked: bool,
     /// Whether blocks are freed with the next step, as a backend does it, and not at once.
@@ -115,6 +164,8 @@ pub struct Seen {
     pub seals: usize,
     pub copies: usize,
     pub gathers: usize,
+    pub moves: usize,
+    pub attached: usize,
     pub refused: usize,
 }
 
@@ -128,6 +179,7 @@ impl World {
             memory: BTreeMap::new(),
             seqs: BTreeMap::new(),
             flights: Vec::new(),
+            runs: Vec::new(),
             next_token: 0,
             forked: false,
             lazy,
@@ -145,7 +197,8 @@ impl World {
     pub fn make(&mut self, block: BlockRef, rows: Vec<Option<Row>>) {
         assert_eq!(rows.len(), self.rows_of(block));
         let new = self.memory.insert(block, rows).is_none();
-        assert!(new || self.lazy, "{block:?} is in use");
+        // Memory of an idle block may be used again at once.
+        assert!(new || self.lazy || !self.runs.is_empty(), "{block:?} is in use");
     }
 
     /// Those that a step has freed which was given up are named once more.
@@ -216,13 +269,16 @@ impl World {
             assert_eq!((share.position, share.new_tokens), (seq.len, new.len()));
             for (g, (view, group)) in share.views.iter().zip(&seq.groups).enumerate() {
                 for s in 0..self.rules[g].streams {
-                    let (view, stream) = match view {
-                        GroupView::Uniform(view) => (view, &group.streams[0]),
-                        GroupView::Ragged(views) => (&views[s], &group.streams[s]),
+                    let view = match view {
+                        GroupView::Uniform(view) => view,
+                        GroupView::Ragged(views) => &views[s],
                     };
-                    let mut expected = stream.tokens.clone();
-                    expected.extend(new.iter().map(|&token| (token, true)));
-                    self.check_view(view, (g, s), group.compacted.is_some(), &expected, new.len());
+                    let mut expected = group.streams[s].clone();
+                    let new = new.iter().enumerate();
+                    let new = new.map(|(i, &id)| Token::new(id, seq.len + i));
+                    let n = new.len();
+                    expected.tokens.extend(new);
+                    self.check_view(view, (g, s), group.compacted.is_some(), &expected, n);
                 }
             }
         }
@@ -233,17 +289,18 @@ impl World {
         view: &StreamView,
         (g, s): (usize, usize),
         ragged: bool,
-        expected: &[(u64, bool)],
+        stream: &MStream,
         new: usize,
     ) {
-        let rule = self.rules[g];
-        assert_eq!((view.kept as usize, view.sealed_bound), (expected.len(), 0));
+        let (rule, expected) = (self.rules[g], &stream.tokens);
+        let front = stream.bound(&rule, 0);
+        assert_eq!((view.kept as usize, view.sealed_bound as usize), (expected.len(), front));
         let first_query = expected.len() - new;
         // (kept index, page, sealed?, token) of every live row.
         let mut rows: Vec<(usize, Option<usize>, bool, u64)> = Vec::new();
         let (mut entries, mut words) = (0, 0);
         for run in &view.runs {
-            assert!(run.n_tokens > 0 && run.shift == 0);
+            assert!(run.n_tokens > 0);
             assert_eq!((run.first as usize, run.start % 64), (entries, 0));
             let kind = match (run.kind, ragged) {
                 (RunKind::Sink, false) => ClassKind::Sink,
@@ -257,7 +314,8 @@ impl World {
             for p in 0..pages {
                 let block = BlockRef { class: run.class, index: view.table[entries + p] };
                 assert_eq!(self.kind(block), kind);
-                let mask = run.live.map_or(u64::MAX, |first| view.masks[first as usize + p]);
+                let masks = view.masks_of(s);
+                let mask = run.live.map_or(u64::MAX, |first| masks[first as usize + p]);
                 let filled = (run.n_tokens as usize - p * 64).min(64);
                 let (page, base) = match run.kind {
                     RunKind::Sink => (None, 0),
@@ -269,13 +327,14 @@ impl World {
                 let sealed = run.kind == RunKind::Sealed;
                 if let Some(page) = page {
                     let wanted = if sealed {
-                        page < rule.bound(expected.len() - 1)
+                        page < stream.bound(&rule, expected.len() - 1)
                     } else {
-                        page >= rule.bound(first_query)
+                        page >= stream.bound(&rule, first_query)
                     };
                     assert!(wanted, "page {page} is listed for no query");
                 }
                 for slot in (0..filled).filter(|slot| mask & (1 << slot) != 0) {
+                    assert_eq!(run.shift, expected[base + slot].shift);
                     rows.push((base + slot, page, sealed, self.read(block, slot, g, s)));
                 }
             }
@@ -285,7 +344,9 @@ impl World {
             }
             entries += pages;
         }
-        assert_eq!((view.table.len(), view.masks.len()), (entries, words));
+        assert_eq!(view.table.len(), entries);
+        assert!([0, 1, rule.streams].contains(&view.masks.len()) || ragged);
+        assert!(view.masks.iter().all(|column| column.len() == words));
 
         // Queries next to a page boundary, and the first and the last.
         let near = |q: &usize| {
@@ -294,16 +355,16 @@ impl World {
                 || q + 1 == expected.len()
         };
         for query in (first_query..expected.len()).filter(near) {
-            let bound = rule.bound(query);
+            let bound = stream.bound(&rule, query);
             let mut read: Vec<(usize, u64)> = rows
                 .iter()
                 .filter(|row| row.0 <= query && row.1.is_none_or(|p| (p < bound) == row.2))
                 .map(|row| (row.0, row.3))
                 .collect();
             read.sort_unstable();
-            let visible = expected[..=query].iter().enumerate().filter(|(_, token)| token.1);
+            let visible = expected[..=query].iter().enumerate().filter(|(_, token)| token.live);
             let visible: Vec<(usize, u64)> =
-                visible.map(|(index, token)| (index, token.0)).collect();
+                visible.map(|(index, token)| (index, token.id)).collect();
             assert_eq!(read, visible, "group {g} stream {s} query {query}");
         }
     }

@@ -257,17 +257,82 @@ impl Bench {
         self.release();
     }
 
-    /// Keeps these tokens of each stream of a sequence.
-    pub fn compact(&mut self, seq: usize, keep: &[Vec<u32>]) {
+    /// Evicts tokens of one stream of a sequence in place.
+    pub fn evict_of(&mut self, seq: usize, stream: usize, gone: &[u32]) {
         let seq = &mut self.sequences[seq];
-        for (stream, keep) in seq.streams.iter_mut().zip(keep) {
-            let pick =
-                |rows: &Vec<Vec<f32>>| keep.iter().map(|&t| rows[t as usize].clone()).collect();
-            (stream.keys, stream.values) = (pick(&stream.keys), pick(&stream.values));
+        seq.streams[stream].dead.extend(gone.iter().map(|&t| t as usize));
+        self.cache.clear(seq.id, 0, Some(stream), gone).unwrap();
+        self.release();
+    }
+
+    /// S, where pages are sealed.
+    fn sinks(&self) -> usize {
+        if self.group.format.seals() { self.group.sinks } else { 0 }
+    }
+
+    /// Pages that the last query of a stream reads sealed, and those that stay whole.
+    fn whole(&self, stream: &Stream) -> usize {
+        if !self.group.format.seals() {
+            return stream.front;
+        }
+        let last = (stream.keys.len() - 1).saturating_sub(self.sinks()) / 64;
+        last.saturating_sub(self.group.hot_window / 64).max(stream.front)
+    }
+
+    /// Keeps these tokens of each stream of a sequence: whole pages with the others dead, and
+    /// rows.
+    pub fn compact(&mut self, seq: usize, keep: &[Vec<u32>]) {
+        let sinks = self.sinks();
+        let whole: Vec<_> = self.sequences[seq].streams.iter().map(|s| self.whole(s)).collect();
+        let seq = &mut self.sequences[seq];
+        for ((stream, keep), whole) in seq.streams.iter_mut().zip(keep).zip(whole) {
+            let keep: Vec<usize> = keep.iter().map(|&t| t as usize).collect();
+            let is_whole = |t: usize| t >= sinks && (t - sinks) / 64 < whole;
+            let mut pages: Vec<usize> =
+                keep.iter().filter(|t| is_whole(**t)).map(|t| (t - sinks) / 64).collect();
+            pages.dedup();
+            let mut rows: Vec<usize> = keep.iter().copied().filter(|t| !is_whole(*t)).collect();
+            let rest = rows.split_off(sinks.min(rows.len()));
+            // Slots of sinks that are not there are dead.
+            let missing = if pages.is_empty() { 0 } else { sinks - rows.len() };
+            let dead = rows.len()..rows.len() + missing;
+            rows.resize(rows.len() + missing, 0);
+            rows.extend(pages.iter().flat_map(|p| sinks + p * 64..sinks + p * 64 + 64));
+            rows.extend(rest);
+            let pick = |of: &Vec<Vec<f32>>| rows.iter().map(|&t| of[t].clone()).collect();
+            let shift = |p: &usize| stream.shifts.get(*p).copied().unwrap_or(0);
+            let gone = |t: &usize| dead.contains(t) || !keep.contains(&rows[*t]);
+            let mut new = Stream::default();
+            (new.keys, new.values) = (pick(&stream.keys), pick(&stream.values));
+            new.dead = (0..rows.len()).filter(gone).collect();
+            (new.front, new.shifts) = (pages.len(), pages.iter().map(shift).collect());
+            *stream = new;
         }
         let done = self.cache.compact(seq.id, 0, keep).unwrap();
         self.subject.compact(&done);
         self.release();
+    }
+
+    /// Attaches tokens of one sequence to another, to be seen from position `at` on.
+    pub fn attach(&mut self, from: usize, tokens: std::ops::Range<usize>, to: usize, at: usize) {
+        let run = self.cache.share(self.sequences[from].id, tokens.clone()).unwrap();
+        self.cache.attach(self.sequences[to].id, &run, at).unwrap();
+        let sinks = self.sinks();
+        let shift = at as i32 - run.position() as i32;
+        for stream in 0..self.sequences[to].streams.len() {
+            let [keys, values] = {
+                let source = &self.sequences[from].streams[stream];
+                [&source.keys, &source.values].map(|rows| rows[tokens.clone()].to_vec())
+            };
+            let stream = &mut self.sequences[to].streams[stream];
+            let begins = tokens.start == 0 && sinks > 0;
+            let place = if begins { 0 } else { sinks + 64 * stream.front };
+            let pages = tokens.len() / 64;
+            stream.keys.splice(place..place, keys);
+            stream.values.splice(place..place, values);
+            stream.shifts.extend(vec![shift; pages]);
+            stream.front += pages;
+        }
     }
 
     /// A copy of a sequence, whose new tokens are its own.
@@ -285,6 +350,7 @@ impl Bench {
         let step = self.cache.release();
         self.subject.begin(&step);
         self.cache.commit(step, &[]).unwrap();
-        assert_eq!(self.subject.held_bytes(), self.cache.held_bytes());
+        let held = self.cache.held_bytes() + self.cache.idle_bytes();
+        assert_eq!(self.subject.held_bytes(), held);
     }
 }

@@ -37,6 +37,10 @@ pub struct Stream {
     pub values: Vec<Vec<f32>>,
     /// Tokens evicted in place.
     pub dead: Vec<usize>,
+    /// Pages at the front that every query reads sealed, if any are sealed.
+    pub front: usize,
+    /// Positions that the tokens of each of them are moved by.
+    pub shifts: Vec<i32>,
     /// Pages after a round trip through the codec: whole pages never change.
     sealed: RefCell<HashMap<(Side, usize), Vec<f32>>>,
 }
@@ -49,7 +53,8 @@ impl Stream {
         let sinks = if group.format.seals() { group.sinks } else { 0 };
         let sealed = group.format.seals() && t >= sinks && {
             let (i, page) = (query.index.saturating_sub(sinks), (t - sinks) / TILE_TOKENS);
-            page < (i / TILE_TOKENS).saturating_sub(group.hot_window / TILE_TOKENS)
+            let recent = (i / TILE_TOKENS).saturating_sub(group.hot_window / TILE_TOKENS);
+            page < recent.max(self.front)
         };
         if !sealed {
             return (rows[t].clone(), false);
@@ -69,6 +74,12 @@ impl Stream {
         (page[(t - first) * group.head_dim..][..group.head_dim].to_vec(), true)
     }
 
+    fn shift_of(&self, t: usize, query: &Query<'_>) -> i32 {
+        let sinks = if query.group.format.seals() { query.group.sinks } else { 0 };
+        let page = t.checked_sub(sinks).map(|i| i / TILE_TOKENS);
+        page.and_then(|page| self.shifts.get(page)).copied().unwrap_or(0)
+    }
+
     /// Softmax numerators of the tokens that a query sees, by kept index; their sum and the
     /// largest logit.
     fn softmax(&self, query: &Query<'_>) -> (Vec<(usize, f64)>, f64, f64) {
@@ -78,8 +89,9 @@ impl Stream {
         for t in (first..end).filter(|t| !self.dead.contains(t)) {
             let (key, sealed) = self.row(Side::Key, t, query);
             let mut key: Vec<f64> = key.iter().map(|&x| f64::from(x)).collect();
-            if sealed && query.shift != 0 {
-                rotate(&mut key, query.rope, f64::from(query.shift));
+            let shift = self.shift_of(t, query) + if sealed { query.shift } else { 0 };
+            if shift != 0 {
+                rotate(&mut key, query.rope, f64::from(shift));
             }
             let dot: f64 = key.iter().zip(query.q).map(|(k, &q)| k * f64::from(q)).sum();
             weights.push((t, dot * f64::from(query.scale)));

@@ -50,15 +50,15 @@ pub fn rope(head_dim: usize) -> Rope {
     Rope { inv_freq: (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect() }
 }
 
-/// Moves the sealed runs of a view by `shift` positions.
+/// Moves the sealed runs of a view by `shift` more positions.
 pub fn relocate(view: &mut GroupView, shift: i32) {
     let views = match view {
         GroupView::Uniform(view) => std::slice::from_mut(view),
         GroupView::Ragged(views) => views.as_mut_slice(),
     };
-    for run in views.iter_mut().flat_map(|v| &mut v.runs) {
+    for run in views.iter_mut().flat_map(|v| &mut Arc::make_mut(v).runs) {
         if run.kind == RunKind::Sealed {
-            run.shift = shift;
+            run.shift += shift;
         }
     }
 }

@@ -270,6 +270,7 @@ impl Subject for OnDevice {
     fn compact(&mut self, compaction: &Compaction) {
         let (kv, stream) = self.kv();
         kv.arenas.free(&compaction.frees);
+        kv.copier.move_pages(&mut kv.arenas, &compaction.moves, stream).unwrap();
         kv.gatherer.gather(&mut kv.arenas, &compaction.gathers, stream).unwrap();
     }
 

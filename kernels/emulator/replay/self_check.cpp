@@ -53,7 +53,7 @@ Trace copy_of_a_block() {
     KvArena arena = {};
     arena.base = blocks;
     arena.block_bytes = 16;
-    CopyJob job = {0, 0, 2, 0};
+    CopyJob job = {0, 0, 0, 2, 0, 0};
     Record launch = {Kind::launch};
     launch.kernel = "copy";
     launch.grid[0] = launch.grid[1] = launch.grid[2] = 1;
@@ -112,7 +112,7 @@ void check_replay() {
     t[BLOCKS].bytes -= 1;
     expect("a kernel writes one byte past an allocation", t, "out of bounds");
     t = good;
-    t[WRITE_JOBS].data = bytes_of(CopyJob{0, 3, 2, 0});
+    t[WRITE_JOBS].data = bytes_of(CopyJob{0, 3, 0, 2, 0, 0});
     expect("a kernel reads one element past an allocation", t, "out of bounds");
     t = good;
     t.insert(t.begin() + LAUNCH, record(Kind::free, t[ARENAS].address, 0));
@@ -138,14 +138,14 @@ void check_reservations() {
     const auto page_1 = uint32_t(PAGE / 16), page_2 = 2 * page_1; // as blocks
     expect("a copy of a block in virtual memory", good, "");
     Trace t = good;
-    t[write_jobs].data = bytes_of(CopyJob{0, 1, page_1, 0});
+    t[write_jobs].data = bytes_of(CopyJob{0, 1, 0, page_1, 0, 0});
     t[read] = record(Kind::read, BASE + PAGE, 16);
     t[read].hash = hash_of("ghijklmnopqrstuv", 16);
     expect("a kernel writes the second page", t, "");
     t.insert(t.begin() + launch, record(Kind::decommit, BASE + PAGE, PAGE));
     expect("a kernel writes what was decommitted", t, "out of bounds");
     t = good;
-    t[write_jobs].data = bytes_of(CopyJob{0, page_2, 2, 0});
+    t[write_jobs].data = bytes_of(CopyJob{0, page_2, 0, 2, 0, 0});
     expect("a kernel reads what has no memory", t, "out of bounds");
     t = good;
     Record decommit = record(Kind::decommit, BASE, PAGE), commit = record(Kind::commit, BASE, PAGE);

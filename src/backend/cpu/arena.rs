@@ -7,7 +7,7 @@
 use super::slab::Slabs;
 use crate::backend::KvGroup;
 use crate::backend::layout::PageLayout;
-use crate::cache::{BlockRef, ClassDesc, ClassId, CopyBlock};
+use crate::cache::{BlockRef, ClassDesc, ClassId, CopyBlock, PageMove};
 use crate::error::{Error, Result};
 
 /// All arenas of a backend.
@@ -70,6 +70,17 @@ impl Arenas {
             .ok_or_else(|| missing(copy.from))?
             .to_vec();
         self.block_mut(copy.to).copy_from_slice(&from);
+        Ok(())
+    }
+
+    /// Copies a stream's page to a ragged block.
+    pub(super) fn move_page(&mut self, moved: &PageMove) -> Result<()> {
+        let (key, value) = self.page(moved.from, moved.stream)?;
+        let page = [key, value].concat();
+        let (to_key, to_value) = self.page_mut(moved.to, moved.stream);
+        let (key, value) = page.split_at(to_key.len());
+        to_key.copy_from_slice(key);
+        to_value.copy_from_slice(value);
         Ok(())
     }
 

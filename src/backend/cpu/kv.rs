@@ -113,8 +113,10 @@ impl Kv for CpuBackend {
 
     fn compact(&mut self, arena: &mut Arena, compaction: &Compaction) -> Result<()> {
         compaction.frees.iter().for_each(|&block| arena.blocks.free(block));
-        let gathers = &compaction.gathers;
-        for gather in gathers {
+        for moved in &compaction.moves {
+            arena.blocks.move_page(moved)?;
+        }
+        for gather in &compaction.gathers {
             let row = arena.blocks.layout(gather.to.class).key_row_bytes();
             for (i, &(from, slot)) in gather.rows.iter().enumerate() {
                 let (key, value) = arena.blocks.page(from, gather.stream)?;

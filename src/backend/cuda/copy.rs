@@ -1,10 +1,10 @@
-//! Launches `kernels/cache/copy.cu`: whole blocks.
+//! Launches `kernels/cache/copy.cu`: whole blocks, and pages to ragged blocks.
 
-use super::arenas::Arenas;
+use super::arenas::{Arenas, PageLayout, layer_of};
 use super::list::DeviceList;
 use super::params::{CopyJob, CopyParams};
 use crate::backend::driver::{Device, Launch, Stream};
-use crate::cache::CopyBlock;
+use crate::cache::{BlockRef, CopyBlock, PageMove};
 use crate::error::{Error, Result};
 
 const THREADS: u32 = 256;
@@ -37,17 +37,52 @@ impl Copier {
         stream: &Stream,
     ) -> Result<()> {
         let mut jobs = Vec::with_capacity(copies.len());
-        let mut largest = 0;
         for copy in copies {
             arenas.block(copy.from)?;
-            largest = largest.max(arenas.writable(copy.to)?.block_bytes() as u64);
+            arenas.writable(copy.to)?;
             if copy.from.class != copy.to.class || copy.from == copy.to {
                 return Err(Error::misuse("copies", format!("{copy:?}")));
             }
-            let (from, to) = (copy.from.index, copy.to.index);
-            jobs.push(CopyJob { arena: copy.from.class.0.into(), from, to, reserved: 0 });
+            jobs.push(job(copy.from, 0, copy.to));
         }
-        arenas.take(&copies.iter().map(|copy| copy.to).collect::<Vec<_>>(), stream)?;
+        self.launch(arenas, &copies.iter().map(|copy| copy.to).collect::<Vec<_>>(), jobs, stream)
+    }
+
+    /// Copies pages to ragged blocks, and takes those. No block may be both read and written.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a group, stream or block that does not exist;
+    /// [`Error::Misuse`] for pages of another form or size; what [`Arenas::take`] refuses.
+    pub fn move_pages(
+        &mut self,
+        arenas: &mut Arenas,
+        moves: &[PageMove],
+        stream: &Stream,
+    ) -> Result<()> {
+        let mut jobs = Vec::with_capacity(moves.len());
+        for moved in moves {
+            let (from, to) = (arenas.block(moved.from)?, arenas.writable(moved.to)?);
+            layer_of(arenas.group(moved.group)?, Some(moved.stream))?;
+            let form = |l: &PageLayout| (l.group, l.key, l.value, l.page_bytes);
+            if form(from) != form(to) || from.group != moved.group || from.ragged || !to.ragged {
+                return Err(Error::misuse("moves", format!("{moved:?}")));
+            }
+            jobs.push(job(moved.from, moved.stream, moved.to));
+        }
+        self.launch(arenas, &moves.iter().map(|moved| moved.to).collect::<Vec<_>>(), jobs, stream)
+    }
+
+    fn launch(
+        &mut self,
+        arenas: &mut Arenas,
+        written: &[BlockRef],
+        jobs: Vec<CopyJob>,
+        stream: &Stream,
+    ) -> Result<()> {
+        let bytes = |to: &BlockRef| Ok(arenas.layout(to.class)?.block_bytes() as u64);
+        let bytes = written.iter().map(bytes).collect::<Result<Vec<_>>>()?;
+        let largest = bytes.into_iter().max().unwrap_or(0);
+        arenas.take(written, stream)?;
         self.copies.set(&jobs, stream)?;
         let n_copies = jobs.len() as u32;
         let params = CopyParams {
@@ -62,5 +97,16 @@ impl Copier {
         let shape = Launch::grid([n_copies, fill.min(work.min(65_535) as u32), 1], THREADS);
         // SAFETY: the blocks were checked against the arenas, which are exclusive here.
         unsafe { stream.launch("copy", shape, &params) }
+    }
+}
+
+fn job(from: BlockRef, page: usize, to: BlockRef) -> CopyJob {
+    CopyJob {
+        from_arena: from.class.0.into(),
+        from: from.index,
+        to_arena: to.class.0.into(),
+        to: to.index,
+        page: page as u32,
+        reserved: 0,
     }
 }

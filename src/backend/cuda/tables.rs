@@ -121,7 +121,7 @@ impl AttendTables {
         Spans::new(self.kept.iter().map(Vec::as_slice), kv_heads, layer)
     }
 
-    /// Whether every sequence has one table for all layers, so that one plan serves them.
+    /// Whether all streams of each sequence read the same, so that one plan serves all layers.
     pub fn are_uniform(&self) -> bool {
         self.uniform
     }
@@ -197,7 +197,9 @@ impl<'a> Tables<'a> {
             GroupView::Uniform(view) => (std::slice::from_ref(view), false),
             GroupView::Ragged(views) => (views.as_slice(), true),
         };
-        if ragged && views.len() != group.layers * group.kv_heads {
+        let apart = !seq.view.is_shared();
+        let streams = group.layers * group.kv_heads;
+        if ragged && views.len() != streams {
             let what = format!("{} views for {} layers", views.len(), group.layers);
             return Err(Error::misuse("view", what));
         }
@@ -205,7 +207,7 @@ impl<'a> Tables<'a> {
             first_row: seq.first_row as u32,
             q_len: seq.q_len as u32,
             first_stream: self.streams.len() as u32,
-            flags: if ragged { SEQ_RAGGED } else { 0 }
+            flags: if apart { SEQ_RAGGED } else { 0 }
                 | if seq.kind == RowKind::Prompt { SEQ_PROMPT } else { 0 },
         });
         self.kept.push(views.iter().map(|view| view.kept).collect());
@@ -218,15 +220,26 @@ impl<'a> Tables<'a> {
             }
             RowKind::Prompt => sizes.max_prompt = sizes.max_prompt.max(seq.q_len),
         }
-        views.iter().try_for_each(|view| self.add_stream(view, seq.q_len, ragged))
+        for view in views {
+            let masks = if ragged || !apart { 1 } else { streams };
+            self.add_streams(view, masks, seq.q_len, ragged)?;
+        }
+        Ok(())
     }
 
-    fn add_stream(&mut self, view: &StreamView, q_len: usize, ragged: bool) -> Result<()> {
+    /// Adds as many streams over one table as have masks of their own.
+    fn add_streams(
+        &mut self,
+        view: &StreamView,
+        streams: usize,
+        q_len: usize,
+        ragged: bool,
+    ) -> Result<()> {
         if (view.kept as usize) < q_len {
             let what = format!("{q_len} queries, but {} tokens are kept", view.kept);
             return Err(Error::misuse("seqs", what));
         }
-        let (first_entry, first_mask) = (self.table.len() as u32, self.masks.len() as u32);
+        let first_entry = self.table.len() as u32;
         let first_run = self.runs.len() as u32;
         for run in &view.runs {
             self.check(view, run, ragged)?;
@@ -247,16 +260,18 @@ impl<'a> Tables<'a> {
             });
         }
         self.table.extend(&view.table);
-        self.masks.extend(&view.masks);
         self.sizes.tokens = self.sizes.tokens.max(view.kept as usize);
-        self.streams.push(KvStream {
-            first_run,
-            n_runs: view.runs.len() as u32,
-            first_entry,
-            first_mask,
-            kept: view.kept,
-            sealed_bound: view.sealed_bound,
-        });
+        for stream in 0..streams {
+            self.streams.push(KvStream {
+                first_run,
+                n_runs: view.runs.len() as u32,
+                first_entry,
+                first_mask: self.masks.len() as u32,
+                kept: view.kept,
+                sealed_bound: view.sealed_bound,
+            });
+            self.masks.extend(view.masks_of(stream));
+        }
         Ok(())
     }
 
@@ -272,7 +287,8 @@ impl<'a> Tables<'a> {
         let Some(entries) = view.table.get(first..first + pages) else {
             return wrong(format!("a run of {pages} pages exceeds its table"));
         };
-        if masks.is_some_and(|m| view.masks.get(m..m + pages).is_none()) {
+        let short = |m: usize| view.masks.iter().any(|column| column.get(m..m + pages).is_none());
+        if masks.is_some_and(|m| view.masks.is_empty() || short(m)) {
             return wrong(format!("a run of {pages} pages exceeds its masks"));
         }
         for &index in entries {

@@ -99,6 +99,7 @@ impl<'a> Stream<'a> {
         pages: &mut Vec<Page<'a>>,
     ) -> Result<()> {
         let sealed_below = self.sealed_below(query);
+        let masks = self.view.masks_of(self.index);
         for run in &self.view.runs {
             let layout = self.arenas.layout(run.class);
             let form = layout.page(self.index);
@@ -127,7 +128,7 @@ impl<'a> Stream<'a> {
                     value_codec: form.value,
                     first: sinks + run.start as usize + offset,
                     tokens: (run.n_tokens as usize - offset).min(layout.page_tokens),
-                    live: run.live.map_or(u64::MAX, |m| self.view.masks[m as usize + entry]),
+                    live: run.live.map_or(u64::MAX, |m| masks[m as usize + entry]),
                     shift: run.shift,
                 });
             }

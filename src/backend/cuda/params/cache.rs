@@ -185,14 +185,18 @@ mirror! {
 
 mirror! {
     /// One block to copy within its arena.
-    CopyJob, 16 bytes {
-        /// Arena of both blocks.
-        0 arena: u32,
-        /// Block number.
+    CopyJob, 24 bytes {
+        /// Arena of the block that is read.
+        0 from_arena: u32,
+        /// Its number.
         4 from: u32,
-        /// Block number.
-        8 to: u32,
+        /// Arena of the block that is written; it says how many bytes.
+        8 to_arena: u32,
+        /// Its number.
+        12 to: u32,
+        /// The page of `from` to begin at.
+        16 page: u32,
         /// 0.
-        12 reserved: u32,
+        20 reserved: u32,
     }
 }

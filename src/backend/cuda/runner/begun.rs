@@ -138,7 +138,7 @@ fn repeats(input: &StepInput<'_>) -> bool {
     let single = seqs.iter().all(|seq| {
         seq.new_tokens == 1
             && seq.kind == RowKind::Generated
-            && seq.views.iter().all(|v| matches!(v, GroupView::Uniform(_)))
+            && seq.views.iter().all(GroupView::is_shared)
     });
     let groups = seqs.first().map_or(0, |seq| seq.views.len());
     let seals = |group| seqs.iter().flat_map(|s| &s.seals).filter(move |s| s.group == group);

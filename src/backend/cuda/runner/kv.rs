@@ -80,8 +80,9 @@ impl<T: Element> Kv for CudaBackend<T> {
     }
 
     fn compact(&mut self, arena: &mut Arena, compaction: &Compaction) -> Result<()> {
-        let Arena { arenas, gatherer, .. } = arena;
+        let Arena { arenas, gatherer, copier, .. } = arena;
         arenas.free(&compaction.frees);
+        copier.move_pages(arenas, &compaction.moves, &self.stream)?;
         gatherer.gather(arenas, &compaction.gathers, &self.stream)
     }
 
