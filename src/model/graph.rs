@@ -1,12 +1,12 @@
 //! A model's layers on a backend: one forward pass for every architecture.
 
 use super::blocks::{Attention, GatedMlp};
+use super::files::{Checkpoint, FromCheckpoint, Weights};
 use super::kv::group_sizes;
 use super::pass::{Pass, Tail};
-use super::source::FromCheckpoint;
 use super::spec::{Mixer, Mlp};
 use super::workspace::{Progress, Workspace};
-use super::{Checkpoint, ModelConfig, Part, Weights};
+use super::{ModelConfig, Part};
 use crate::backend::{Backend, GraphKey, RowToken, StepInput, WeightPolicy};
 use crate::error::{Error, Result};
 use std::ops::Range;

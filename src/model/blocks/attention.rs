@@ -1,6 +1,6 @@
 //! Grouped-query attention.
 
-use super::contribute;
+use super::residual::contribute;
 use crate::backend::{Attend, Backend, LayerIndex};
 use crate::error::Result;
 use crate::model::observe::{Observer, Seen};
