@@ -48,7 +48,7 @@
 //! 32 threads, in thread order: sixteen consecutive words are four rows `g` × four `t`. The three
 //! fragments of a unit of 3 bits follow each other.
 
-use super::{Side, TILE_TOKENS};
+use super::tile::{Side, TILE_TOKENS};
 
 /// Elements along k of a unit.
 ///

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::Fail;
+use super::fail::Fail;
 use super::manifest::Part;
 use super::options::FetchOptions;
 use super::place::{Origin, Place};

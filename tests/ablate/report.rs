@@ -4,7 +4,7 @@ use super::Place;
 use kvfold::eval::ablate::{Cell, Machine, Row};
 use kvfold::eval::report::{Options, Rows, page};
 use kvfold::eval::write_whole;
-use kvfold::eval::{Memory, Metric, Outcome, Speed, Trial};
+use kvfold::eval::{KvMemory, Metric, Outcome, Speed, Trial};
 use serde_json::{Value, json};
 
 /// Formats with bits and what they do to the quality.
@@ -57,7 +57,7 @@ fn outcome(value: f64, trials: Vec<Trial>, bits: f64) -> Outcome {
     Outcome {
         value,
         trials,
-        memory: Memory { kv_bytes: (bits * 1e6) as u64, kv_bytes_16_bit: 16_000_000 },
+        memory: KvMemory { kv_bytes: (bits * 1e6) as u64, kv_bytes_16_bit: 16_000_000 },
         speed: Speed {
             prefill_tokens: 4000,
             prefill_seconds: 4.0,

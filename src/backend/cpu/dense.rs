@@ -1,7 +1,9 @@
 //! Products, norms and activations on the CPU.
 
+use super::cpu_backend::CpuBackend;
 use super::matrix::Matrix;
-use super::{Buffer, CpuBackend, ops};
+use super::ops;
+use super::tensor::Buffer;
 use crate::backend::{Activation, Dense};
 use crate::error::Result;
 

@@ -1,9 +1,12 @@
 //! The KV cache on the CPU: blocks, and the step that is under way.
 
 use super::arena::Arenas;
-use super::attention::{self, Asked, Pass};
+use super::attention::score::ScorePass;
+use super::attention::{self, Asked};
+use super::cpu_backend::CpuBackend;
 use super::pool::{Shared, parallel_for};
-use super::{Buffer, CpuBackend, ops, seal};
+use super::tensor::Buffer;
+use super::{ops, seal};
 use crate::backend::draw::Choice;
 use crate::backend::score::{Score, Scores, Top, TopHeads};
 use crate::backend::{
@@ -95,7 +98,7 @@ impl Kv for CpuBackend {
             arena.blocks.write(restore.to, &restore.bytes)?;
         }
         let begun = &mut arena.begun;
-        begun.ids = self.slots.resolve(input.tokens)?;
+        begun.ids = self.drawn.resolve(input.tokens)?;
         begun.rows = input.rows.to_vec();
         begun.choices = input.choices.to_vec();
         begun.seqs.clone_from(&step.seqs);
@@ -221,7 +224,7 @@ impl Kv for CpuBackend {
                     // SAFETY: each half of each sealed page is written by one
                     // iteration; sealed and hot pages are different blocks.
                     let out = unsafe { out.slice(0, len) };
-                    let tile = seal::Tile { hot, bytes, side, head_dim: d, feedback };
+                    let tile = seal::HotTile { hot, bytes, side, head_dim: d, feedback };
                     seal::seal(level, tile, codec, out);
                 }
                 Err(error) => {
@@ -257,7 +260,7 @@ impl Kv for CpuBackend {
         let seqs = arena.seqs(call.at)?;
         let (asked, group) = (arena.asked(call, &seqs)?, arena.group(call.at)?);
         let (level, arenas) = (self.level, &arena.blocks);
-        Pass { level, arenas, group, call: &asked, q, lse }.score(pass, out)
+        ScorePass { level, arenas, group, call: &asked, q, lse }.score(pass, out)
     }
 
     fn score_top(
@@ -272,7 +275,7 @@ impl Kv for CpuBackend {
         let seqs = arena.seqs(call.at)?;
         let (asked, group) = (arena.asked(call, &seqs)?, arena.group(call.at)?);
         let (level, arenas) = (self.level, &arena.blocks);
-        Pass { level, arenas, group, call: &asked, q, lse }.score_top(of, out)
+        ScorePass { level, arenas, group, call: &asked, q, lse }.score_top(of, out)
     }
 }
 

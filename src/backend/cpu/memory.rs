@@ -1,7 +1,9 @@
 //! Buffers and weights on the CPU.
 
+use super::cpu_backend::CpuBackend;
 use super::matrix::Matrix;
-use super::{Buffer, CpuBackend, threads};
+use super::pool::threads;
+use super::tensor::Buffer;
 use crate::backend::{Capabilities, MatrixBytes, Memory, WeightPolicy};
 use crate::error::{Error, Result};
 use std::ops::Range;

@@ -1,6 +1,8 @@
 //! Typed device memory.
 
-use super::{Device, HostBuffer, Stream};
+use super::device::Device;
+use super::host::HostBuffer;
+use super::stream::Stream;
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::marker::PhantomData;
@@ -20,7 +22,7 @@ pub struct DeviceBuffer<T> {
 }
 
 impl<T: Pod> DeviceBuffer<T> {
-    pub(super) fn new(device: &Device, len: usize) -> Result<Self> {
+    fn new(device: &Device, len: usize) -> Result<Self> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| {
             Error::misuse("len", format!("{len} elements are more than memory can hold"))
         })? as u64;
@@ -188,5 +190,35 @@ impl<T> Drop for DeviceBuffer<T> {
             // and kernels by the promise to `Stream::launch`.
             unsafe { self.device.release(self.address) }
         }
+    }
+}
+
+impl Device {
+    /// A buffer of `len` elements of unspecified content.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn alloc<T: Pod>(&self, len: usize) -> Result<DeviceBuffer<T>> {
+        DeviceBuffer::new(self, len)
+    }
+
+    /// A buffer of `len` elements, all bits 0.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn zeroed<T: Pod>(&self, len: usize, stream: &Stream) -> Result<DeviceBuffer<T>> {
+        let mut buffer = self.alloc(len)?;
+        buffer.fill(0, stream)?;
+        Ok(buffer)
+    }
+
+    /// A buffer with a copy of `from`.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn upload<T: Pod>(&self, from: &[T], stream: &Stream) -> Result<DeviceBuffer<T>> {
+        let mut buffer = self.alloc(from.len())?;
+        buffer.write(0, from, stream)?;
+        Ok(buffer)
     }
 }

@@ -1,6 +1,8 @@
 //! Work that is recorded once and launched as a whole, again and again.
 
-use super::{Device, RawGraph, Stream};
+use super::device::Device;
+use super::raw::RawGraph;
+use super::stream::Stream;
 use crate::error::Result;
 use std::cell::Cell;
 use std::marker::PhantomData;

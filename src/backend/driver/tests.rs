@@ -5,7 +5,7 @@ mod memory;
 
 use super::*;
 use crate::backend::cuda::params::{CopyJob, CopyParams, KvArena};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use std::time::Duration;
 
 fn emulated(options: emulated::EmulatorOptions) -> Device {

@@ -1,7 +1,7 @@
 //! Rows that can be compared: one task on one model, in several settings.
 
 use crate::eval::ablate::{Cell, NO_POLICY, Row};
-use crate::eval::{Memory, Metric, Paired, Speed, Trial, paired};
+use crate::eval::{KvMemory, Metric, Paired, Speed, Trial, paired};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 
@@ -38,7 +38,7 @@ pub struct Entry {
     /// The reference's own tokens a second, or this entry's.
     pub tokens: (Option<f64>, Option<f64>),
     /// The cache when it held most.
-    pub memory: Memory,
+    pub memory: KvMemory,
     /// Trials of all seeds; ids are unique.
     pub trials: Vec<Trial>,
 }
@@ -145,7 +145,7 @@ struct Sums {
     rows: f64,
     logs: f64,
     speed: Speed,
-    memory: Memory,
+    memory: KvMemory,
     trials: Vec<Trial>,
 }
 

@@ -6,7 +6,7 @@ use super::heat::heat;
 use super::pareto::{Axis, Point, pareto};
 use super::read::Rows;
 use crate::error::{Error, Result};
-use crate::eval::{Memory, Metric};
+use crate::eval::{KvMemory, Metric};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment};
@@ -279,7 +279,7 @@ fn point(entry: &Entry, metric: Metric) -> Point {
 }
 
 fn section_row(entry: &Entry, metric: Metric) -> SectionRow {
-    let Memory { kv_bytes, .. } = entry.memory;
+    let KvMemory { kv_bytes, .. } = entry.memory;
     let held = kv_bytes > 0;
     let interval = entry
         .percent(metric)

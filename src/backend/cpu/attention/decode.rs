@@ -4,7 +4,8 @@
 //! A *column* is a query in one head. Those of a pass read the same pages, whose codes are
 //! extracted once for all; and each has, bit for bit, what it has alone.
 
-use super::affine::{AffineTile, MAX_BIASES, MAX_FOLD, MAX_HEAD_DIM, even_odd};
+use super::affine::{AffineTile, MAX_BIASES, MAX_FOLD, MAX_HEAD_DIM};
+use super::codes::even_odd;
 use super::pages::{Page, Tile};
 use super::prefetch::prefetch;
 use super::softmax::{Softmax, rescale};

@@ -34,7 +34,7 @@ mod pages;
 mod prefetch;
 mod prefill;
 mod rows;
-mod score;
+pub(super) mod score;
 mod softmax;
 mod turn;
 
@@ -46,7 +46,6 @@ use crate::backend::kv::check_mask;
 use crate::backend::{AttendSeq, KvGroup, LayerIndex, Rope};
 use crate::cache::{GroupView, PAGE_TOKENS, RowKind};
 use crate::error::{Error, Result};
-pub(super) use score::Pass;
 
 use affine::MAX_HEAD_DIM;
 use decode::{Decode, MAX_COLUMNS};

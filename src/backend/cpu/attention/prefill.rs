@@ -5,7 +5,8 @@
 //! the other axis: `S^T = K·Q^T`, then a softmax down the columns, then
 //! `O^T += V^T·P^T`. K and V elements are broadcast, so neither is transposed.
 
-use super::affine::{MAX_HEAD_DIM, even_odd};
+use super::affine::MAX_HEAD_DIM;
+use super::codes::even_odd;
 use super::pages::{Page, Tile};
 use super::turn::{Turn, rotate_columns};
 use crate::backend::Rope;

@@ -26,7 +26,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 /// A pass with everything that it reads.
-pub(in crate::backend::cpu) struct Pass<'a> {
+pub(in crate::backend::cpu) struct ScorePass<'a> {
     /// The instruction set.
     pub level: Level,
     /// The blocks' bytes.
@@ -50,7 +50,7 @@ struct Item {
     grid: Range<usize>,
 }
 
-impl Pass<'_> {
+impl ScorePass<'_> {
     /// [`Kv::score`](crate::backend::Kv::score).
     pub fn score(&self, pass: Score, out: &mut Scores) -> Result<()> {
         let last = pass.last()?;

@@ -1,6 +1,6 @@
 //! Captures and the graphs that they become. A context is current everywhere here.
 
-use super::{check, complain, handle};
+use super::answer::{check, complain};
 use crate::backend::driver::{RawGraph, RawStream};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUresult, CUstreamCaptureMode, CUstreamCaptureStatus};

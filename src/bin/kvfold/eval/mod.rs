@@ -8,8 +8,9 @@ pub use args::EvalArgs;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::engine::{EngineConfig, LoadedModel, Runner};
-use kvfold::eval::{Outcome, Paired, Question, Setting, Task, paired, write_whole};
+use kvfold::eval::{Question, Setting, Task, paired, write_whole};
 use serde_json::json;
+use show::{Evaluation, Row};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     if let Some(path) = args.prompts() {
         write_prompts(path, task.questions())?;
     }
-    let evaluation = show::Evaluation {
+    let evaluation = Evaluation {
         model: model.name.clone(),
         hot_window: common.hot_window,
         rows: measure(task.as_ref(), model, settings, cancel)?,
@@ -41,15 +42,6 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     } else {
         evaluation.table()
     })
-}
-
-/// A task's outcome in one setting.
-struct Row {
-    setting: Setting,
-    outcome: Outcome,
-    /// Against the first setting.
-    paired: Paired,
-    seconds: f64,
 }
 
 /// Runs the task in every setting on one model, with a progress bar.

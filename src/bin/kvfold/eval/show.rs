@@ -1,11 +1,19 @@
 //! What an evaluation prints.
 
-use super::Row;
 use crate::size;
 use anyhow::Result;
-use kvfold::eval::{Metric, Setting, Task, TaskSpec, change_percent, table};
+use kvfold::eval::{Metric, Outcome, Paired, Setting, Task, TaskSpec, change_percent, table};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+
+/// A task's outcome in one setting.
+pub struct Row {
+    pub setting: Setting,
+    pub outcome: Outcome,
+    /// Against the first setting.
+    pub paired: Paired,
+    pub seconds: f64,
+}
 
 /// A task with its outcomes.
 pub struct Evaluation {
