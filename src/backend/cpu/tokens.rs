@@ -1,20 +1,20 @@
 //! Tokens on the CPU.
 
 use super::cpu_backend::CpuBackend;
-use super::kv::Arena;
-use super::matrix::Matrix;
+use super::kv::CpuArena;
+use super::matrix::CpuMatrix;
 use super::memory::select;
-use super::tensor::Buffer;
+use super::tensor::CpuBuffer;
 use crate::backend::Tokens;
 use crate::error::{Error, Result};
 
 impl Tokens for CpuBackend {
     fn embed(
         &mut self,
-        arena: &mut Arena,
-        table: &Matrix,
+        arena: &mut CpuArena,
+        table: &CpuMatrix,
         scale: f32,
-        to: &mut Buffer,
+        to: &mut CpuBuffer,
     ) -> Result<()> {
         table.embed(&arena.begun.ids, to)?;
         if scale != 1.0 {
@@ -23,11 +23,11 @@ impl Tokens for CpuBackend {
         Ok(())
     }
 
-    fn select(&self, arena: &Arena, from: &Buffer, to: &mut Buffer) -> Result<()> {
+    fn select(&self, arena: &CpuArena, from: &CpuBuffer, to: &mut CpuBuffer) -> Result<()> {
         select(from, arena.begun.rows.iter().copied(), to)
     }
 
-    fn sample(&mut self, arena: &Arena, logits: &mut Buffer) -> Result<()> {
+    fn sample(&mut self, arena: &CpuArena, logits: &mut CpuBuffer) -> Result<()> {
         let begun = &arena.begun;
         if begun.choices.len() != logits.rows() || logits.rows() != begun.rows.len() {
             let what = format!("{} for {} rows of logits", begun.choices.len(), logits.rows());
@@ -43,7 +43,7 @@ impl Tokens for CpuBackend {
         Ok(())
     }
 
-    fn send(&mut self, arena: &Arena) -> Result<()> {
+    fn send(&mut self, arena: &CpuArena) -> Result<()> {
         let slots = arena.begun.choices.iter().map(|choice| choice.slot as usize);
         let drawn = slots.map(|slot| self.drawn.get(slot));
         let drawn = drawn.collect();

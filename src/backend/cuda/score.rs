@@ -1,5 +1,5 @@
 //! Launches `kernels/attention/score*.cu`: the score passes of
-//! [`crate::backend::score`], over what an attention call has attended to.
+//! [`crate::backend::score_pass`], over what an attention call has attended to.
 //!
 //! Like [`Attention`], [`Scorer`] is the layer alone: device addresses in, nothing else
 //! of kvfold involved. A pass wants the same tables and queries as the call, and the
@@ -10,7 +10,7 @@ use super::list::DeviceList;
 use super::params::{SCORE_MAX, SCORE_SUM_MAX, SCORE_SUM_MEAN, ScoreParams, ScoreTop};
 use super::tables::Sizes;
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
-use crate::backend::score::{Heads, Score, Spans, TopHeads};
+use crate::backend::score_pass::{Heads, Score, Spans, TopHeads};
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 

@@ -8,7 +8,7 @@ use super::params::{
     SEQ_RAGGED,
 };
 use crate::backend::driver::{Device, Stream};
-use crate::backend::score::Spans;
+use crate::backend::score_pass::Spans;
 use crate::backend::{AttendSeq, Rope};
 use crate::cache::{BlockRef, GroupView, RowKind, Run, RunKind, StreamView};
 use crate::error::{Error, Result};

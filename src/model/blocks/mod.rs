@@ -4,5 +4,5 @@ mod attention;
 mod mlp;
 mod residual;
 
-pub(super) use attention::Attention;
+pub(super) use attention::AttentionBlock;
 pub(super) use mlp::GatedMlp;

@@ -7,7 +7,7 @@ use crate::backend::cuda::attend::AttentionCall;
 use crate::backend::cuda::params::ScoreTop;
 use crate::backend::cuda::score::{ScoreCall, ScoreStarts, Scorer, TopWorkspace};
 use crate::backend::driver::{Device, DeviceBuffer, Stream};
-use crate::backend::score::{Score, Scores, Top, TopHeads};
+use crate::backend::score_pass::{Score, Scores, Top, TopHeads};
 use crate::backend::{Attend, KvGroup};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
