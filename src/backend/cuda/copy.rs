@@ -3,7 +3,7 @@
 use super::arenas::Arenas;
 use super::list::DeviceList;
 use super::params::{CopyJob, CopyParams};
-use crate::backend::driver::{Device, Launch, Stream};
+use crate::backend::driver::{Device, DeviceStream, Launch};
 use crate::cache::CopyBlock;
 use crate::error::{Error, Result};
 
@@ -34,7 +34,7 @@ impl Copier {
         &mut self,
         arenas: &mut Arenas,
         copies: &[CopyBlock],
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let mut jobs = Vec::with_capacity(copies.len());
         let mut largest = 0;

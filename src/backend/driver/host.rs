@@ -1,7 +1,7 @@
 //! Page-locked host memory, which devices copy to and from by themselves.
 
 use super::device::Device;
-use super::stream::Stream;
+use super::stream::DeviceStream;
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::ops::Range;
@@ -64,7 +64,7 @@ impl<T: Pod> HostBuffer<T> {
     pub(super) fn range(
         &self,
         range: &Range<usize>,
-        stream: &Stream,
+        stream: &DeviceStream,
         doing: &str,
     ) -> Result<Option<*mut u8>> {
         self.device.expect(stream.device(), doing)?;

@@ -1,7 +1,7 @@
 //! Memory, streams and kernel launches of a device, behind one interface.
 //!
 //! Launchers (`backend/cuda/`) are written once against [`Device`],
-//! [`DeviceBuffer`] and [`Stream`]. Behind them stands a [`Driver`]: the CUDA
+//! [`DeviceBuffer`] and [`DeviceStream`]. Behind them stands a [`Driver`]: the CUDA
 //! driver (feature `cuda`), or the emulated device (feature `emulator`, tests
 //! only), which runs the same kernel sources on the host.
 //!
@@ -38,8 +38,8 @@ mod tests;
 pub use buffer::DeviceBuffer;
 pub use device::Device;
 pub use embedded::{Embedded, embedded};
-pub use graph::Graph;
+pub use graph::DeviceGraph;
 pub use host::HostBuffer;
 pub use raw::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
 pub use reservation::Reservation;
-pub use stream::{Event, Stream};
+pub use stream::{DeviceEvent, DeviceStream};
