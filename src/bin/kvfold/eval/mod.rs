@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::engine::{EngineConfig, LoadedModel, Runner};
 use kvfold::eval::{Question, Setting, Task, paired, write_whole};
 use serde_json::json;
-use show::{Evaluation, Row};
+use show::{EvalRow, Evaluation};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ fn measure(
     model: LoadedModel,
     settings: Vec<(Setting, EngineConfig)>,
     cancel: &AtomicBool,
-) -> Result<Vec<Row>> {
+) -> Result<Vec<EvalRow>> {
     // Hidden by itself where stderr is no terminal.
     let steps = task.steps();
     let bar = ProgressBar::new((steps * settings.len()) as u64);
@@ -59,7 +59,7 @@ fn measure(
     }
     let mut model = Some(model);
     let mut runner: Option<Runner> = None;
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows: Vec<EvalRow> = Vec::new();
     for (index, (setting, config)) in settings.into_iter().enumerate() {
         bar.set_message(match setting.sinks {
             Some(sinks) => format!("{} sinks {sinks}", setting.kv.name),
@@ -79,7 +79,7 @@ fn measure(
         })?;
         let reference = rows.first().map_or(&outcome, |row| &row.outcome);
         let paired = paired(&outcome.trials, &reference.trials)?;
-        rows.push(Row { setting, paired, outcome, seconds: start.elapsed().as_secs_f64() });
+        rows.push(EvalRow { setting, paired, outcome, seconds: start.elapsed().as_secs_f64() });
     }
     bar.finish_and_clear();
     Ok(rows)
