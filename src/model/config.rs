@@ -1,7 +1,7 @@
 //! The numbers of a model, in one form for every file format, and what an architecture
 //! makes of them.
 
-use super::arch::Names;
+use super::arch::names::Names;
 use super::files::complaint;
 use super::files::gguf::Gguf;
 use super::files::json::Fields;

@@ -89,7 +89,7 @@ pub trait Driver: Send + Sync {
     /// The CUDA context that its memory and streams are of, for libraries that work in
     /// it; none if it is no CUDA device.
     #[cfg(feature = "cuda")]
-    fn cuda_context(&self) -> Option<&super::cuda::Context> {
+    fn cuda_context(&self) -> Option<&super::cuda::context::Context> {
         None
     }
 

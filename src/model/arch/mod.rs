@@ -5,11 +5,9 @@ mod decoder;
 mod gemma3;
 mod llama;
 mod mistral;
-mod names;
+pub(super) mod names;
 mod qwen2;
 mod qwen3;
-
-pub(super) use names::Names;
 
 use super::config::{Arch, ModelConfig};
 use super::files::complaint;

@@ -4,7 +4,7 @@
 //! CUDA: cudarc opens the driver's library when it is first needed.
 
 mod answer;
-mod context;
+pub(super) mod context;
 mod functions;
 mod graphs;
 mod memory;
