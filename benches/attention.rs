@@ -13,7 +13,7 @@ mod cached;
 
 use cached::{CHUNK, Cached, HEAD_DIM, HEADS, KV_HEADS, LAYERS};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use kvfold::backend::cpu::{Buffer, CpuBackend, Level};
+use kvfold::backend::cpu::{CpuBackend, CpuBuffer, Level};
 use kvfold::backend::{Attend, Dense, Kv, LayerIndex, MatrixBytes, Memory, WeightPolicy};
 use kvfold::cache::Step;
 use kvfold::codec::WeightType;
@@ -39,7 +39,7 @@ fn grow_to(cached: &mut Cached, context: usize, last: usize) -> Step {
 }
 
 /// Attention of the last tokens in every layer.
-fn attend(cached: &mut Cached, out: &mut Buffer) {
+fn attend(cached: &mut Cached, out: &mut CpuBuffer) {
     for layer in 0..LAYERS {
         let call = Attend {
             at: LayerIndex { group: 0, layer },

@@ -13,7 +13,7 @@ use common::plan::{MIXED, cache_of, group, relocate, rope};
 use common::random::Random;
 use common::subject::{Kind, full, kinds};
 use kvfold::backend::cpu::{CpuBackend, Level};
-use kvfold::backend::score::{Score, Scores};
+use kvfold::backend::score_pass::{Score, Scores};
 use kvfold::backend::{Attend, Kv, KvGroup, LayerIndex, Memory, Rope, RowToken, StepInput};
 use std::sync::Arc;
 

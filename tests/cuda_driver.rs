@@ -6,7 +6,7 @@ mod fake_cuda;
 
 use fake_cuda::FakeDriver;
 use kvfold::Error;
-use kvfold::backend::driver::{Device, Launch, Reservation, Stream, embedded};
+use kvfold::backend::driver::{Device, DeviceStream, Launch, Reservation, embedded};
 use std::ffi::{CStr, CString, c_void};
 use std::time::Duration;
 
@@ -170,7 +170,10 @@ fn refuse(call: &str) {
     with_context(c"fake_cuda_refuse", call.as_ptr().cast_mut().cast());
 }
 
-fn add_one(stream: &Stream, a: &kvfold::backend::driver::DeviceBuffer<u8>) -> kvfold::Result<()> {
+fn add_one(
+    stream: &DeviceStream,
+    a: &kvfold::backend::driver::DeviceBuffer<u8>,
+) -> kvfold::Result<()> {
     let params = [a.address(), a.len() as u64];
     // SAFETY: `a` holds the bytes that the kernel adds to, and outlives every run.
     unsafe { stream.launch("add_one", Launch::new(1, 32), &params) }

@@ -14,7 +14,7 @@ use kvfold::backend::cuda::attend::{AttentionCall, AttentionShape};
 use kvfold::backend::cuda::score::{ScoreCall, Scorer};
 use kvfold::backend::cuda::tables::Sizes;
 use kvfold::backend::driver::Device;
-use kvfold::backend::score::{Heads, Score, Scores, Top, TopHeads};
+use kvfold::backend::score_pass::{Heads, Score, Scores, Top, TopHeads};
 use kvfold::backend::{Attend, Kv, LayerIndex, Memory};
 
 const ALL: usize = usize::MAX;

@@ -1,7 +1,7 @@
 //! The CPU's KV cache in the default model's geometry: 30 layers, 9 query and 3 KV heads
 //! of 64 channels.
 
-use kvfold::backend::cpu::{Arena, Buffer, CpuBackend, Level};
+use kvfold::backend::cpu::{CpuArena, CpuBackend, CpuBuffer, Level};
 use kvfold::backend::{Kv, KvGroup, LayerIndex, Memory, RowToken, StepInput, StreamFormat};
 use kvfold::cache::{KvCache, NewTokens, RowKind, SeqId, Step};
 use kvfold::codec::KvFormat;
@@ -17,11 +17,11 @@ pub const CHUNK: usize = 512;
 /// A sequence that grows from one context to the next.
 pub struct Cached {
     pub backend: CpuBackend,
-    pub arena: Arena,
+    pub arena: CpuArena,
     pub cache: KvCache,
     pub seq: SeqId,
     /// `CHUNK` rows of random queries, keys and values, the same in every layer.
-    pub qkv: Buffer,
+    pub qkv: CpuBuffer,
 }
 
 impl Cached {

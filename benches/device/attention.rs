@@ -4,7 +4,7 @@ use crate::kv::{HOT_WINDOW, Kv, KvShape, Order, SINKS, VERIFIED};
 use crate::pattern::halves;
 use crate::work::{Cell, Work, rotation};
 use kvfold::backend::cuda::attend::{Attention, AttentionShape, Limits, Workspace};
-use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
+use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use kvfold::{Error, Result};
 
 /// One attention call.
@@ -81,7 +81,7 @@ impl AttentionWork {
         layers: usize,
         seed: u64,
         device: &Device,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<Self> {
         let KvShape { kv_heads, head_dim, format, .. } = case.kv;
         let shape = AttentionShape {
@@ -111,7 +111,7 @@ impl AttentionWork {
     }
 
     /// Outputs and log-sum-exps of the last run.
-    pub fn results(&self, stream: &Stream) -> Result<(Vec<u16>, Vec<f32>)> {
+    pub fn results(&self, stream: &DeviceStream) -> Result<(Vec<u16>, Vec<f32>)> {
         if self.attention.overflowed(&self.workspace, stream)? {
             return Err(Error::config("workspace", "the plan overflowed"));
         }
@@ -120,7 +120,7 @@ impl AttentionWork {
 }
 
 impl Work for AttentionWork {
-    fn enqueue(&mut self, turn: usize, stream: &Stream) -> Result<()> {
+    fn enqueue(&mut self, turn: usize, stream: &DeviceStream) -> Result<()> {
         let mut call = self.kv.call(turn);
         (call.q, call.q_stride) = (self.q.address(), self.q_stride);
         (call.out, call.lse) = (self.out.address(), self.lse.address());
@@ -131,7 +131,7 @@ impl Work for AttentionWork {
 }
 
 /// Why prefill of this kind cannot run on this device, tried with few tokens.
-pub fn lacks(case: &Case, device: &Device, stream: &Stream) -> Option<String> {
+pub fn lacks(case: &Case, device: &Device, stream: &DeviceStream) -> Option<String> {
     let tokens = VERIFIED + 1;
     let few = KvShape { batch: 1, context: tokens, q_len: tokens, ..case.kv };
     let few = Case { kv: few, ..*case };

@@ -7,14 +7,15 @@ use crate::attention::{AttentionWork, Case};
 use crate::goals;
 use crate::kv::{KvShape, Order};
 use crate::merge::{self, MergeWork};
-use crate::report::{Outcome, Report, Row};
+use crate::report::Report;
 use crate::roofs::Roofs;
+use crate::row::{Outcome, Row};
 use crate::seal::{self, SealWork};
 use crate::work::Work;
 use crate::workloads::{FORMATS, families};
 use anyhow::{Result, ensure};
 use half::f16;
-use kvfold::backend::driver::{Device, Stream};
+use kvfold::backend::driver::{Device, DeviceStream};
 use kvfold::codec::{Codec, KvFormat, Side};
 
 /// Every family in small.
@@ -41,7 +42,7 @@ pub fn all(device: &Device) -> Result<()> {
 /// of zeros, whose logits are all 0, count the tokens that they see.
 fn attention(
     device: &Device,
-    stream: &Stream,
+    stream: &DeviceStream,
     format: KvFormat,
     head_dim: usize,
     q_len: usize,
@@ -71,7 +72,7 @@ fn attention(
 }
 
 /// Sealed pages are the codec's encoding of the 16-bit ones.
-fn seals(device: &Device, stream: &Stream, format: KvFormat) -> Result<()> {
+fn seals(device: &Device, stream: &DeviceStream, format: KvFormat) -> Result<()> {
     let (kv_heads, head_dim) = (2, 64);
     let case = seal::Case { kv_heads, head_dim, format, blocks: 2 };
     let mut work = SealWork::new(&case, 1, device, stream)?;
@@ -95,7 +96,7 @@ fn seals(device: &Device, stream: &Stream, format: KvFormat) -> Result<()> {
 }
 
 /// All rows are written.
-fn merges(device: &Device, stream: &Stream) -> Result<()> {
+fn merges(device: &Device, stream: &DeviceStream) -> Result<()> {
     let case = merge::Case { heads: 4, kv_heads: 2, head_dim: 64, batch: 3, splits: 5 };
     let mut work = MergeWork::new(&case, device, stream)?;
     work.out.fill(0xff, stream)?; // NaN
@@ -109,7 +110,7 @@ fn merges(device: &Device, stream: &Stream) -> Result<()> {
 
 /// With made-up times that reach every goal, full and quick runs reach all of them;
 /// with slow KIVI-2 cells, KIVI-2 and the shuffled pages do not.
-fn verdicts(device: &Device, stream: &Stream) -> Result<()> {
+fn verdicts(device: &Device, stream: &DeviceStream) -> Result<()> {
     let cublaslt = Ok(800e12);
     let roofs = Roofs { read: 3e12, mma: 600e12, mma_bf16: 600e12, cublaslt, call: 1e-5 };
     let families = families(device, stream);

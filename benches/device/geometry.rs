@@ -6,7 +6,7 @@ use kvfold::backend::Memory;
 use kvfold::backend::cuda::append::Element;
 use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::cuda::weights::Matrix;
-use kvfold::backend::driver::{DeviceBuffer, Stream};
+use kvfold::backend::driver::{DeviceBuffer, DeviceStream};
 use kvfold::model::{ModelConfig, Part, TensorSpec, Weights};
 use kvfold::{Error, Result};
 use std::collections::HashMap;
@@ -73,7 +73,7 @@ pub fn elements(config: &ModelConfig) -> u64 {
 /// differ. They are normal of variance 1 / columns, so that activations stay in range.
 const PERIOD: usize = 1_048_573;
 
-fn period<T: Element>(cols: usize, stream: &Stream) -> Result<DeviceBuffer<T>> {
+fn period<T: Element>(cols: usize, stream: &DeviceStream) -> Result<DeviceBuffer<T>> {
     let mut random = Random::new(cols as u64);
     let scale = (cols as f32).powf(-0.5);
     let wide: Vec<f32> = (0..PERIOD).map(|_| scale * random.float()).collect();

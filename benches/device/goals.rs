@@ -2,8 +2,8 @@
 //! run measured on the same card.
 
 use crate::kv::Order;
-use crate::report::Row;
 use crate::roofs::Roofs;
+use crate::row::Row;
 use crate::workloads::{PREFILL_TWIN, PREFILLS, decode_cases, decode_name, has_twin, prefill_name};
 use kvfold::codec::{Codec, KvFormat};
 use serde_json::{Value, json};

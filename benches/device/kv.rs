@@ -10,7 +10,7 @@ use kvfold::backend::cuda::attend::AttentionCall;
 use kvfold::backend::cuda::params::{
     AttendSeq, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT,
 };
-use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
+use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use kvfold::cache::{ClassDesc, ClassId, ClassKind};
 use kvfold::codec::{KvFormat, TILE_TOKENS};
 
@@ -142,7 +142,7 @@ impl Kv {
         layers: usize,
         order: Order,
         device: &Device,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<Self> {
         let arenas = arenas(&shape, layers, device, stream)?;
         let mut random = Random::new(7);
@@ -180,7 +180,12 @@ impl Kv {
 }
 
 /// One arena a run, full of pages.
-fn arenas(shape: &KvShape, layers: usize, device: &Device, stream: &Stream) -> Result<Arenas> {
+fn arenas(
+    shape: &KvShape,
+    layers: usize,
+    device: &Device,
+    stream: &DeviceStream,
+) -> Result<Arenas> {
     let group = KvGroup {
         layers,
         kv_heads: shape.kv_heads,

@@ -7,7 +7,7 @@ use kvfold::Result;
 use kvfold::backend::cuda::params::{
     AttendEntry, AttendParams, AttendPlan, AttendSeq, KvStream, NONE,
 };
-use kvfold::backend::driver::{Device, DeviceBuffer, Launch, Stream};
+use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
 
 /// One query a sequence, each stream in `splits` parts.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ pub struct MergeWork {
 }
 
 impl MergeWork {
-    pub fn new(case: &Case, device: &Device, stream: &Stream) -> Result<Self> {
+    pub fn new(case: &Case, device: &Device, stream: &DeviceStream) -> Result<Self> {
         let Case { heads, kv_heads, head_dim, batch, splits } = *case;
         let mut random = Random::new(3);
         let mut floats = |n: usize| (0..n).map(|_| random.float()).collect::<Vec<f32>>();
@@ -91,7 +91,7 @@ impl MergeWork {
 }
 
 impl Work for MergeWork {
-    fn enqueue(&mut self, _turn: usize, stream: &Stream) -> Result<()> {
+    fn enqueue(&mut self, _turn: usize, stream: &DeviceStream) -> Result<()> {
         let Case { heads, kv_heads, head_dim, batch, .. } = self.case;
         let params = AttendParams {
             out: self.out.address(),

@@ -12,7 +12,7 @@
 use crate::geometry::{DEFAULT, Geometry, LLAMA_8B, multiplied};
 use crate::goals::{Bound, Goal};
 use crate::kv::KvShape;
-use crate::report::{Outcome, Row};
+use crate::row::{Outcome, Row};
 use crate::subject::{Subject, WARM_UP, weight_bytes};
 use half::{bf16, f16};
 use kvfold::backend::cuda::append::Element;

@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 use half::f16;
-use kvfold::backend::driver::{DeviceBuffer, Stream};
+use kvfold::backend::driver::{DeviceBuffer, DeviceStream};
 use kvfold::codec::{Codec, Side, TILE_TOKENS};
 use kvfold::{Error, Result};
 
@@ -51,7 +51,7 @@ impl PageForm {
     }
 
     /// Fills memory: page i is the same as page i % [`PAGES`].
-    pub fn write(&self, memory: &mut DeviceBuffer<u8>, stream: &Stream) -> Result<()> {
+    pub fn write(&self, memory: &mut DeviceBuffer<u8>, stream: &DeviceStream) -> Result<()> {
         if !memory.len().is_multiple_of(self.page_bytes()) {
             return Err(Error::config("memory", "it is no whole number of pages"));
         }

@@ -8,7 +8,7 @@ use half::f16;
 use kvfold::Result;
 use kvfold::backend::cuda::gemm::{Gemm, GemmShape};
 use kvfold::backend::cuda::roofs::{self, Operand};
-use kvfold::backend::driver::{DeviceBuffer, Stream};
+use kvfold::backend::driver::{DeviceBuffer, DeviceStream};
 use kvfold::codec::{Codec, KvFormat, TILE_TOKENS};
 
 /// Rates that cells are compared with.
@@ -56,7 +56,7 @@ struct Read {
 }
 
 impl Work for Read {
-    fn enqueue(&mut self, _turn: usize, stream: &Stream) -> Result<()> {
+    fn enqueue(&mut self, _turn: usize, stream: &DeviceStream) -> Result<()> {
         roofs::read(&self.from, &mut self.sums, self.blocks, stream)
     }
 }
@@ -81,7 +81,7 @@ fn read(timer: &mut Timer) -> Result<f64> {
 }
 
 /// Random words: constant memory can be faster than data.
-fn fill(words: &mut DeviceBuffer<u32>, stream: &Stream) -> Result<()> {
+fn fill(words: &mut DeviceBuffer<u32>, stream: &DeviceStream) -> Result<()> {
     let form = PageForm { key: Codec::F16, value: Codec::F16, head_dim: 64, tokens: TILE_TOKENS };
     // SAFETY: the same memory by its bytes, used while `words` is borrowed.
     let mut bytes =
@@ -99,7 +99,7 @@ struct Multiply {
 const ROUNDS: u32 = 2000;
 
 impl Work for Multiply {
-    fn enqueue(&mut self, _turn: usize, stream: &Stream) -> Result<()> {
+    fn enqueue(&mut self, _turn: usize, stream: &DeviceStream) -> Result<()> {
         let Self { operand, operands, sums, blocks } = self;
         roofs::multiply(*operand, operands, sums, ROUNDS, *blocks, stream)
     }
@@ -131,7 +131,7 @@ struct Product {
 }
 
 impl Work for Product {
-    fn enqueue(&mut self, _turn: usize, stream: &Stream) -> Result<()> {
+    fn enqueue(&mut self, _turn: usize, stream: &DeviceStream) -> Result<()> {
         let shape = GemmShape { rows: SQUARE, n: SQUARE, k: SQUARE };
         self.gemm.matmul(&self.x, &self.w, &mut self.y, shape, stream)
     }

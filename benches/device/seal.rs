@@ -7,7 +7,7 @@ use kvfold::Result;
 use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::seal::{SealPlan, seal};
-use kvfold::backend::driver::{Device, Stream};
+use kvfold::backend::driver::{Device, DeviceStream};
 use kvfold::cache::{BlockRef, ClassDesc, ClassId, ClassKind, RowKind, Seal, SeqId, SeqStep};
 use kvfold::codec::{KvFormat, TILE_TOKENS};
 
@@ -62,7 +62,7 @@ pub struct SealWork {
 }
 
 impl SealWork {
-    pub fn new(case: &Case, layers: usize, device: &Device, stream: &Stream) -> Result<Self> {
+    pub fn new(case: &Case, layers: usize, device: &Device, stream: &DeviceStream) -> Result<Self> {
         let Case { kv_heads, head_dim, format, blocks } = *case;
         let group = KvGroup {
             layers,
@@ -106,14 +106,14 @@ impl SealWork {
     }
 
     /// Bytes of the hot and of the sealed arena.
-    pub fn bytes(&mut self, stream: &Stream) -> Result<(Vec<u8>, Vec<u8>)> {
+    pub fn bytes(&mut self, stream: &DeviceStream) -> Result<(Vec<u8>, Vec<u8>)> {
         let hot = self.arenas.memory(HOT)?.to_vec(stream)?;
         Ok((hot, self.arenas.memory(SEALED)?.to_vec(stream)?))
     }
 }
 
 impl Work for SealWork {
-    fn enqueue(&mut self, turn: usize, stream: &Stream) -> Result<()> {
+    fn enqueue(&mut self, turn: usize, stream: &DeviceStream) -> Result<()> {
         let layer = turn % self.layers;
         seal(&mut self.arenas, &self.plan, 0, layer..layer + 1, stream)
     }

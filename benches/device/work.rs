@@ -2,18 +2,18 @@
 
 use criterion::{BenchmarkGroup, SamplingMode, Throughput, measurement::WallTime};
 use kvfold::Result;
-use kvfold::backend::driver::{Device, Event, Stream};
+use kvfold::backend::driver::{Device, DeviceEvent, DeviceStream};
 use std::time::Duration;
 
 /// Something to run again and again.
 pub trait Work {
     /// Enqueues run number `turn`. Successive turns use different memory where one
     /// turn's would fit the device's cache.
-    fn enqueue(&mut self, turn: usize, stream: &Stream) -> Result<()>;
+    fn enqueue(&mut self, turn: usize, stream: &DeviceStream) -> Result<()>;
 }
 
 /// Makes the memory of a cell.
-pub type Setup = dyn Fn(&Device, &Stream) -> Result<Box<dyn Work>>;
+pub type Setup = dyn Fn(&Device, &DeviceStream) -> Result<Box<dyn Work>>;
 
 /// One row of the table.
 pub struct Cell {
@@ -43,9 +43,9 @@ pub fn rotation(device: &Device, bytes: u64) -> usize {
 /// Times a device's work by its own clock.
 pub struct Timer {
     pub device: Device,
-    pub stream: Stream,
-    start: Event,
-    end: Event,
+    pub stream: DeviceStream,
+    start: DeviceEvent,
+    end: DeviceEvent,
     turn: usize,
 }
 

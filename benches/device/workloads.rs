@@ -7,7 +7,7 @@
 use crate::kv::{KvShape, Order};
 use crate::work::Cell;
 use crate::{attention, merge, seal};
-use kvfold::backend::driver::{Device, Stream};
+use kvfold::backend::driver::{Device, DeviceStream};
 use kvfold::codec::{Codec, KvFormat};
 
 /// Formats of decode and prefill cells, the reference first.
@@ -35,7 +35,7 @@ pub struct Family {
 }
 
 /// Everything, in the order in which it is measured.
-pub fn families(device: &Device, stream: &Stream) -> Vec<Family> {
+pub fn families(device: &Device, stream: &DeviceStream) -> Vec<Family> {
     vec![
         Family { name: "decode", cells: decode(device) },
         Family { name: "prefill", cells: prefill(device, stream) },
@@ -114,7 +114,7 @@ pub const PREFILLS: [usize; 6] = [1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 
 /// The length that is also measured with contiguous pages.
 pub const PREFILL_TWIN: usize = 8 << 10;
 
-fn prefill(device: &Device, stream: &Stream) -> Vec<Cell> {
+fn prefill(device: &Device, stream: &DeviceStream) -> Vec<Cell> {
     let (heads_name, heads, kv_heads) = GQA;
     let mut cells = Vec::new();
     for head_dim in HEAD_DIMS {

@@ -1,4 +1,4 @@
-// Score passes (src/backend/score.rs): probabilities 2^(s − lse) of kept tokens, from
+// Score passes (src/backend/score_pass.rs): probabilities 2^(s − lse) of kept tokens, from
 // the log-sum-exps of an attention pass, reduced to what eviction policies need. Keys
 // are read, values are not, and no scores are stored.
 //

@@ -141,7 +141,7 @@ enum ScoreReduce : uint32_t {
     SCORE_MAX = 2,      // the largest over queries and heads
 };
 
-// A score pass over one layer (src/backend/score.rs). Of `attend`, `lse` is read;
+// A score pass over one layer (src/backend/score_pass.rs). Of `attend`, `lse` is read;
 // `out` and what belongs to its plans and parts is not used.
 struct ScoreParams {
     AttendParams attend;

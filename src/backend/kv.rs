@@ -1,7 +1,7 @@
 //! The KV cache of a model on a device, and the step that is under way.
 
 use super::draw::Choice;
-use super::score::{Score, Scores, Top, TopHeads};
+use super::score_pass::{Score, Scores, Top, TopHeads};
 use super::{KvGroup, LayerIndex, Memory};
 use crate::cache::{BlockRef, ClassDesc, Compaction, GroupView, RowKind, SeqStep, Step};
 use crate::error::{Error, Result};
@@ -180,7 +180,7 @@ pub trait Kv: Memory {
     ) -> Result<()>;
 
     /// A score pass over what `call` attended to: `q` is that call's, `lse` what it
-    /// gave. [`score`](super::score) defines the passes.
+    /// gave. [`score_pass`](super::score_pass) defines the passes.
     fn score(
         &mut self,
         arena: &mut Self::Arena,

@@ -22,7 +22,7 @@ mod geometry;
 mod kv;
 mod layout;
 mod memory;
-pub mod score;
+pub mod score_pass;
 mod tokens;
 
 pub use capabilities::Capabilities;

@@ -31,10 +31,11 @@
 //! The order of the codes is in [`fragment`](super::fragment). This is `b + 1` bits an
 //! element at `g` = 32, `b + ½` at `g` = 64.
 
-use super::clip::{self, rint};
+use super::clip;
 use super::feedback::Feedback;
 use super::fragment::{place, tile_words};
-use super::{Side, TILE_TOKENS, TileCodec, hadamard};
+use super::hadamard;
+use super::tile::{Side, TILE_TOKENS, TileCodec};
 use half::f16;
 
 /// Asymmetric uniform codes of `bits` bits in groups of `group` elements.
@@ -93,11 +94,7 @@ impl Affine {
 
     /// The code of an element.
     pub(crate) fn code(&self, x: f32, scale: f32, zero: f32) -> f32 {
-        if scale == 0.0 {
-            return 0.0;
-        }
-        // Clamping first is the same: the bounds are integers.
-        rint(((x - zero) / scale).clamp(0.0, self.levels()))
+        clip::code(x, scale, zero, self.levels())
     }
 
     /// Scales and zeros of all groups of a tile.
@@ -136,7 +133,8 @@ impl Affine {
             rotated.chunks_exact_mut(d).for_each(hadamard::rotate);
             rotated.iter_mut().for_each(|x| *x = clip::limit(*x));
             if let (Some(feedback), Side::Key) = (feedback, side) {
-                feedback.aim(self, &mut rotated);
+                assert_eq!(self.group, TILE_TOKENS, "a channel a group");
+                feedback.aim(self.levels(), &mut rotated);
             }
             &rotated
         } else {

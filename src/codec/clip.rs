@@ -31,9 +31,18 @@ pub fn limit(x: f32) -> f32 {
 }
 
 /// Rounds to the nearest integer, ties to even, for `0 ≤ x < 2^22`.
-pub(crate) fn rint(x: f32) -> f32 {
+fn rint(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 · 2^23
     (x + MAGIC) - MAGIC
+}
+
+/// The code of an element; `levels` is the greatest.
+pub(crate) fn code(x: f32, scale: f32, zero: f32, levels: f32) -> f32 {
+    if scale == 0.0 {
+        return 0.0;
+    }
+    // Clamping first is the same: the bounds are integers.
+    rint(((x - zero) / scale).clamp(0.0, levels))
 }
 
 /// (scale, zero) of a group within ±[`LIMIT`]; `levels` is the greatest code.

@@ -14,8 +14,8 @@
 //! its aims). f32, in this order, without contraction, so every backend gets the same
 //! codes. The bytes of a page look the same, and are read the same.
 
-use super::affine::Affine;
-use super::{TILE_TOKENS, clip};
+use super::clip;
+use super::tile::TILE_TOKENS;
 use half::f16;
 
 /// What is added to the diagonal of H, as a part of its mean.
@@ -94,10 +94,11 @@ impl Feedback {
         &self.weights[channel * channel.saturating_sub(1) / 2..][..channel]
     }
 
-    /// Replaces the rotated rows of a tile, `[token][channel]`, by what is to be encoded.
-    pub(super) fn aim(&self, codec: &Affine, rows: &mut [f32]) {
+    /// Replaces the rotated rows of a tile, `[token][channel]`, by what is to be encoded
+    /// with codes from 0 to `levels`, a channel a group.
+    pub(super) fn aim(&self, levels: f32, rows: &mut [f32]) {
         let d = self.head_dim;
-        assert!(rows.len() == TILE_TOKENS * d && codec.group == TILE_TOKENS, "a tile");
+        assert_eq!(rows.len(), TILE_TOKENS * d, "a tile");
         let mut errors = vec![[0f32; TILE_TOKENS]; d];
         for channel in 0..d {
             let (before, error) = errors.split_at_mut(channel);
@@ -109,11 +110,11 @@ impl Feedback {
                 // −0 becomes +0: it must not show which of them was the least.
                 clip::limit(aim + 0.0)
             });
-            let (scale, zero) = clip::clip(aims.iter().copied(), codec.levels());
+            let (scale, zero) = clip::clip(aims.iter().copied(), levels);
             let (scale, zero) = (scale.to_f32(), zero.to_f32());
             for (token, aim) in aims.into_iter().enumerate() {
                 let x = &mut rows[token * d + channel];
-                error[0][token] = codec.code(aim, scale, zero) * scale + zero - *x;
+                error[0][token] = clip::code(aim, scale, zero, levels) * scale + zero - *x;
                 *x = aim;
             }
         }

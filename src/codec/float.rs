@@ -1,7 +1,7 @@
 //! Plain floating-point tiles: f16, bf16 and fp8 (e4m3), row-major
 //! `[token][channel]`, the same for keys and values.
 
-use super::{Side, TILE_TOKENS, TileCodec};
+use super::tile::{Side, TILE_TOKENS, TileCodec};
 use half::{bf16, f16};
 
 /// IEEE half precision, little-endian.

@@ -48,7 +48,7 @@
 //! 32 threads, in thread order: sixteen consecutive words are four rows `g` × four `t`. The three
 //! fragments of a unit of 3 bits follow each other.
 
-use super::{Side, TILE_TOKENS};
+use super::tile::{Side, TILE_TOKENS};
 
 /// Elements along k of a unit.
 ///
@@ -75,7 +75,7 @@ pub const fn tile_words(bits: usize, head_dim: usize) -> usize {
 
 /// Where a code lies in its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct CodePlace {
     /// The word of its lowest bit.
     pub word: usize,
     /// Its lowest bit.
@@ -85,7 +85,7 @@ pub struct Place {
     pub split: bool,
 }
 
-impl Place {
+impl CodePlace {
     /// The (word, bit) of bit `i` of the code.
     pub const fn of_bit(self, i: usize) -> (usize, usize) {
         if self.split { (self.word + 32 * i, self.bit) } else { (self.word, self.bit + i) }
@@ -93,7 +93,7 @@ impl Place {
 }
 
 /// Where a register of a unit lies: which of its words, at which bit, and whether it is
-/// [split](Place::split).
+/// [split](CodePlace::split).
 pub(crate) const fn register_place(bits: usize, register: usize) -> (usize, usize, bool) {
     match (bits, register) {
         (3, 15) => (0, 15, true),
@@ -111,7 +111,7 @@ pub const fn place(
     head_dim: usize,
     token: usize,
     channel: usize,
-) -> Place {
+) -> CodePlace {
     let span = span(bits);
     let (row, k, unit) = match side {
         Side::Key => {
@@ -125,7 +125,7 @@ pub const fn place(
     let thread = 4 * (row % 8) + (k % 8) / 2;
     let (word, bit, split) = register_place(bits, register);
     let word = (unit * unit_words(bits) + word) * 32 + thread;
-    Place { word, bit: bit + 16 * (k % 2), split }
+    CodePlace { word, bit: bit + 16 * (k % 2), split }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub use loaded::{LoadOptions, LoadedModel};
 pub use memory::{MemoryPlan, cache_bytes, resident_weights};
 pub use request::{Event, FinishReason, Generated, Request, RequestStream, Stats};
 pub use runner::{Runner, Share, Want};
-pub use scheduler::{Demand, Limits, RequestId, Scheduler, Work};
+pub use scheduler::{BatchLimits, Demand, RequestId, Scheduler, Work};
 
 use crate::error::{Error, Result};
 use service::Service;

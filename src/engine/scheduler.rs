@@ -34,7 +34,7 @@ pub enum Work {
 
 /// The limits of a scheduler.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct BatchLimits {
     /// Rows of a step. Every request that generates has its row, whatever their number.
     pub rows: usize,
     /// Requests that run at once.
@@ -61,7 +61,7 @@ struct Running {
 /// First-come batches.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
-    limits: Limits,
+    limits: BatchLimits,
     waiting: VecDeque<(RequestId, Demand)>,
     running: Vec<Running>,
     next: u64,
@@ -69,7 +69,7 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// Nothing to do.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: BatchLimits) -> Self {
         Self { limits, waiting: VecDeque::new(), running: Vec::new(), next: 0 }
     }
 
@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn scheduler(rows: usize, running: usize, ahead: usize) -> Scheduler {
-        Scheduler::new(Limits { rows, running, ahead })
+        Scheduler::new(BatchLimits { rows, running, ahead })
     }
 
     fn demand(prompt: usize, max_tokens: usize) -> Demand {

@@ -3,7 +3,7 @@
 use super::generation::Generation;
 use super::request::{Event, Request};
 use super::runner::{Runner, Share, Want};
-use super::scheduler::{Demand, Limits, RequestId, Scheduler, Work};
+use super::scheduler::{BatchLimits, Demand, RequestId, Scheduler, Work};
 use crate::backend::RowToken;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, VecDeque};
@@ -38,7 +38,7 @@ impl Service {
     pub fn new(runner: &Runner) -> Self {
         let ahead = usize::from(runner.capabilities().enqueues);
         let config = runner.config();
-        let limits = Limits { rows: config.prefill_chunk, running: config.max_batch, ahead };
+        let limits = BatchLimits { rows: config.prefill_chunk, running: config.max_batch, ahead };
         Self {
             scheduler: Scheduler::new(limits),
             clients: BTreeMap::new(),

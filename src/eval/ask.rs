@@ -1,39 +1,12 @@
 //! Questions to a model and its greedy answers: what all tasks but perplexity do.
 
-use super::Memory;
-use super::grade::Grade;
 use super::perplexity::leading_bos;
-use super::task::{Metric, Outcome, Task, Trial};
+use super::question::Question;
+use super::task::{KvMemory, Metric, Outcome, Task, Trial};
 use crate::engine::{Request, Runner, Stats, generate};
 use crate::error::Result;
 use crate::model::{ChatTemplate, Message, Tokenizer};
-use serde::Serialize;
 use std::sync::atomic::AtomicBool;
-
-/// One prompt with what its answer is compared with.
-#[derive(Clone, Debug, Serialize)]
-pub struct Question {
-    /// Unique within the task.
-    pub id: String,
-    /// Tokens asked for; `ids` has at most as many.
-    pub length: usize,
-    /// Where in the text what is asked for lies, in percent, if that is one place.
-    pub depth: Option<usize>,
-    /// Which of the prompts of this length and depth; in a file, which line.
-    pub seed: usize,
-    /// What the answer is compared with.
-    pub expected: Vec<String>,
-    /// Tokens of the answer, at most.
-    pub max_tokens: usize,
-    /// The whole prompt, special tokens spelled out. It ends with the answer's beginning,
-    /// so that a small model need not guess the form of the answer.
-    pub text: String,
-    /// Its tokens.
-    pub ids: Vec<u32>,
-    /// How answers are scored.
-    #[serde(skip)]
-    pub grade: Grade,
-}
 
 /// Makes prompts from texts. They depend on the tokenizer and the template only, so any
 /// other runtime can be given the same ids.
@@ -112,7 +85,7 @@ impl Task for Questions {
             outcome.speed.add(&stats);
             if stats.kv_bytes > outcome.memory.kv_bytes {
                 let Stats { kv_bytes, kv_bytes_16_bit, .. } = stats;
-                outcome.memory = Memory { kv_bytes, kv_bytes_16_bit };
+                outcome.memory = KvMemory { kv_bytes, kv_bytes_16_bit };
             }
             let answer = runner.model().tokenizer.decode(&answered.ids);
             let parts = question.grade.parts(&answer, &question.expected);

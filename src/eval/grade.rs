@@ -1,7 +1,7 @@
 //! From an answer to scores between 0 and 1.
 
 use super::longbench;
-use super::stars::read_counts;
+use serde_json::Value;
 
 /// How an answer is scored.
 #[derive(Clone, Debug)]
@@ -69,6 +69,45 @@ fn first_number(text: &str) -> Option<&str> {
     text.split(|c: char| !c.is_ascii_digit()).find(|digits| digits.len() == 7)
 }
 
+/// The numbers that an answer lists, at most the first `most`: of the list called `name`
+/// if there is JSON, else of the list in brackets, open or begun, else all.
+fn read_counts(answer: &str, name: &str, most: usize) -> Vec<u64> {
+    let json = answer.find('{').and_then(|at| {
+        let mut values = serde_json::Deserializer::from_str(&answer[at..]).into_iter::<Value>();
+        values.next()?.ok()?.get(name)?.as_array().cloned()
+    });
+    let mut counts: Vec<u64> = match json {
+        Some(list) => list.iter().filter_map(count).collect(),
+        None => {
+            let close = answer.find(']').unwrap_or(answer.len());
+            let open = answer[..close].find('[').map_or(0, |at| at + 1);
+            numbers(&answer[open..close])
+        }
+    };
+    counts.truncate(most);
+    counts
+}
+
+/// The numbers of a text but for those that number a list, as "1. " and "2) " before a
+/// number do.
+fn numbers(text: &str) -> Vec<u64> {
+    let (mut found, mut rest) = (Vec::new(), text);
+    while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+        let digits = &rest[at..];
+        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+        let (number, after) = digits.split_at(end);
+        let follows = after.strip_prefix(". ").or_else(|| after.strip_prefix(") "));
+        let marker = follows.is_some_and(|f| f.starts_with(|c: char| c.is_ascii_digit()));
+        found.extend(number.parse::<u64>().ok().filter(|_| !marker));
+        rest = after;
+    }
+    found
+}
+
+fn count(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +131,27 @@ mod tests {
         let expected = texts(&["Apple", "river", "1234567"]);
         assert_eq!(Grade::Contains.parts("1. APPLE\u{1}2. rivers", &expected), [1.0, 1.0, 0.0]);
         assert_eq!(contained("x\u{0}12345\u{7}67", &expected), [false; 3]);
+    }
+
+    #[test]
+    fn answers_are_read_tolerantly() {
+        let read = |answer| read_counts(answer, "little_penguin", 4);
+        // As the prompt begins the list, as JSON of its own, in a fence, cut off, as text.
+        for answer in [
+            "3, 14, 15]} and [9]",
+            "{\"little_penguin\": [3, \"14\", 15]}",
+            "```json\n{\"little_penguin\": [3,14,15]}\n```",
+            "{\"little_penguin\": [3, 14, 15",
+            "3, 14 and 15 ★",
+            ":\n1. 3 ★\n2. 14 ★\n3. 15 ★",
+            "1) 3, 2) 14, 3) 15.",
+            "I see: [3, 14, 15",
+        ] {
+            assert_eq!(read(answer), [3, 14, 15], "{answer}");
+        }
+        assert_eq!(read("1, 1, 2, 3, 4, 5]"), [1, 1, 2, 3]);
+        assert_eq!(read_counts("{\"小企鹅\":[7]}", "小企鹅", 9), [7]);
+        assert!(read("none").is_empty() && read("99999999999999999999999").is_empty());
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The text that things are hidden in: a document of the user's, or generated prose.
 
 use super::ask::Prompter;
+use super::options::named;
 use super::prose::{Rng, prose};
 use super::prose_zh::prose_zh;
 use crate::error::{Error, Result};
 use crate::rag::Document;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 
 /// The language of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +20,13 @@ pub enum Language {
     /// Chinese: texts are cut between characters.
     #[serde(rename = "zh")]
     Chinese,
+}
+
+impl FromStr for Language {
+    type Err = Error;
+    fn from_str(name: &str) -> Result<Self> {
+        named("language", name)
+    }
 }
 
 /// Text to cut from.

@@ -9,16 +9,18 @@
 //! the share of the numbers that the answer holds. A single needle is found only if the
 //! first 7-digit number of the answer is it.
 
-use super::ask::{Prompter, Question, Questions};
+use super::ask::{Prompter, Questions};
 use super::grade::Grade;
 use super::haystack::{Haystack, Language, insert, place};
-use super::options::{at_least, grid, not_empty, within};
+use super::options::{at_least, grid, named, not_empty, within};
 use super::prose::Rng;
+use super::question::Question;
 use crate::error::{Error, Result};
 use crate::model::{ChatTemplate, Tokenizer};
 use crate::rag::Document;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Tokens of an answer that names one number, at most.
 pub const ANSWER_TOKENS: usize = 24;
@@ -62,6 +64,13 @@ pub enum NeedleKind {
     MultiValue,
     /// Four numbers of four keys; all are asked for.
     MultiQuery,
+}
+
+impl FromStr for NeedleKind {
+    type Err = Error;
+    fn from_str(name: &str) -> Result<Self> {
+        named("kind", name)
+    }
 }
 
 impl NeedleKind {

@@ -1,11 +1,7 @@
 //! What the options of several tasks have in common, and their checks.
 
-use super::haystack::Language;
-use super::niah::NeedleKind;
-use super::stars::StarsKind;
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
-use std::str::FromStr;
 
 pub(super) fn not_empty(field: &'static str, empty: bool) -> Result<()> {
     match empty {
@@ -48,27 +44,6 @@ pub(super) fn grid(
 }
 
 /// A value by its name, as files of ablations spell it.
-fn named<T: DeserializeOwned>(field: &'static str, name: &str) -> Result<T> {
+pub(super) fn named<T: DeserializeOwned>(field: &'static str, name: &str) -> Result<T> {
     serde_json::from_value(name.into()).map_err(|error| Error::config(field, error.to_string()))
-}
-
-impl FromStr for NeedleKind {
-    type Err = Error;
-    fn from_str(name: &str) -> Result<Self> {
-        named("kind", name)
-    }
-}
-
-impl FromStr for StarsKind {
-    type Err = Error;
-    fn from_str(name: &str) -> Result<Self> {
-        named("kind", name)
-    }
-}
-
-impl FromStr for Language {
-    type Err = Error;
-    fn from_str(name: &str) -> Result<Self> {
-        named("language", name)
-    }
 }

@@ -85,6 +85,12 @@ pub fn mcnemar(a: usize, b: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
+/// Relative change of `value` against `reference`, in percent; `None` if the
+/// reference is 0.
+pub fn change_percent(value: f64, reference: f64) -> Option<f64> {
+    (reference != 0.0).then(|| (value / reference - 1.0) * 100.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,8 +11,7 @@
 //! chunked pass over a window shows exactly the loss that decoding token by
 //! token would have.
 
-use super::Memory;
-use super::task::{Metric, Outcome, Speed, Task, Trial};
+use super::task::{KvMemory, Metric, Outcome, Speed, Task, Trial};
 use crate::backend::RowToken;
 use crate::backend::draw::Choice;
 use crate::cache::SeqId;
@@ -245,7 +244,7 @@ pub struct Perplexity {
     pub windows: Vec<f64>,
     /// The cache after the last token of a window.
     #[serde(flatten)]
-    pub memory: Memory,
+    pub memory: KvMemory,
     /// Prefill is everything that a window takes, its logits included; decode the
     /// [`DECODED`] tokens after the last one.
     pub speed: Speed,
@@ -266,7 +265,7 @@ pub fn perplexity(
     runner.admit(windows.context, 0)?;
     let room = runner.admit(windows.context, DECODED).is_ok();
     let (mut all, mut each) = (Sums::default(), Vec::new());
-    let (mut memory, mut speed) = (Memory::default(), Speed::default());
+    let (mut memory, mut speed) = (KvMemory::default(), Speed::default());
     for index in 0..windows.count {
         let ids = windows.window(index);
         let done = index * windows.context;
@@ -278,7 +277,7 @@ pub fn perplexity(
             })?;
             speed.prefill_tokens += ids.len();
             speed.prefill_seconds += start.elapsed().as_secs_f64();
-            memory = Memory {
+            memory = KvMemory {
                 kv_bytes: runner.cache().bytes_of(seq)?,
                 kv_bytes_16_bit: runner.bytes_16_bit(ids.len()),
             };
@@ -382,7 +381,7 @@ impl Sums {
         self.squares += other.squares;
     }
 
-    fn finish(&self, windows: Vec<f64>, memory: Memory, speed: Speed) -> Perplexity {
+    fn finish(&self, windows: Vec<f64>, memory: KvMemory, speed: Speed) -> Perplexity {
         let n = self.n as f64;
         let nll = self.nll / n;
         let variance = (self.squares / n - nll * nll).max(0.0);

@@ -14,11 +14,12 @@
 //! A document that is too long loses its middle, as in LongBench; answers are greedy and
 //! as long at most as LongBench lets them be.
 
-use super::ask::{Prompter, Question, Questions};
+use super::ask::{Prompter, Questions};
 use super::grade::Grade;
 use super::haystack::{char_ends, largest};
 use super::longbench::{Kind, paragraph};
 use super::options::at_least;
+use super::question::Question;
 use crate::error::{Error, Result};
 use crate::model::{ChatTemplate, Tokenizer};
 use crate::rag::{Document, read_document};

@@ -107,7 +107,7 @@ impl TaskSpec {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) naming the option,
     /// [`Error::Document`](crate::Error::Document) for a file that cannot be used.
-    pub fn load(&self) -> Result<Loaded> {
+    pub fn load(&self) -> Result<LoadedTask> {
         let text = |path: Option<&Path>| path.map(read_document).transpose();
         let (mut document, mut items) = (None, Vec::new());
         match self {
@@ -135,10 +135,10 @@ impl TaskSpec {
                 items = spec.read()?;
             }
         }
-        Ok(Loaded { spec: self.clone(), document, items })
+        Ok(LoadedTask { spec: self.clone(), document, items })
     }
 
-    /// [`load`](Self::load), then [`Loaded::prepare`].
+    /// [`load`](Self::load), then [`LoadedTask::prepare`].
     ///
     /// # Errors
     /// Theirs.
@@ -154,13 +154,13 @@ impl TaskSpec {
 
 /// A task whose options are checked and whose file is read.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct LoadedTask {
     spec: TaskSpec,
     document: Option<Document>,
     items: Vec<Item>,
 }
 
-impl Loaded {
+impl LoadedTask {
     /// Makes the prompts for a model's tokenizer, template and context (in tokens).
     ///
     /// # Errors

@@ -23,17 +23,18 @@
 //! the question is put in words of our own: scores compare caches, not models of other
 //! papers.
 
-use super::ask::{Prompter, Question, Questions};
+use super::ask::{Prompter, Questions};
 use super::grade::Grade;
 use super::haystack::{Haystack, Language, char_ends, word_ends};
-use super::options::{at_least, grid, not_empty, within};
+use super::options::{at_least, grid, named, not_empty, within};
 use super::prose::Rng;
+use super::question::Question;
 use crate::error::{Error, Result};
 use crate::model::{ChatTemplate, Tokenizer};
 use crate::rag::Document;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// What the stars say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,13 @@ pub enum StarsKind {
     Acquisition,
     /// A wrong number, and the right one after it.
     Reasoning,
+}
+
+impl FromStr for StarsKind {
+    type Err = Error;
+    fn from_str(name: &str) -> Result<Self> {
+        named("kind", name)
+    }
 }
 
 /// Which prompts to make.
@@ -289,69 +297,9 @@ fn strew(hay: &str, ends: &[usize], lines: &[String]) -> String {
     text + hay[from..].trim_start_matches(' ')
 }
 
-/// The numbers that an answer lists, at most the first `most`: of the list called `name`
-/// if there is JSON, else of the list in brackets, open or begun, else all.
-pub(super) fn read_counts(answer: &str, name: &str, most: usize) -> Vec<u64> {
-    let json = answer.find('{').and_then(|at| {
-        let mut values = serde_json::Deserializer::from_str(&answer[at..]).into_iter::<Value>();
-        values.next()?.ok()?.get(name)?.as_array().cloned()
-    });
-    let mut counts: Vec<u64> = match json {
-        Some(list) => list.iter().filter_map(count).collect(),
-        None => {
-            let close = answer.find(']').unwrap_or(answer.len());
-            let open = answer[..close].find('[').map_or(0, |at| at + 1);
-            numbers(&answer[open..close])
-        }
-    };
-    counts.truncate(most);
-    counts
-}
-
-/// The numbers of a text but for those that number a list, as "1. " and "2) " before a
-/// number do.
-fn numbers(text: &str) -> Vec<u64> {
-    let (mut found, mut rest) = (Vec::new(), text);
-    while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
-        let digits = &rest[at..];
-        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-        let (number, after) = digits.split_at(end);
-        let follows = after.strip_prefix(". ").or_else(|| after.strip_prefix(") "));
-        let marker = follows.is_some_and(|f| f.starts_with(|c: char| c.is_ascii_digit()));
-        found.extend(number.parse::<u64>().ok().filter(|_| !marker));
-        rest = after;
-    }
-    found
-}
-
-fn count(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn answers_are_read_tolerantly() {
-        let read = |answer| read_counts(answer, "little_penguin", 4);
-        // As the prompt begins the list, as JSON of its own, in a fence, cut off, as text.
-        for answer in [
-            "3, 14, 15]} and [9]",
-            "{\"little_penguin\": [3, \"14\", 15]}",
-            "```json\n{\"little_penguin\": [3,14,15]}\n```",
-            "{\"little_penguin\": [3, 14, 15",
-            "3, 14 and 15 ★",
-            ":\n1. 3 ★\n2. 14 ★\n3. 15 ★",
-            "1) 3, 2) 14, 3) 15.",
-            "I see: [3, 14, 15",
-        ] {
-            assert_eq!(read(answer), [3, 14, 15], "{answer}");
-        }
-        assert_eq!(read("1, 1, 2, 3, 4, 5]"), [1, 1, 2, 3]);
-        assert_eq!(read_counts("{\"小企鹅\":[7]}", "小企鹅", 9), [7]);
-        assert!(read("none").is_empty() && read("99999999999999999999999").is_empty());
-    }
 
     #[test]
     fn stars_are_strewn_evenly() {

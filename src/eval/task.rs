@@ -2,8 +2,7 @@
 //! tokenizer, and then run in one setting after another on the same prompts, so that
 //! its trials can be compared in pairs.
 
-use super::Memory;
-use super::ask::Question;
+use super::question::Question;
 use crate::engine::{Runner, Stats};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -58,7 +57,7 @@ pub struct Outcome {
     /// Every trial, in an order that does not depend on the setting.
     pub trials: Vec<Trial>,
     /// The cache when it held most.
-    pub memory: Memory,
+    pub memory: KvMemory,
     /// How fast it went.
     pub speed: Speed,
 }
@@ -85,6 +84,28 @@ pub struct Trial {
     /// What the model said, if it was asked something.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub answer: Option<String>,
+}
+
+/// Memory that the cache held when a sequence was complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvMemory {
+    /// Bytes held, 16-bit window and sinks included.
+    pub kv_bytes: u64,
+    /// Bytes that the same tokens take in 16 bits.
+    pub kv_bytes_16_bit: u64,
+}
+
+impl KvMemory {
+    /// Bits a number of the cache, everything that is held counted: pages in use and
+    /// half used, sinks and the 16-bit window.
+    pub fn bits(&self) -> f64 {
+        16.0 * self.kv_bytes as f64 / self.kv_bytes_16_bit as f64
+    }
+
+    /// How many times smaller than 16 bits.
+    pub fn ratio(&self) -> f64 {
+        self.kv_bytes_16_bit as f64 / self.kv_bytes as f64
+    }
 }
 
 /// Tokens and the time that they took, prefill and decode apart.

@@ -6,11 +6,12 @@
 //! of names contained. A worked example with names of three letters comes first, as in the
 //! original; it can be left out.
 
-use super::ask::{Prompter, Question, Questions};
+use super::ask::{Prompter, Questions};
 use super::grade::Grade;
 use super::haystack::{Haystack, Language, insert, place, sentence_ends};
 use super::options::{at_least, grid, not_empty, within};
 use super::prose::{Rng, prose};
+use super::question::Question;
 use crate::error::Result;
 use crate::model::{ChatTemplate, Tokenizer};
 use crate::rag::Document;

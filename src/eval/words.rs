@@ -7,11 +7,12 @@
 //! being dots, which are noise; the three after it are asked for. The score is the share
 //! of the words that the answer contains.
 
-use super::ask::{Prompter, Question, Questions};
+use super::ask::{Prompter, Questions};
 use super::grade::Grade;
 use super::haystack::largest;
 use super::options::{at_least, grid, not_empty, within};
 use super::prose::Rng;
+use super::question::Question;
 use crate::error::{Error, Result};
 use crate::model::{ChatTemplate, Tokenizer};
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,6 @@ use sha2::{Digest, Sha256};
 
 use super::manifest::Manifest;
 use super::options::FetchOptions;
-use super::place::with_suffix;
 use super::progress::Progress;
 use crate::error::{Error, Result};
 
@@ -41,6 +40,13 @@ struct Stamp {
 /// The stamp's path for a file in the cache.
 pub(super) fn stamp_of(file: &Path) -> PathBuf {
     with_suffix(file, ".stamp")
+}
+
+/// `path` with `suffix` appended to its last component.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// Compares `file` with the manifest: by its stamp if there is one and

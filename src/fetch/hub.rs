@@ -5,7 +5,7 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, Response, header};
 use ureq::{Agent, Body};
 
-use super::Fail;
+use super::fail::Fail;
 use super::options::FetchOptions;
 use super::place::{Origin, Place};
 use super::progress::Progress;

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::Fail;
-use super::check::{Check, check};
+use super::check::{Check, check, with_suffix};
+use super::fail::Fail;
 use super::manifest::Manifest;
 use super::options::FetchOptions;
-use super::place::{Place, with_suffix};
+use super::place::Place;
 use super::progress::Progress;
 use super::transfer::{Ended, into_part};
 use crate::error::{Error, Result};

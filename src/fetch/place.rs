@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Fail;
-use super::check::{Check, check, sha256, stamp, stamp_of};
+use super::check::{Check, check, sha256, stamp, stamp_of, with_suffix};
+use super::fail::Fail;
 use super::manifest::Manifest;
 use super::options::FetchOptions;
 use super::progress::Progress;
@@ -44,13 +44,6 @@ pub(super) struct Place<'a> {
     // The system drops the lock with the handle, however the process ends:
     // a lock file that was left behind locks nobody out.
     _lock: File,
-}
-
-/// `path` with `suffix` appended to its last component.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 impl<'a> Place<'a> {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use super::Fail;
+use super::fail::Fail;
 use super::options::FetchOptions;
 use super::place::Place;
 use super::progress::Progress;

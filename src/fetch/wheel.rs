@@ -9,8 +9,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use super::Fail;
 use super::check::sha256;
+use super::fail::Fail;
 use super::options::FetchOptions;
 use super::place::{Place, Scratch};
 use super::progress::Progress;

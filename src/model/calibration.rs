@@ -12,7 +12,7 @@
 //! likewise, with the bytes of each head's [`Feedback`] in base64. The fingerprint ties
 //! both to the weights that they were measured on.
 
-use super::{Checkpoint, complaint};
+use super::files::{Checkpoint, complaint};
 use crate::codec::KvFormat;
 use crate::codec::feedback::Feedback;
 use crate::error::{Error, Result};

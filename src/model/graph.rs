@@ -1,18 +1,18 @@
 //! A model's layers on a backend: one forward pass for every architecture.
 
-use super::blocks::{Attention, GatedMlp};
+use super::blocks::{AttentionBlock, GatedMlp};
+use super::files::{Checkpoint, FromCheckpoint, Weights};
 use super::kv::group_sizes;
 use super::pass::{Pass, Tail};
-use super::source::FromCheckpoint;
 use super::spec::{Mixer, Mlp};
-use super::workspace::{Progress, Workspace};
-use super::{Checkpoint, ModelConfig, Part, Weights};
+use super::workspace::{PassProgress, Workspace};
+use super::{ModelConfig, Part};
 use crate::backend::{Backend, GraphKey, RowToken, StepInput, WeightPolicy};
 use crate::error::{Error, Result};
 use std::ops::Range;
 
 struct Layer<B: Backend> {
-    attention: Attention<B>,
+    attention: AttentionBlock<B>,
     mlp: GatedMlp<B>,
 }
 
@@ -53,7 +53,7 @@ impl<B: Backend> Graph<B> {
             let Mixer::Attention(attention) = &spec.mixer;
             let Mlp::Gated(mlp) = &spec.mlp;
             let place = (i, spec.kv, config.hidden);
-            let attention = Attention::load(attention, place, backend, weights)?;
+            let attention = AttentionBlock::load(attention, place, backend, weights)?;
             layers.push(Layer { attention, mlp: GatedMlp::load(mlp, i, backend, weights)? });
         }
         let head = match config.tied {
@@ -102,7 +102,7 @@ impl<B: Backend> Graph<B> {
         input: &StepInput<'_>,
     ) -> Result<()> {
         ws.hidden_rows = 0;
-        ws.progress = Progress::default();
+        ws.progress = PassProgress::default();
         let seqs = &input.step.seqs;
         let rows = seqs.iter().map(|s| s.new_tokens).sum::<usize>();
         if rows != input.tokens.len() {
@@ -119,7 +119,7 @@ impl<B: Backend> Graph<B> {
         }
         backend.begin(arena, input)?;
         let single = seqs.iter().all(|seq| seq.new_tokens == 1);
-        ws.progress = Progress { wanted: input.rows.len(), single, ..Progress::default() };
+        ws.progress = PassProgress { wanted: input.rows.len(), single, ..PassProgress::default() };
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl<B: Backend> Graph<B> {
     ) -> Result<()> {
         let Pass { layers, tail, .. } = pass;
         let (layers, tail) = (layers.clone(), *tail);
-        let Progress { wanted, next, pending, .. } = ws.progress;
+        let PassProgress { wanted, next, pending, .. } = ws.progress;
         if layers.start != next || layers.end < next || layers.end > self.layers.len() {
             let n = self.layers.len();
             let what = format!("{layers:?}; the next pass begins at {next}, of {n} layers");

@@ -67,7 +67,9 @@ pub fn kv_groups(config: &ModelConfig, options: &KvOptions) -> Vec<KvGroup> {
 /// The formats of a KV group's streams.
 fn streams(specs: &[LayerSpec], calibration: &Calibration, group: usize) -> Arc<[StreamFormat]> {
     let layers = calibration.layers.iter().zip(&calibration.key_feedback);
-    let layers = specs.iter().zip(layers).filter(|(spec, _)| spec.kv.group == group);
+    // A layer that reads what another has written has no streams of its own.
+    let own = |spec: &LayerSpec| spec.kv.group == group && spec.attention().own_kv;
+    let layers = specs.iter().zip(layers).filter(|(spec, _)| own(spec));
     let heads = layers.flat_map(|(_, (formats, feedback))| formats.iter().zip(feedback));
     let stream = |(format, feedback): (&KvFormat, &Arc<Feedback>)| StreamFormat {
         format: *format,
@@ -91,4 +93,29 @@ pub fn cache_config(groups: &[KvGroup], budget_bytes: u64) -> CacheConfig {
         window: group.window,
     };
     CacheConfig { groups: groups.iter().map(spec).collect(), budget_bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Codec;
+
+    #[test]
+    fn a_stream_has_the_formats_of_the_layer_that_writes_it() {
+        let json = r#"{"model_type": "llama", "vocab_size": 97, "hidden_size": 64,
+            "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 64}"#;
+        let mut specs = ModelConfig::from_json(json).unwrap().specs();
+        let crate::model::Mixer::Attention(second) = &mut specs[1].mixer;
+        second.own_kv = false;
+        specs[1].kv = specs[0].kv;
+        specs[2].kv = LayerIndex { group: 0, layer: 1 };
+        let codecs = [[Codec::Kf4, Codec::Kf3], [Codec::Kf2; 2], [Codec::Kf3, Codec::Kf2]];
+        let layers = codecs.map(|layer| layer.map(KvFormat::uniform).to_vec()).to_vec();
+        let feedback = vec![vec![Arc::new(Feedback::new(&vec![0.0; 64 * 64], 64)); 2]; 3];
+        let calibration = Calibration::new("A model", "0", layers, feedback);
+        let keys: Vec<Codec> =
+            streams(&specs, &calibration, 0).iter().map(|stream| stream.format.key).collect();
+        assert_eq!(keys, [codecs[0], codecs[2]].concat());
+    }
 }

@@ -1,6 +1,6 @@
 //! Looking at attention while a model runs, on any device.
 
-use crate::backend::score::{Score, Scores, Top, TopHeads};
+use crate::backend::score_pass::{Score, Scores, Top, TopHeads};
 use crate::backend::{Attend, Backend};
 use crate::error::{Error, Result};
 

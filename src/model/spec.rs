@@ -1,7 +1,7 @@
 //! What a layer is made of: the recipe from which blocks are built.
 
-use super::Part;
-use super::config::RopeConfig;
+use super::part::Part;
+use super::rope::RopeConfig;
 use crate::backend::{Activation, LayerIndex};
 
 /// One layer.

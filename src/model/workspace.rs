@@ -25,14 +25,14 @@ pub struct Workspace<B: Backend> {
     pub(super) scratch: [B::Buffer; 2],
     /// Rows of `hidden` that the last pass has left.
     pub(super) hidden_rows: usize,
-    pub(super) progress: Progress,
+    pub(super) progress: PassProgress,
     /// Tells workspaces apart.
     pub(super) id: u64,
 }
 
 /// Where the step in hand has come to.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct PassProgress {
     /// Rows whose hidden states are wanted.
     pub wanted: usize,
     /// Whether every sequence has one new token.
@@ -66,7 +66,7 @@ impl<B: Backend> Workspace<B> {
             logits: empty()?,
             scratch: [empty()?, empty()?],
             hidden_rows: 0,
-            progress: Progress::default(),
+            progress: PassProgress::default(),
             id: COUNT.fetch_add(1, Ordering::Relaxed),
         })
     }

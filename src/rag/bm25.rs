@@ -1,6 +1,6 @@
 //! Lexical search: Okapi BM25 (k1 = 1.2, b = 0.75) on an in-memory tantivy index.
 
-use super::{Hit, Passage, PassageId, Retriever};
+use super::retriever::{Hit, Passage, PassageId, Retriever};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use tantivy::collector::TopDocs;

@@ -1,7 +1,8 @@
 //! From a document to passages, along its structure.
 
 use super::blocks::{Heading, blocks};
-use super::{Document, Passage};
+use super::documents::Document;
+use super::retriever::Passage;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;

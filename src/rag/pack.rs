@@ -1,6 +1,6 @@
 //! From hits to a context: as much as fits, in document order.
 
-use super::{Hit, Passage, PassageId, Retriever};
+use super::retriever::{Hit, Passage, PassageId, Retriever};
 use std::collections::HashSet;
 
 /// What [`pack()`] chose.

@@ -2,9 +2,9 @@
 
 use super::Place;
 use kvfold::eval::ablate::{Cell, Machine, Row};
-use kvfold::eval::report::{Options, Rows, page};
+use kvfold::eval::report::{Options, ResultRows, page};
 use kvfold::eval::write_whole;
-use kvfold::eval::{Memory, Metric, Outcome, Speed, Trial};
+use kvfold::eval::{KvMemory, Metric, Outcome, Speed, Trial};
 use serde_json::{Value, json};
 
 /// Formats with bits and what they do to the quality.
@@ -57,7 +57,7 @@ fn outcome(value: f64, trials: Vec<Trial>, bits: f64) -> Outcome {
     Outcome {
         value,
         trials,
-        memory: Memory { kv_bytes: (bits * 1e6) as u64, kv_bytes_16_bit: 16_000_000 },
+        memory: KvMemory { kv_bytes: (bits * 1e6) as u64, kv_bytes_16_bit: 16_000_000 },
         speed: Speed {
             prefill_tokens: 4000,
             prefill_seconds: 4.0,
@@ -102,8 +102,8 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-fn made_up() -> Rows {
-    Rows { rows: rows(), ..Rows::default() }
+fn made_up() -> ResultRows {
+    ResultRows { rows: rows(), ..ResultRows::default() }
 }
 
 /// The parts of a page between `<svg` and `</svg>`.
@@ -234,21 +234,21 @@ fn results_are_read_or_refused_by_line() {
     let again = serde_json::to_string(&again).unwrap();
     let a = place.write("a.jsonl", format!("{all}\n"));
     let b = place.write("b.jsonl", format!("{again}\n{}", &lines[1][..50]));
-    let read = Rows::read(&[&a, &b]).unwrap();
+    let read = ResultRows::read(&[&a, &b]).unwrap();
     assert_eq!((read.rows.len(), read.rows[0].bits), (11, 15.0));
     assert_eq!(read.incomplete, std::slice::from_ref(&b));
     assert!(page(&read, &Options::default()).unwrap().contains("b.jsonl is not complete"));
 
     let wrong = place.write("wrong.jsonl", format!("{}\n{{\"key\": 5}}\n", lines[0]));
-    let error = Rows::read(&[&a, &wrong]).unwrap_err().to_string();
+    let error = ResultRows::read(&[&a, &wrong]).unwrap_err().to_string();
     assert!(error.contains("wrong.jsonl: line 2: not a row") && !error.contains('\n'), "{error}");
     let text = place.write("text", "no JSON at all");
-    let error = Rows::read(&[&text]).unwrap_err().to_string();
+    let error = ResultRows::read(&[&text]).unwrap_err().to_string();
     assert!(error.contains("text: line 1: not a row"), "{error}");
     let empty = place.write("empty.jsonl", "");
-    let error = Rows::read(&[&empty]).unwrap_err().to_string();
+    let error = ResultRows::read(&[&empty]).unwrap_err().to_string();
     assert!(error.contains("empty.jsonl: holds no rows"), "{error}");
-    let error = Rows::read(&[place.path("absent")]).unwrap_err().to_string();
+    let error = ResultRows::read(&[place.path("absent")]).unwrap_err().to_string();
     assert!(error.contains("absent: "), "{error}");
 }
 

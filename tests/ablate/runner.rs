@@ -1,8 +1,8 @@
 //! Runs over a made-up executor: what is measured, when, and what is left on disk.
 
 use kvfold::eval::ablate::{
-    Cell, Executor, Failure, Limits, Machine, Measured, Need, Output, Plan, Planned, Row, Summary,
-    Watch, Worker, run,
+    Cell, CellLimits, Executor, Failure, Machine, Measured, Need, Plan, Planned, ResultFile, Row,
+    Summary, Watch, Worker, run,
 };
 use kvfold::eval::{Metric, Outcome, Trial};
 use std::collections::HashMap;
@@ -139,9 +139,9 @@ impl Results {
         jobs: usize,
         memory: Option<u64>,
     ) -> Summary {
-        let mut output = Output::open(self.path()).unwrap();
+        let mut output = ResultFile::open(self.path()).unwrap();
         let plan = Plan { spec: "made up", cells, retry_errors };
-        let limits = Limits { jobs, memory, machine: Machine::here(jobs, 1) };
+        let limits = CellLimits { jobs, memory, machine: Machine::here(jobs, 1) };
         let (cancel, quiet) = (AtomicBool::new(false), Quiet);
         run(&plan, &mut output, fake, &limits, &cancel, &quiet).unwrap()
     }
@@ -192,7 +192,7 @@ fn a_torn_last_line_is_cut_off_and_measured_again() {
     // In the line, at its very start and just before its end.
     for end in [last + 1, last + 40, text.len() - 2] {
         std::fs::write(whole.path(), &text[..end]).unwrap();
-        let output = Output::open(whole.path()).unwrap();
+        let output = ResultFile::open(whole.path()).unwrap();
         assert_eq!((output.cut(), output.rows().len()), (Some(end - last), 4));
         drop(output);
         assert_eq!(whole.text(), text[..last]);
@@ -217,11 +217,11 @@ fn other_damage_is_named_and_left_alone() {
     let text = results.text().replacen("\"key\"", "\"kex\"", 2);
     let damaged = text.replacen("\"kex\"", "\"key\"", 1);
     std::fs::write(results.path(), &damaged).unwrap();
-    let error = Output::open(results.path()).unwrap_err().to_string();
+    let error = ResultFile::open(results.path()).unwrap_err().to_string();
     assert!(error.contains("results.jsonl: line 2: not a row of results: "), "{error}");
     assert!(error.contains("`key`") && !error.contains('\n'), "{error}");
     assert_eq!(results.text(), damaged);
-    let error = Output::open(Path::new("/nonexistent/results.jsonl")).unwrap_err().to_string();
+    let error = ResultFile::open(Path::new("/nonexistent/results.jsonl")).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/results.jsonl: "), "{error}");
 }
 
@@ -275,11 +275,11 @@ fn a_cell_that_fails_does_not_stop_the_others() {
 #[test]
 fn two_runs_on_one_file_are_refused() {
     let results = Results::new();
-    let first = Output::open(results.path()).unwrap();
-    let error = Output::open(results.path()).unwrap_err().to_string();
+    let first = ResultFile::open(results.path()).unwrap();
+    let error = ResultFile::open(results.path()).unwrap_err().to_string();
     assert!(error.contains("results.jsonl: another process is writing to it"), "{error}");
     drop(first);
-    Output::open(results.path()).unwrap();
+    ResultFile::open(results.path()).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::random::Random;
 use half::{bf16, f16};
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::driver::emulated::EmulatorOptions;
-use kvfold::backend::driver::{Device, Stream};
+use kvfold::backend::driver::{Device, DeviceStream};
 use kvfold::backend::{KvGroup, Rope};
 use kvfold::cache::{
     BlockRef, CacheConfig, ClassDesc, ClassId, ClassKind, GroupSpec, KvCache, SealedBytes,
@@ -69,7 +69,7 @@ pub fn cache_of(groups: &[KvGroup]) -> KvCache {
 
 pub struct World {
     pub device: Device,
-    pub stream: Stream,
+    pub stream: DeviceStream,
     pub groups: Vec<KvGroup>,
     pub cache: KvCache,
     pub classes: Vec<ClassDesc>,

@@ -4,7 +4,7 @@ use super::subject::{Attended, LayerStep, Subject};
 use half::{bf16, f16};
 use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::driver::Device;
-use kvfold::backend::score::{Score, Scores, Top, TopHeads};
+use kvfold::backend::score_pass::{Score, Scores, Top, TopHeads};
 use kvfold::backend::{Backend, KvGroup, RowToken, StepInput};
 use kvfold::cache::{ClassDesc, Compaction, Step};
 use kvfold::codec::Codec;

@@ -13,8 +13,8 @@ use kvfold::backend::cuda::score::{ScoreCall, ScoreStarts, Scorer};
 use kvfold::backend::cuda::seal::{SealPlan, seal};
 use kvfold::backend::cuda::tables::{AttendTables, Sizes};
 use kvfold::backend::driver::emulated::EmulatorOptions;
-use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
-use kvfold::backend::score::{Score, Scores, Top, TopHeads};
+use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
+use kvfold::backend::score_pass::{Score, Scores, Top, TopHeads};
 use kvfold::backend::{Attend, AttendSeq, KvGroup};
 use kvfold::cache::{ClassDesc, Compaction, Step};
 use kvfold::codec::Codec;
@@ -69,7 +69,7 @@ pub trait Subject {
 
 /// The kernels on a device.
 pub struct OnDevice {
-    stream: Stream,
+    stream: DeviceStream,
     kv: Option<Kv>,
 }
 
@@ -114,7 +114,7 @@ impl OnDevice {
         Self { stream: device.stream().unwrap(), kv: None }
     }
 
-    fn kv(&mut self) -> (&mut Kv, &Stream) {
+    fn kv(&mut self) -> (&mut Kv, &DeviceStream) {
         (self.kv.as_mut().unwrap(), &self.stream)
     }
 
@@ -124,7 +124,7 @@ impl OnDevice {
         step: &LayerStep<'_>,
         lse: &[f32],
         round: fn(f32) -> T,
-        work: impl FnOnce(&Scorer, &ScoreCall, &Stream) -> Out,
+        work: impl FnOnce(&Scorer, &ScoreCall, &DeviceStream) -> Out,
     ) -> Out {
         let (kv, stream) = self.kv();
         let device = stream.device();

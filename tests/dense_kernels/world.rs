@@ -4,7 +4,7 @@ pub use crate::random::Random;
 use half::{bf16, f16};
 use kvfold::backend::cuda::append::Element;
 use kvfold::backend::driver::emulated::EmulatorOptions;
-use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
+use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use std::fmt::Debug;
 
 /// A 16-bit type with its arithmetic.
@@ -56,7 +56,7 @@ impl Random {
 /// A device and a stream of it.
 pub struct World {
     pub device: Device,
-    pub stream: Stream,
+    pub stream: DeviceStream,
 }
 
 impl World {

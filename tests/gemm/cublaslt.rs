@@ -5,14 +5,14 @@ use crate::product::{Case, SHAPES, check_all, shape};
 use half::{bf16, f16};
 use kvfold::Error;
 use kvfold::backend::cuda::gemm::Gemm;
-use kvfold::backend::driver::{Device, Stream};
+use kvfold::backend::driver::{Device, DeviceStream};
 use std::ffi::CString;
 use std::path::PathBuf;
 
 /// A device with room for the workspace.
 const PRETEND: &str = "13000 1 90 0 100000000";
 
-fn device() -> (Device, Stream) {
+fn device() -> (Device, DeviceStream) {
     let device = Device::cuda(0).unwrap();
     let stream = device.stream().unwrap();
     (device, stream)

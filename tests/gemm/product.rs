@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use kvfold::backend::cuda::append::Element;
 use kvfold::backend::cuda::gemm::{Gemm, GemmShape, Output};
 use kvfold::backend::driver::emulated::EmulatorOptions;
-use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
+use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
 
 /// Sizes that a kernel's tiles and a library's vectors do not divide.
 pub const SHAPES: [GemmShape; 7] = [
@@ -64,7 +64,7 @@ impl Number for f32 {
 const BEYOND: usize = 13;
 
 /// A buffer that is longer than its content, with NaN behind it.
-fn padded<T: Element>(values: &[T], stream: &Stream) -> DeviceBuffer<T> {
+fn padded<T: Element>(values: &[T], stream: &DeviceStream) -> DeviceBuffer<T> {
     let mut buffer = stream.device().alloc(values.len() + 24).unwrap();
     buffer.fill(0xff, stream).unwrap();
     buffer.write(0, values, stream).unwrap();
@@ -91,7 +91,11 @@ impl<T: Element + Number> Case<T> {
     }
 
     /// The device's product.
-    pub fn product<Out: Output<T> + Number>(&self, gemm: &mut Gemm, stream: &Stream) -> Vec<Out> {
+    pub fn product<Out: Output<T> + Number>(
+        &self,
+        gemm: &mut Gemm,
+        stream: &DeviceStream,
+    ) -> Vec<Out> {
         let (x, w) = (padded(&self.x, stream), padded(&self.w, stream));
         let len = self.shape.rows * self.shape.n;
         let mut y = stream.device().alloc::<Out>(len + BEYOND).unwrap();
@@ -103,7 +107,7 @@ impl<T: Element + Number> Case<T> {
     }
 
     /// Compares the device's product with float64.
-    pub fn check<Out: Output<T> + Number>(&self, gemm: &mut Gemm, stream: &Stream) {
+    pub fn check<Out: Output<T> + Number>(&self, gemm: &mut Gemm, stream: &DeviceStream) {
         let GemmShape { rows, n, k } = self.shape;
         let y = self.product::<Out>(gemm, stream);
         let (mut error, mut size) = (0f64, 0f64);
@@ -121,7 +125,7 @@ impl<T: Element + Number> Case<T> {
 }
 
 /// All shapes in all types.
-pub fn check_all(gemm: &mut Gemm, stream: &Stream) {
+pub fn check_all(gemm: &mut Gemm, stream: &DeviceStream) {
     for shape in SHAPES {
         Case::<f16>::new(shape).check::<f16>(gemm, stream);
         Case::<f16>::new(shape).check::<f32>(gemm, stream);

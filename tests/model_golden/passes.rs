@@ -7,7 +7,7 @@ use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::draw::Choice;
 use kvfold::backend::driver::Device;
 use kvfold::backend::driver::emulated::EmulatorOptions;
-use kvfold::backend::score::{Heads, Score, Scores, Top, TopHeads};
+use kvfold::backend::score_pass::{Heads, Score, Scores, Top, TopHeads};
 use kvfold::backend::{Backend, RowToken, StepInput, WeightPolicy};
 use kvfold::cache::{KvCache, NewTokens, SeqId};
 use kvfold::model::{

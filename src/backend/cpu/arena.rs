@@ -12,13 +12,13 @@ use crate::error::{Error, Result};
 
 /// All arenas of a backend.
 #[derive(Default)]
-pub(super) struct Arenas {
+pub(super) struct ClassArenas {
     layouts: Vec<PageLayout>,
     arenas: Vec<Slabs>,
     bytes: u64,
 }
 
-impl Arenas {
+impl ClassArenas {
     /// Empty arenas for the classes.
     pub(super) fn new(groups: &[KvGroup], classes: &[ClassDesc]) -> Result<Self> {
         let layouts = classes

@@ -1,31 +1,33 @@
 //! Products, norms and activations on the CPU.
 
-use super::matrix::Matrix;
-use super::{Buffer, CpuBackend, ops};
+use super::cpu_backend::CpuBackend;
+use super::matrix::CpuMatrix;
+use super::ops;
+use super::tensor::CpuBuffer;
 use crate::backend::{Activation, Dense};
 use crate::error::Result;
 
 impl Dense for CpuBackend {
-    fn matmul(&self, matrix: &Matrix, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
+    fn matmul(&self, matrix: &CpuMatrix, x: &mut CpuBuffer, y: &mut CpuBuffer) -> Result<()> {
         matrix.matmul(x, y)
     }
 
-    fn matmul_f32(&self, matrix: &Matrix, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
+    fn matmul_f32(&self, matrix: &CpuMatrix, x: &mut CpuBuffer, y: &mut CpuBuffer) -> Result<()> {
         matrix.matmul(x, y)
     }
 
-    fn add_bias(&self, x: &mut Buffer, bias: &Vec<f32>) -> Result<()> {
+    fn add_bias(&self, x: &mut CpuBuffer, bias: &Vec<f32>) -> Result<()> {
         ops::add_bias(x, bias);
         Ok(())
     }
 
     fn rms_norm(
         &self,
-        x: &mut Buffer,
-        delta: Option<&Buffer>,
+        x: &mut CpuBuffer,
+        delta: Option<&CpuBuffer>,
         weight: &Vec<f32>,
         eps: f32,
-        y: &mut Buffer,
+        y: &mut CpuBuffer,
     ) -> Result<()> {
         if let Some(delta) = delta {
             ops::add(x, delta);
@@ -36,7 +38,7 @@ impl Dense for CpuBackend {
 
     fn head_norm(
         &self,
-        x: &mut Buffer,
+        x: &mut CpuBuffer,
         first_col: usize,
         heads: usize,
         weight: &Vec<f32>,
@@ -46,7 +48,7 @@ impl Dense for CpuBackend {
         Ok(())
     }
 
-    fn gate(&self, f: Activation, x: &Buffer, y: &mut Buffer) -> Result<()> {
+    fn gate(&self, f: Activation, x: &CpuBuffer, y: &mut CpuBuffer) -> Result<()> {
         ops::gate(self.level, f, x, y);
         Ok(())
     }

@@ -1,11 +1,14 @@
 //! The KV cache on the CPU: blocks, and the step that is under way.
 
-use super::arena::Arenas;
-use super::attention::{self, Asked, Pass};
+use super::arena::ClassArenas;
+use super::attention::score::ScorePass;
+use super::attention::{self, Asked};
+use super::cpu_backend::CpuBackend;
 use super::pool::{Shared, parallel_for};
-use super::{Buffer, CpuBackend, ops, seal};
+use super::tensor::CpuBuffer;
+use super::{ops, seal};
 use crate::backend::draw::Choice;
-use crate::backend::score::{Score, Scores, Top, TopHeads};
+use crate::backend::score_pass::{Score, Scores, Top, TopHeads};
 use crate::backend::{
     Attend, AttendSeq, GraphKey, Kv, KvGroup, LayerIndex, StepInput, attend_seqs,
 };
@@ -18,24 +21,24 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 /// The blocks of a model and its step under way.
-pub struct Arena {
+pub struct CpuArena {
     groups: Vec<KvGroup>,
-    blocks: Arenas,
+    blocks: ClassArenas,
     /// Of each group.
     angles: Vec<ops::Angles>,
-    pub(super) begun: Begun,
+    pub(super) begun: CpuStep,
 }
 
 /// What the step under way has said.
 #[derive(Default)]
-pub(super) struct Begun {
+pub(super) struct CpuStep {
     pub ids: Vec<u32>,
     pub rows: Vec<usize>,
     pub choices: Vec<Choice>,
     seqs: Vec<SeqStep>,
 }
 
-impl Arena {
+impl CpuArena {
     fn group(&self, at: LayerIndex) -> Result<&KvGroup> {
         match self.groups.get(at.group) {
             Some(group) if at.layer < group.layers => Ok(group),
@@ -58,7 +61,7 @@ impl Arena {
     }
 
     /// Rotates the first heads of rows by the positions of the step.
-    fn turn(&mut self, at: LayerIndex, heads: usize, x: &mut Buffer) {
+    fn turn(&mut self, at: LayerIndex, heads: usize, x: &mut CpuBuffer) {
         if let Some(rope) = &self.groups[at.group].rope {
             let positions =
                 self.begun.seqs.iter().flat_map(|s| s.position..s.position + s.new_tokens);
@@ -70,24 +73,29 @@ impl Arena {
 }
 
 impl Kv for CpuBackend {
-    type Arena = Arena;
+    type Arena = CpuArena;
 
-    fn arena(&mut self, groups: &[KvGroup], classes: &[ClassDesc], _budget: u64) -> Result<Arena> {
+    fn arena(
+        &mut self,
+        groups: &[KvGroup],
+        classes: &[ClassDesc],
+        _budget: u64,
+    ) -> Result<CpuArena> {
         groups.iter().try_for_each(|g| attention::check_head_dim(g.head_dim))?;
         let angles = groups.iter().map(|_| ops::Angles::default()).collect();
-        let blocks = Arenas::new(groups, classes)?;
-        Ok(Arena { groups: groups.to_vec(), blocks, angles, begun: Begun::default() })
+        let blocks = ClassArenas::new(groups, classes)?;
+        Ok(CpuArena { groups: groups.to_vec(), blocks, angles, begun: CpuStep::default() })
     }
 
-    fn kv_bytes(&self, arena: &Arena) -> u64 {
+    fn kv_bytes(&self, arena: &CpuArena) -> u64 {
         arena.blocks.bytes()
     }
 
-    fn arena_memory(&self, arena: &Arena) -> u64 {
+    fn arena_memory(&self, arena: &CpuArena) -> u64 {
         arena.blocks.bytes()
     }
 
-    fn begin(&mut self, arena: &mut Arena, input: &StepInput<'_>) -> Result<()> {
+    fn begin(&mut self, arena: &mut CpuArena, input: &StepInput<'_>) -> Result<()> {
         let step = input.step;
         step.frees.iter().for_each(|&block| arena.blocks.free(block));
         step.copies.iter().try_for_each(|copy| arena.blocks.copy(copy))?;
@@ -95,7 +103,7 @@ impl Kv for CpuBackend {
             arena.blocks.write(restore.to, &restore.bytes)?;
         }
         let begun = &mut arena.begun;
-        begun.ids = self.slots.resolve(input.tokens)?;
+        begun.ids = self.drawn.resolve(input.tokens)?;
         begun.rows = input.rows.to_vec();
         begun.choices = input.choices.to_vec();
         begun.seqs.clone_from(&step.seqs);
@@ -104,14 +112,14 @@ impl Kv for CpuBackend {
 
     fn repeat(
         &mut self,
-        arena: &mut Arena,
+        arena: &mut CpuArena,
         _key: &GraphKey,
-        mut work: impl FnMut(&mut Self, &mut Arena) -> Result<()>,
+        mut work: impl FnMut(&mut Self, &mut CpuArena) -> Result<()>,
     ) -> Result<()> {
         work(self, arena)
     }
 
-    fn compact(&mut self, arena: &mut Arena, compaction: &Compaction) -> Result<()> {
+    fn compact(&mut self, arena: &mut CpuArena, compaction: &Compaction) -> Result<()> {
         compaction.frees.iter().for_each(|&block| arena.blocks.free(block));
         for moved in &compaction.moves {
             arena.blocks.move_page(moved)?;
@@ -130,17 +138,17 @@ impl Kv for CpuBackend {
         Ok(())
     }
 
-    fn read_block(&mut self, arena: &Arena, block: BlockRef) -> Result<Vec<u8>> {
+    fn read_block(&mut self, arena: &CpuArena, block: BlockRef) -> Result<Vec<u8>> {
         arena.blocks.read(block).map(<[u8]>::to_vec)
     }
 
     fn append(
         &mut self,
-        arena: &mut Arena,
+        arena: &mut CpuArena,
         at: LayerIndex,
         heads: usize,
         rotated: bool,
-        qkv: &mut Buffer,
+        qkv: &mut CpuBuffer,
     ) -> Result<()> {
         let group = arena.group(at)?;
         let (d, n) = (group.head_dim, group.kv_heads);
@@ -175,17 +183,17 @@ impl Kv for CpuBackend {
 
     fn rotate(
         &mut self,
-        arena: &mut Arena,
+        arena: &mut CpuArena,
         at: LayerIndex,
         heads: usize,
-        q: &mut Buffer,
+        q: &mut CpuBuffer,
     ) -> Result<()> {
         arena.group(at)?;
         arena.turn(at, heads, q);
         Ok(())
     }
 
-    fn seal(&mut self, arena: &mut Arena, group: usize, layers: Range<usize>) -> Result<()> {
+    fn seal(&mut self, arena: &mut CpuArena, group: usize, layers: Range<usize>) -> Result<()> {
         let Some(last) = layers.end.checked_sub(1) else { return Ok(()) };
         let at = LayerIndex { group, layer: last };
         let group = arena.group(at)?.clone();
@@ -223,7 +231,7 @@ impl Kv for CpuBackend {
                     // SAFETY: each half of each sealed page is written by one
                     // iteration; sealed and hot pages are different blocks.
                     let out = unsafe { out.slice(0, len) };
-                    let tile = seal::Tile { hot, bytes, side, head_dim: d, feedback };
+                    let tile = seal::HotTile { hot, bytes, side, head_dim: d, feedback };
                     seal::seal(level, tile, codec, out);
                 }
                 Err(error) => {
@@ -236,11 +244,11 @@ impl Kv for CpuBackend {
 
     fn attend(
         &mut self,
-        arena: &mut Arena,
+        arena: &mut CpuArena,
         call: &Attend,
-        q: &Buffer,
-        out: &mut Buffer,
-        lse: Option<&mut Buffer>,
+        q: &CpuBuffer,
+        out: &mut CpuBuffer,
+        lse: Option<&mut CpuBuffer>,
     ) -> Result<()> {
         let seqs = arena.seqs(call.at)?;
         let (asked, group) = (arena.asked(call, &seqs)?, arena.group(call.at)?);
@@ -249,32 +257,32 @@ impl Kv for CpuBackend {
 
     fn score(
         &mut self,
-        arena: &mut Arena,
+        arena: &mut CpuArena,
         call: &Attend,
         pass: Score,
-        q: &Buffer,
-        lse: &Buffer,
+        q: &CpuBuffer,
+        lse: &CpuBuffer,
         out: &mut Scores,
     ) -> Result<()> {
         let seqs = arena.seqs(call.at)?;
         let (asked, group) = (arena.asked(call, &seqs)?, arena.group(call.at)?);
         let (level, arenas) = (self.level, &arena.blocks);
-        Pass { level, arenas, group, call: &asked, q, lse }.score(pass, out)
+        ScorePass { level, arenas, group, call: &asked, q, lse }.score(pass, out)
     }
 
     fn score_top(
         &mut self,
-        arena: &mut Arena,
+        arena: &mut CpuArena,
         call: &Attend,
         of: TopHeads,
-        q: &Buffer,
-        lse: &Buffer,
+        q: &CpuBuffer,
+        lse: &CpuBuffer,
         out: &mut Vec<Top>,
     ) -> Result<()> {
         let seqs = arena.seqs(call.at)?;
         let (asked, group) = (arena.asked(call, &seqs)?, arena.group(call.at)?);
         let (level, arenas) = (self.level, &arena.blocks);
-        Pass { level, arenas, group, call: &asked, q, lse }.score_top(of, out)
+        ScorePass { level, arenas, group, call: &asked, q, lse }.score_top(of, out)
     }
 }
 

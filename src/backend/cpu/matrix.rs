@@ -7,7 +7,7 @@
 //! zeros; types without a packed product are repacked to Q8_0 at load.
 
 use super::pool::{Shared, parallel_for, rest};
-use super::tensor::{Buffer, PAD};
+use super::tensor::{CpuBuffer, PAD};
 #[cfg(target_arch = "x86_64")]
 use super::{vnni, vnni_k};
 use crate::backend::dequantize::{dequantize, ggml, row_bytes, told};
@@ -23,7 +23,7 @@ use std::sync::Mutex;
 const ROW_PAD: usize = 16;
 
 /// A weight matrix `[rows, cols]`.
-pub struct Matrix {
+pub struct CpuMatrix {
     rows: usize,
     cols: usize,
     form: Form,
@@ -33,9 +33,9 @@ enum Form {
     /// candle's; with its columns after padding, and how many copies candle keeps.
     Candle(QTensor, usize, u64),
     #[cfg(target_arch = "x86_64")]
-    Vnni(vnni::Packed),
+    Vnni(vnni::PackedBlocks),
     #[cfg(target_arch = "x86_64")]
-    VnniK(vnni_k::Packed),
+    VnniK(vnni_k::PackedSuperblocks),
 }
 
 /// Whether candle has a packed product for the type.
@@ -62,7 +62,7 @@ fn resident(dtype: WeightType, policy: WeightPolicy) -> WeightType {
     }
 }
 
-impl Matrix {
+impl CpuMatrix {
     /// Loads parts with equal columns, stacked by rows.
     pub(super) fn new(parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<Self> {
         let first = parts.first().ok_or_else(|| Error::misuse("matrix", "has no parts"))?;
@@ -79,9 +79,9 @@ impl Matrix {
         if own(dtype) && cols.is_multiple_of(dtype.block_size()) {
             let bytes = stack(parts, dtype, rows, cols)?;
             let form = if vnni::supports(dtype) {
-                Form::Vnni(vnni::Packed::new(dtype, rows, cols, &bytes)?)
+                Form::Vnni(vnni::PackedBlocks::new(dtype, rows, cols, &bytes)?)
             } else {
-                Form::VnniK(vnni_k::Packed::new(dtype, rows, cols, &bytes)?)
+                Form::VnniK(vnni_k::PackedSuperblocks::new(dtype, rows, cols, &bytes)?)
             };
             return Ok(Self { rows, cols, form });
         }
@@ -112,7 +112,7 @@ impl Matrix {
     }
 
     /// `y = x · selfᵀ`.
-    pub(super) fn matmul(&self, x: &mut Buffer, y: &mut Buffer) -> Result<()> {
+    pub(super) fn matmul(&self, x: &mut CpuBuffer, y: &mut CpuBuffer) -> Result<()> {
         if x.cols() != self.cols {
             return Err(Error::misuse(
                 "matmul",
@@ -135,7 +135,7 @@ impl Matrix {
     }
 
     /// Rows `ids`, as f32.
-    pub(super) fn embed(&self, ids: &[u32], to: &mut Buffer) -> Result<()> {
+    pub(super) fn embed(&self, ids: &[u32], to: &mut CpuBuffer) -> Result<()> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.rows) {
             return Err(Error::misuse("ids", format!("token {id} is not below {}", self.rows)));
         }
@@ -171,8 +171,8 @@ fn candle_matmul(
     tensor: &QTensor,
     k: usize,
     n: usize,
-    x: &mut Buffer,
-    y: &mut Buffer,
+    x: &mut CpuBuffer,
+    y: &mut CpuBuffer,
 ) -> Result<()> {
     let (rows, cols, stride) = (x.rows(), x.cols(), x.stride());
     let fits = stride == k;
@@ -194,7 +194,7 @@ fn candle_matmul(
 }
 
 /// The rows of `x` with stride `k`.
-fn repad(x: &Buffer, k: usize) -> Vec<f32> {
+fn repad(x: &CpuBuffer, k: usize) -> Vec<f32> {
     let mut out = vec![0f32; x.rows() * k];
     for (row, to) in out.chunks_exact_mut(k).enumerate() {
         to[..x.cols()].copy_from_slice(x.row(row));
@@ -292,15 +292,15 @@ mod tests {
 
     /// Largest error of `matrix · x` against the float64 product with `w`,
     /// relative to the products' own size.
-    fn error(matrix: &Matrix, w: &[f32], m: usize) -> f64 {
+    fn error(matrix: &CpuMatrix, w: &[f32], m: usize) -> f64 {
         let (n, k) = (matrix.rows, matrix.cols);
         let xs = floats(m * k, 3);
-        let mut x = Buffer::with_capacity(m, k);
+        let mut x = CpuBuffer::with_capacity(m, k);
         x.resize(m, k);
         for (i, row) in xs.chunks_exact(k).enumerate() {
             x.row_mut(i).copy_from_slice(row);
         }
-        let mut y = Buffer::default();
+        let mut y = CpuBuffer::default();
         matrix.matmul(&mut x, &mut y).unwrap();
         assert_eq!((y.rows(), y.cols(), x.rows(), x.row(0)), (m, n, m, &xs[..k]));
         let (mut worst, mut size) = (0f64, 0f64);
@@ -323,7 +323,7 @@ mod tests {
         let (a, b) = bytes.split_at(24 * k * 4);
         let part = |rows, bytes| MatrixBytes { dtype: WeightType::F32, rows, cols: k, bytes };
         for policy in [WeightPolicy::F32, WeightPolicy::Keep, WeightPolicy::Auto] {
-            let matrix = Matrix::new(&[part(24, a), part(16, b)], policy).unwrap();
+            let matrix = CpuMatrix::new(&[part(24, a), part(16, b)], policy).unwrap();
             assert!(error(&matrix, &w, 1) < 1e-5 && error(&matrix, &w, 5) < 1e-5);
         }
     }
@@ -349,12 +349,12 @@ mod tests {
             let w = dequantize(dtype, bytes, n * k).unwrap();
             let part = MatrixBytes { dtype, rows: n, cols: k, bytes };
             for policy in [WeightPolicy::Auto, WeightPolicy::Keep] {
-                let matrix = Matrix::new(&[part], policy).unwrap();
+                let matrix = CpuMatrix::new(&[part], policy).unwrap();
                 for m in [1, 3, 8, 21, 300] {
                     let error = error(&matrix, &w, m);
                     assert!(error < 0.02, "{dtype} {policy:?} {m}: {error}");
                 }
-                let mut rows = Buffer::default();
+                let mut rows = CpuBuffer::default();
                 matrix.embed(&[37, 0, 37], &mut rows).unwrap();
                 assert_eq!(rows.row(0), rows.row(2));
                 let exact = policy == WeightPolicy::Keep || matches!(dtype, WeightType::Q8_0);
@@ -376,14 +376,14 @@ mod tests {
         bytes.to_vec()
     }
 
-    fn product(matrix: &Matrix, rows: &[f32]) -> Vec<Vec<f32>> {
+    fn product(matrix: &CpuMatrix, rows: &[f32]) -> Vec<Vec<f32>> {
         let k = matrix.cols;
-        let mut x = Buffer::default();
+        let mut x = CpuBuffer::default();
         x.resize(rows.len() / k, k);
         for (i, row) in rows.chunks_exact(k).enumerate() {
             x.row_mut(i).copy_from_slice(row);
         }
-        let mut y = Buffer::default();
+        let mut y = CpuBuffer::default();
         matrix.matmul(&mut x, &mut y).unwrap();
         (0..y.rows()).map(|i| y.row(i).to_vec()).collect()
     }
@@ -397,12 +397,12 @@ mod tests {
             let bytes = quantized(dtype, &floats(n * k, 7));
             let w = dequantize(dtype, &bytes, n * k).unwrap();
             let part = MatrixBytes { dtype, rows: n, cols: k, bytes: &bytes };
-            let matrix = Matrix::new(&[part], WeightPolicy::Auto).unwrap();
+            let matrix = CpuMatrix::new(&[part], WeightPolicy::Auto).unwrap();
             for m in [1, 7, 8, 300] {
                 let error = error(&matrix, &w, m);
                 assert!(error < 0.02, "{dtype} {m}: {error}");
             }
-            let mut rows = Buffer::default();
+            let mut rows = CpuBuffer::default();
             matrix.embed(&[0, 37], &mut rows).unwrap();
             assert!((rows.row(0), rows.row(1)) == (&w[..k], &w[37 * k..38 * k]), "{dtype}");
 
@@ -436,7 +436,7 @@ mod tests {
                 let (n, k) = (48, 512);
                 let bytes = quantized(dtype, &floats(n * k, 5));
                 let part = MatrixBytes { dtype, rows: n, cols: k, bytes: &bytes };
-                let matrix = Matrix::new(&[part], policy).unwrap();
+                let matrix = CpuMatrix::new(&[part], policy).unwrap();
                 let xs = floats(19 * k, 11);
                 for m in [2, 7, 8, 16, 19] {
                     let some = product(&matrix, &xs[..m * k]);

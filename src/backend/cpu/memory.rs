@@ -1,14 +1,16 @@
 //! Buffers and weights on the CPU.
 
-use super::matrix::Matrix;
-use super::{Buffer, CpuBackend, threads};
+use super::cpu_backend::CpuBackend;
+use super::matrix::CpuMatrix;
+use super::pool::threads;
+use super::tensor::CpuBuffer;
 use crate::backend::{Capabilities, MatrixBytes, Memory, WeightPolicy};
 use crate::error::{Error, Result};
 use std::ops::Range;
 
 impl Memory for CpuBackend {
-    type Buffer = Buffer;
-    type Matrix = Matrix;
+    type Buffer = CpuBuffer;
+    type Matrix = CpuMatrix;
     type Vector = Vec<f32>;
 
     fn capabilities(&self) -> Capabilities {
@@ -24,11 +26,11 @@ impl Memory for CpuBackend {
         Ok(None)
     }
 
-    fn buffer(&self, rows: usize, cols: usize) -> Result<Buffer> {
-        Ok(Buffer::with_capacity(rows, cols))
+    fn buffer(&self, rows: usize, cols: usize) -> Result<CpuBuffer> {
+        Ok(CpuBuffer::with_capacity(rows, cols))
     }
 
-    fn write(&self, rows: &[f32], cols: usize, to: &mut Buffer) -> Result<()> {
+    fn write(&self, rows: &[f32], cols: usize, to: &mut CpuBuffer) -> Result<()> {
         if cols == 0 || !rows.len().is_multiple_of(cols) {
             return Err(Error::misuse("rows", format!("{} floats, {cols} a row", rows.len())));
         }
@@ -39,7 +41,7 @@ impl Memory for CpuBackend {
         Ok(())
     }
 
-    fn read_row(&self, from: &Buffer, row: usize, out: &mut [f32]) -> Result<()> {
+    fn read_row(&self, from: &CpuBuffer, row: usize, out: &mut [f32]) -> Result<()> {
         if row >= from.rows() || out.len() != from.cols() {
             return Err(Error::misuse("row", format!("{row} of {} floats", out.len())));
         }
@@ -47,28 +49,28 @@ impl Memory for CpuBackend {
         Ok(())
     }
 
-    fn rows(&self, from: &Buffer, rows: Range<usize>, to: &mut Buffer) -> Result<()> {
+    fn rows(&self, from: &CpuBuffer, rows: Range<usize>, to: &mut CpuBuffer) -> Result<()> {
         select(from, rows, to)
     }
 
-    fn matrix(&self, parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<Matrix> {
-        Matrix::new(parts, policy)
+    fn matrix(&self, parts: &[MatrixBytes<'_>], policy: WeightPolicy) -> Result<CpuMatrix> {
+        CpuMatrix::new(parts, policy)
     }
 
     fn vector(&self, values: &[f32]) -> Result<Vec<f32>> {
         Ok(values.to_vec())
     }
 
-    fn matrix_bytes(&self, matrix: &Matrix) -> u64 {
+    fn matrix_bytes(&self, matrix: &CpuMatrix) -> u64 {
         matrix.bytes()
     }
 }
 
 /// Copies rows by number.
 pub(super) fn select(
-    from: &Buffer,
+    from: &CpuBuffer,
     rows: impl ExactSizeIterator<Item = usize>,
-    to: &mut Buffer,
+    to: &mut CpuBuffer,
 ) -> Result<()> {
     to.resize(rows.len(), from.cols());
     for (i, row) in rows.enumerate() {

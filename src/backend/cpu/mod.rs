@@ -6,7 +6,9 @@
 
 mod arena;
 mod attention;
+mod cpu_backend;
 mod dense;
+mod drawn;
 mod kv;
 mod matrix;
 mod memory;
@@ -22,39 +24,9 @@ mod vnni;
 #[cfg(target_arch = "x86_64")]
 mod vnni_k;
 
-use tokens::Slots;
-
-pub use kv::Arena;
-pub use matrix::Matrix;
-pub use pool::{THREADS, set_threads};
+pub use cpu_backend::CpuBackend;
+pub use kv::CpuArena;
+pub use matrix::CpuMatrix;
+pub use pool::{THREADS, set_threads, threads};
 pub use simd::Level;
-pub use tensor::Buffer;
-
-/// Threads that the CPU backend uses, the calling one included.
-pub fn threads() -> usize {
-    pool::threads()
-}
-
-/// An instruction set, and the tokens drawn.
-pub struct CpuBackend {
-    level: Level,
-    slots: Slots,
-}
-
-impl CpuBackend {
-    /// A backend at the processor's best level.
-    pub fn new() -> Self {
-        Self::with_level(Level::best())
-    }
-
-    /// A backend at a given level; one that the processor lacks runs portably.
-    pub fn with_level(level: Level) -> Self {
-        Self { level, slots: Slots::default() }
-    }
-}
-
-impl Default for CpuBackend {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+pub use tensor::CpuBuffer;

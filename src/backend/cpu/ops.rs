@@ -2,14 +2,14 @@
 
 use super::pool::{Shared, parallel_for};
 use super::simd::{Kernel, Level, Simd, dispatch};
-use super::tensor::Buffer;
+use super::tensor::CpuBuffer;
 use crate::backend::{Activation, Rope};
 
 /// Rows that one thread takes at a time.
 const STRIPE: usize = 4;
 
 /// Calls `f` with each row index and that row of `to`.
-fn for_rows(to: &mut Buffer, f: impl Fn(usize, &mut [f32]) + Sync) {
+fn for_rows(to: &mut CpuBuffer, f: impl Fn(usize, &mut [f32]) + Sync) {
     let (rows, cols, stride) = (to.rows(), to.cols(), to.stride());
     let shared = Shared::new(to.as_mut_slice());
     parallel_for(rows.div_ceil(STRIPE), |stripe| {
@@ -30,13 +30,19 @@ fn norm_row(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
 }
 
 /// RMS norm of every row.
-pub(super) fn rms_norm(x: &Buffer, weight: &[f32], eps: f32, y: &mut Buffer) {
+pub(super) fn rms_norm(x: &CpuBuffer, weight: &[f32], eps: f32, y: &mut CpuBuffer) {
     y.resize(x.rows(), x.cols());
     for_rows(y, |i, y| norm_row(x.row(i), weight, eps, y));
 }
 
 /// RMS norm of each head from column `first_col` on.
-pub(super) fn head_norm(x: &mut Buffer, first_col: usize, heads: usize, weight: &[f32], eps: f32) {
+pub(super) fn head_norm(
+    x: &mut CpuBuffer,
+    first_col: usize,
+    heads: usize,
+    weight: &[f32],
+    eps: f32,
+) {
     let d = weight.len();
     for_rows(x, |_, row| {
         for head in row[first_col..][..heads * d].chunks_exact_mut(d) {
@@ -47,12 +53,12 @@ pub(super) fn head_norm(x: &mut Buffer, first_col: usize, heads: usize, weight: 
 }
 
 /// `x += bias` on every row.
-pub(super) fn add_bias(x: &mut Buffer, bias: &[f32]) {
+pub(super) fn add_bias(x: &mut CpuBuffer, bias: &[f32]) {
     for_rows(x, |_, row| row.iter_mut().zip(bias).for_each(|(x, b)| *x += b));
 }
 
 /// `x += y`.
-pub(super) fn add(x: &mut Buffer, y: &Buffer) {
+pub(super) fn add(x: &mut CpuBuffer, y: &CpuBuffer) {
     for_rows(x, |i, row| row.iter_mut().zip(y.row(i)).for_each(|(x, y)| *x += y));
 }
 
@@ -91,7 +97,7 @@ impl Angles {
 }
 
 /// Rotates the first `heads` heads of every row.
-pub(super) fn rope(x: &mut Buffer, heads: usize, angles: &Angles) {
+pub(super) fn rope(x: &mut CpuBuffer, heads: usize, angles: &Angles) {
     let half = angles.inv_freq.len();
     for_rows(x, |i, row| {
         let angles = &angles.table[i * half..][..half];
@@ -105,7 +111,7 @@ pub(super) fn rope(x: &mut Buffer, heads: usize, angles: &Angles) {
 }
 
 /// `y = f(gate) · up` with `x = [gate | up]`.
-pub(super) fn gate(level: Level, f: Activation, x: &Buffer, y: &mut Buffer) {
+pub(super) fn gate(level: Level, f: Activation, x: &CpuBuffer, y: &mut CpuBuffer) {
     let n = x.cols() / 2;
     y.resize(x.rows(), n);
     for_rows(y, |i, y| {

@@ -38,8 +38,8 @@ fn cores() -> usize {
     allowed.min(num_cpus::get_physical()).max(1)
 }
 
-/// Threads that share the work, the calling one included.
-pub(crate) fn threads() -> usize {
+/// Threads that the CPU backend uses, the calling one included.
+pub fn threads() -> usize {
     crew().threads()
 }
 

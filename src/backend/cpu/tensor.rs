@@ -7,14 +7,14 @@ pub(super) const PAD: usize = 256;
 /// A row-major matrix of f32 whose rows start `stride` floats apart. Floats
 /// between `cols` and `stride` are 0 in buffers that feed a matrix product.
 #[derive(Clone, Debug, Default)]
-pub struct Buffer {
+pub struct CpuBuffer {
     data: Vec<f32>,
     rows: usize,
     cols: usize,
     stride: usize,
 }
 
-impl Buffer {
+impl CpuBuffer {
     /// An empty buffer with room for `rows` rows of `cols`.
     pub fn with_capacity(rows: usize, cols: usize) -> Self {
         let stride = cols.next_multiple_of(PAD);

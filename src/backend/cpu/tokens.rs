@@ -1,48 +1,20 @@
 //! Tokens on the CPU.
 
-use super::kv::Arena;
-use super::matrix::Matrix;
+use super::cpu_backend::CpuBackend;
+use super::kv::CpuArena;
+use super::matrix::CpuMatrix;
 use super::memory::select;
-use super::{Buffer, CpuBackend};
-use crate::backend::{RowToken, Tokens};
+use super::tensor::CpuBuffer;
+use crate::backend::Tokens;
 use crate::error::{Error, Result};
-use std::collections::VecDeque;
-
-/// The tokens drawn, and those on their way to whoever asks.
-#[derive(Default)]
-pub(super) struct Slots {
-    drawn: Vec<Option<u32>>,
-    sent: VecDeque<Vec<Option<u32>>>,
-}
-
-impl Slots {
-    /// The tokens of rows.
-    pub(super) fn resolve(&self, tokens: &[RowToken]) -> Result<Vec<u32>> {
-        let resolve = |token: &RowToken| match *token {
-            RowToken::Given(id) => Ok(id),
-            RowToken::Drawn(slot) => {
-                let drawn = self.drawn.get(slot as usize).copied().flatten();
-                let none = || Error::misuse("tokens", format!("no token was drawn to slot {slot}"));
-                drawn.ok_or_else(none)
-            }
-        };
-        tokens.iter().map(resolve).collect()
-    }
-
-    fn put(&mut self, slot: u32, token: Option<u32>) {
-        let slot = slot as usize;
-        self.drawn.resize(self.drawn.len().max(slot + 1), None);
-        self.drawn[slot] = token;
-    }
-}
 
 impl Tokens for CpuBackend {
     fn embed(
         &mut self,
-        arena: &mut Arena,
-        table: &Matrix,
+        arena: &mut CpuArena,
+        table: &CpuMatrix,
         scale: f32,
-        to: &mut Buffer,
+        to: &mut CpuBuffer,
     ) -> Result<()> {
         table.embed(&arena.begun.ids, to)?;
         if scale != 1.0 {
@@ -51,11 +23,11 @@ impl Tokens for CpuBackend {
         Ok(())
     }
 
-    fn select(&self, arena: &Arena, from: &Buffer, to: &mut Buffer) -> Result<()> {
+    fn select(&self, arena: &CpuArena, from: &CpuBuffer, to: &mut CpuBuffer) -> Result<()> {
         select(from, arena.begun.rows.iter().copied(), to)
     }
 
-    fn sample(&mut self, arena: &Arena, logits: &mut Buffer) -> Result<()> {
+    fn sample(&mut self, arena: &CpuArena, logits: &mut CpuBuffer) -> Result<()> {
         let begun = &arena.begun;
         if begun.choices.len() != logits.rows() || logits.rows() != begun.rows.len() {
             let what = format!("{} for {} rows of logits", begun.choices.len(), logits.rows());
@@ -66,20 +38,20 @@ impl Tokens for CpuBackend {
             choice.penalty.apply(logits, begun.ids[*row]);
             let sane = logits.iter().all(|logit| *logit < f32::INFINITY);
             let token = if sane { choice.draw.token(logits)? } else { None };
-            self.slots.put(choice.slot, token);
+            self.drawn.put(choice.slot, token);
         }
         Ok(())
     }
 
-    fn send(&mut self, arena: &Arena) -> Result<()> {
+    fn send(&mut self, arena: &CpuArena) -> Result<()> {
         let slots = arena.begun.choices.iter().map(|choice| choice.slot as usize);
-        let drawn = slots.map(|slot| self.slots.drawn.get(slot).copied().flatten());
+        let drawn = slots.map(|slot| self.drawn.get(slot));
         let drawn = drawn.collect();
-        self.slots.sent.push_back(drawn);
+        self.drawn.sent.push_back(drawn);
         Ok(())
     }
 
     fn receive(&mut self) -> Result<Vec<Option<u32>>> {
-        self.slots.sent.pop_front().ok_or_else(|| Error::misuse("tokens", "none were sent"))
+        self.drawn.sent.pop_front().ok_or_else(|| Error::misuse("tokens", "none were sent"))
     }
 }

@@ -27,7 +27,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::pool::{Shared, parallel_for, parallel_shares};
-use super::tensor::Buffer;
+use super::tensor::CpuBuffer;
 use crate::codec::WeightType;
 use crate::error::{Error, Result};
 use core::arch::x86_64::*;
@@ -53,7 +53,7 @@ pub(super) fn supports(dtype: WeightType) -> bool {
 }
 
 /// A weight matrix `[rows, cols]`, interleaved.
-pub(super) struct Packed {
+pub(super) struct PackedBlocks {
     rows: usize,
     blocks: usize,
     four_bits: bool,
@@ -62,7 +62,7 @@ pub(super) struct Packed {
     bytes: MmapMut,
 }
 
-impl Packed {
+impl PackedBlocks {
     /// Interleaves blocks of a [supported](supports) type.
     pub(super) fn new(dtype: WeightType, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self> {
         let four_bits = dtype != WeightType::Q8_0;
@@ -132,12 +132,12 @@ impl Packed {
     }
 
     /// `y = x · selfᵀ`; the first `blocks · 32` floats of each row of x are read.
-    pub(super) fn matmul(&self, x: &Buffer, y: &mut Buffer) {
+    pub(super) fn matmul(&self, x: &CpuBuffer, y: &mut CpuBuffer) {
         let quantized = Quantized::new(x, self.blocks);
         let few = x.rows() <= X_ROWS;
         by_tiles(self.rows, x.rows(), y, |group, first, n, sums| {
             let tile = Tile { bytes: self.group(group), x: &quantized, first, blocks: self.blocks };
-            // SAFETY: a `Packed` exists only where `supports` said so.
+            // SAFETY: a `PackedBlocks` exists only where `supports` said so.
             unsafe {
                 match (self.four_bits, n == X_ROWS && !few) {
                     (true, true) => tile.product::<true, X_ROWS, false>(sums),
@@ -162,7 +162,7 @@ pub(super) type Sums = [[f32; ROWS]; X_ROWS];
 pub(super) fn by_tiles(
     rows: usize,
     m: usize,
-    y: &mut Buffer,
+    y: &mut CpuBuffer,
     product: impl Fn(usize, usize, usize, &mut Sums) + Sync,
 ) {
     let groups = rows.div_ceil(ROWS);
@@ -243,7 +243,7 @@ struct Quantized {
 }
 
 impl Quantized {
-    fn new(x: &Buffer, blocks: usize) -> Self {
+    fn new(x: &CpuBuffer, blocks: usize) -> Self {
         let rows = x.rows();
         let mut codes = vec![0i8; rows * blocks * BLOCK];
         let mut scales = vec![[0f32; 2]; rows * blocks];

@@ -18,7 +18,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::pool::{Shared, parallel_for};
-use super::tensor::Buffer;
+use super::tensor::CpuBuffer;
 use super::vnni::{PREFETCH, ROWS, Sums, X_ROWS, by_tiles};
 use crate::codec::WeightType;
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ pub(super) fn supports(dtype: WeightType) -> bool {
 }
 
 /// A weight matrix `[rows, cols]`, interleaved.
-pub(super) struct Packed {
+pub(super) struct PackedSuperblocks {
     rows: usize,
     blocks: usize,
     six_bits: bool,
@@ -51,7 +51,7 @@ pub(super) struct Packed {
     bytes: MmapMut,
 }
 
-impl Packed {
+impl PackedSuperblocks {
     /// Interleaves superblocks of a [supported](supports) type.
     pub(super) fn new(dtype: WeightType, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self> {
         let six_bits = dtype == WeightType::Q6K;
@@ -117,11 +117,11 @@ impl Packed {
     }
 
     /// `y = x · selfᵀ`.
-    pub(super) fn matmul(&self, x: &Buffer, y: &mut Buffer) {
+    pub(super) fn matmul(&self, x: &CpuBuffer, y: &mut CpuBuffer) {
         let quantized = Quantized::new(x, self.blocks);
         by_tiles(self.rows, x.rows(), y, |group, first, n, sums| {
             let tile = Tile { bytes: self.group(group), x: &quantized, first };
-            // SAFETY: a `Packed` exists only where `supports` said so.
+            // SAFETY: a `PackedSuperblocks` exists only where `supports` said so.
             unsafe {
                 match (self.six_bits, n) {
                     (false, X_ROWS) => tile.product4::<X_ROWS>(sums),
@@ -202,7 +202,7 @@ struct Parameters {
 }
 
 impl Quantized {
-    fn new(x: &Buffer, blocks: usize) -> Self {
+    fn new(x: &CpuBuffer, blocks: usize) -> Self {
         let (rows, cols) = (x.rows(), blocks * BLOCK);
         let mut codes = vec![0i8; rows * cols];
         let mut parameters = vec![Parameters::default(); rows * blocks];

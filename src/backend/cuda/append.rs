@@ -4,7 +4,7 @@ use super::arenas::{Arenas, layer_of};
 use super::gemm::Output;
 use super::list::{DeviceList, LayerList};
 use super::params::{AppendParams, AppendSlot, NONE};
-use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
 use crate::backend::{KvGroup, LayerIndex, Rope};
 use crate::cache::{Append, SeqStep};
 use crate::codec::Codec;
@@ -59,7 +59,7 @@ impl Element for bf16 {
 ///
 /// # Errors
 /// [`Error::DeviceOutOfMemory`].
-pub fn inv_turns(rope: &Rope, stream: &Stream) -> Result<DeviceBuffer<f64>> {
+pub fn inv_turns(rope: &Rope, stream: &DeviceStream) -> Result<DeviceBuffer<f64>> {
     let turns: Vec<f64> = rope.inv_freq.iter().map(|f| f / std::f64::consts::TAU).collect();
     stream.device().upload(&turns, stream)
 }
@@ -99,7 +99,7 @@ impl AppendPlan {
         group: usize,
         seqs: &[SeqStep],
         padding: usize,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         self.arenas = 0;
         let layers = arenas.group(group)?.layers;
@@ -182,7 +182,7 @@ pub fn append<T: Element>(
     plan: &AppendPlan,
     call: &AppendCall<'_>,
     qkv: &mut DeviceBuffer<T>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     let group = arenas.group_of(call.at)?;
     let (d, kv_heads) = (group.head_dim, group.kv_heads);

@@ -13,7 +13,7 @@ use super::params::{
     CODEC_BF16, CODEC_F16, CODEC_FP8, CODEC_KF2, CODEC_KF3, CODEC_KF4, CODEC_KIVI2, CODEC_KIVI4,
     KvArena,
 };
-use crate::backend::driver::{Device, DeviceBuffer, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 pub use crate::backend::layout::PageLayout;
 use crate::backend::{KvGroup, LayerIndex};
 use crate::cache::{BlockRef, ClassDesc, ClassId};
@@ -31,7 +31,7 @@ pub const MAX_HEAD_DIM: usize = 256;
 fn upload_feedback(
     device: &Device,
     group: &KvGroup,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<Option<DeviceBuffer<f32>>> {
     let all = || (0..group.layers * group.kv_heads).map(|stream| group.sealing_of(stream).1);
     if all().all(|feedback| feedback.is_none()) {
@@ -100,7 +100,7 @@ impl Arenas {
         groups: &[KvGroup],
         classes: &[ClassDesc],
         budget: u64,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<Self> {
         groups.iter().try_for_each(|group| check_head_dim(group.head_dim))?;
         // No class can have more than the device.
@@ -140,7 +140,7 @@ impl Arenas {
         groups: &[KvGroup],
         classes: &[ClassDesc],
         blocks: &[u32],
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<Self> {
         if blocks.len() != classes.len() {
             let what = format!("{} numbers for {} classes", blocks.len(), classes.len());
@@ -168,7 +168,7 @@ impl Arenas {
     /// Nothing is taken then. [`Error::NotFound`] for a class that does not exist, and
     /// for blocks that no budget's worth of blocks has; [`Error::KvBudget`];
     /// [`Error::DeviceOutOfMemory`].
-    pub fn take(&mut self, blocks: &[BlockRef], stream: &Stream) -> Result<()> {
+    pub fn take(&mut self, blocks: &[BlockRef], stream: &DeviceStream) -> Result<()> {
         for block in blocks {
             self.writable(*block)?;
         }
@@ -187,7 +187,7 @@ impl Arenas {
     }
 
     /// Memory for blocks that were just marked.
-    fn provide(&mut self, blocks: &[BlockRef], stream: &Stream) -> Result<()> {
+    fn provide(&mut self, blocks: &[BlockRef], stream: &DeviceStream) -> Result<()> {
         let (needed, budget) = (self.bytes, self.budget);
         if needed > budget {
             let new: u64 = blocks.iter().map(|block| self.block_bytes(block.class)).sum();
@@ -221,7 +221,7 @@ impl Arenas {
     }
 
     /// Gives back at least `bytes` bytes of chunks without blocks in use, if there are.
-    fn reclaim(&mut self, bytes: u64, stream: &Stream) -> Result<()> {
+    fn reclaim(&mut self, bytes: u64, stream: &DeviceStream) -> Result<()> {
         let mut missing = bytes;
         let mut waited = false;
         for memory in &mut self.memory {
@@ -342,7 +342,7 @@ impl Arenas {
     ///
     /// # Errors
     /// [`Error::Misuse`] for bytes that are not a block's; what [`take`](Self::take) refuses.
-    pub fn write(&mut self, block: BlockRef, bytes: &[u8], stream: &Stream) -> Result<()> {
+    pub fn write(&mut self, block: BlockRef, bytes: &[u8], stream: &DeviceStream) -> Result<()> {
         let needed = self.layout(block.class)?.block_bytes();
         if bytes.len() != needed {
             let what = format!("{} bytes for a block of {needed}", bytes.len());
@@ -356,7 +356,7 @@ impl Arenas {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub fn read(&self, block: BlockRef, stream: &Stream) -> Result<Vec<u8>> {
+    pub fn read(&self, block: BlockRef, stream: &DeviceStream) -> Result<Vec<u8>> {
         self.bytes_of(block)?.to_vec(stream)
     }
 

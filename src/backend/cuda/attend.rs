@@ -17,7 +17,7 @@
 //! [`SEQ_PROMPT`]: super::params::SEQ_PROMPT
 
 use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
-use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
 use crate::backend::kv::check_mask;
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
@@ -223,7 +223,7 @@ impl Attention {
         &self,
         call: &AttentionCall,
         workspace: &mut Workspace,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.launch(call, workspace, true, stream) }
@@ -242,7 +242,7 @@ impl Attention {
         &self,
         call: &AttentionCall,
         workspace: &mut Workspace,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.launch(call, workspace, false, stream) }
@@ -256,7 +256,7 @@ impl Attention {
         call: &AttentionCall,
         workspace: &mut Workspace,
         plan: bool,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let shape = &self.shape;
         let group = shape.heads / shape.kv_heads;
@@ -306,7 +306,7 @@ impl Attention {
     ///
     /// # Errors
     /// What went wrong in the stream's work.
-    pub fn overflowed(&self, workspace: &Workspace, stream: &Stream) -> Result<bool> {
+    pub fn overflowed(&self, workspace: &Workspace, stream: &DeviceStream) -> Result<bool> {
         Ok(workspace.planned && workspace.plan.to_vec(stream)?[0].overflow != 0)
     }
 

@@ -3,7 +3,7 @@
 use super::arenas::{Arenas, PageLayout, layer_of};
 use super::list::DeviceList;
 use super::params::{CopyJob, CopyParams};
-use crate::backend::driver::{Device, Launch, Stream};
+use crate::backend::driver::{Device, DeviceStream, Launch};
 use crate::cache::{BlockRef, CopyBlock, PageMove};
 use crate::error::{Error, Result};
 
@@ -34,7 +34,7 @@ impl Copier {
         &mut self,
         arenas: &mut Arenas,
         copies: &[CopyBlock],
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let mut jobs = Vec::with_capacity(copies.len());
         for copy in copies {
@@ -57,7 +57,7 @@ impl Copier {
         &mut self,
         arenas: &mut Arenas,
         moves: &[PageMove],
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let mut jobs = Vec::with_capacity(moves.len());
         for moved in moves {
@@ -77,7 +77,7 @@ impl Copier {
         arenas: &mut Arenas,
         written: &[BlockRef],
         jobs: Vec<CopyJob>,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let bytes = |to: &BlockRef| Ok(arenas.layout(to.class)?.block_bytes() as u64);
         let bytes = written.iter().map(bytes).collect::<Result<Vec<_>>>()?;

@@ -3,7 +3,7 @@
 use super::arenas::{Arenas, PageLayout, layer_of};
 use super::list::DeviceList;
 use super::params::{GatherParams, GatherRow};
-use crate::backend::driver::{Device, Launch, Stream};
+use crate::backend::driver::{Device, DeviceStream, Launch};
 use crate::cache::Gather;
 use crate::error::{Error, Result};
 
@@ -31,7 +31,7 @@ impl Gatherer {
         &mut self,
         arenas: &mut Arenas,
         gathers: &[Gather],
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let Some(last) = gathers.iter().map(|g| g.group).max() else { return Ok(()) };
         for group in 0..=last {
@@ -51,7 +51,7 @@ impl Gatherer {
         arenas: &mut Arenas,
         group: usize,
         rows: &[GatherRow],
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         self.rows.set(rows, stream)?;
         let params = GatherParams {

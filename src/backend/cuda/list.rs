@@ -1,6 +1,6 @@
 //! Lists that the host writes again and again and kernels read.
 
-use crate::backend::driver::{Device, DeviceBuffer, Event, HostBuffer, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceEvent, DeviceStream, HostBuffer};
 use crate::error::Result;
 use bytemuck::Pod;
 use std::ops::Range;
@@ -27,7 +27,7 @@ pub(super) struct DeviceList<T> {
 /// Memory that a copy reads, and what tells that it is done.
 struct Staged<T> {
     host: HostBuffer<T>,
-    copied: Event,
+    copied: DeviceEvent,
 }
 
 impl<T: Pod> DeviceList<T> {
@@ -42,7 +42,7 @@ impl<T: Pod> DeviceList<T> {
     }
 
     /// Replaces the content.
-    pub fn set(&mut self, items: &[T], stream: &Stream) -> Result<()> {
+    pub fn set(&mut self, items: &[T], stream: &DeviceStream) -> Result<()> {
         if items.len() > self.buffer.len() {
             self.grow(items.len(), stream)?;
         }
@@ -79,7 +79,7 @@ impl<T: Pod> DeviceList<T> {
 
     /// Makes room, once nothing uses the old memory any more. If that fails, the old list
     /// stays.
-    fn grow(&mut self, len: usize, stream: &Stream) -> Result<()> {
+    fn grow(&mut self, len: usize, stream: &DeviceStream) -> Result<()> {
         stream.synchronize()?;
         let (device, room) = (stream.device(), len.next_power_of_two().max(LEAST));
         let buffer = device.alloc(room)?;
@@ -116,7 +116,7 @@ impl<T: Pod> LayerList<T> {
         &mut self,
         layers: usize,
         mut items: Vec<(Option<usize>, T)>,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         self.starts = vec![0];
         items.sort_by_key(|(layer, _)| *layer);

@@ -2,7 +2,7 @@
 //! can be told as a fraction of what the same run measured on the same card.
 
 use super::params::{BenchMmaParams, BenchReadParams};
-use crate::backend::driver::{DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream, Launch};
 use crate::error::{Error, Result};
 
 const THREADS: u32 = 256;
@@ -38,7 +38,7 @@ pub fn read(
     from: &DeviceBuffer<u32>,
     sums: &mut DeviceBuffer<u32>,
     blocks: u32,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     if !from.len().is_multiple_of(SLAB_WORDS) || sums.len() < read_sums(blocks) {
         let what = format!("{} words to {} sums of {blocks} blocks", from.len(), sums.len());
@@ -73,7 +73,7 @@ pub fn multiply(
     sums: &mut DeviceBuffer<f32>,
     rounds: u32,
     blocks: u32,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     if operands.len() < OPERAND_WORDS || sums.len() < multiply_sums(blocks) {
         let what = format!("{} words to {} sums of {blocks} blocks", operands.len(), sums.len());
@@ -96,7 +96,7 @@ mod tests {
     use crate::backend::driver::emulated::EmulatorOptions;
     use half::{bf16, f16};
 
-    fn emulated() -> (Device, Stream) {
+    fn emulated() -> (Device, DeviceStream) {
         let device = Device::emulated(EmulatorOptions::default());
         let stream = device.stream().unwrap();
         (device, stream)

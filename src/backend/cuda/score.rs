@@ -1,5 +1,5 @@
 //! Launches `kernels/attention/score*.cu`: the score passes of
-//! [`crate::backend::score`], over what an attention call has attended to.
+//! [`crate::backend::score_pass`], over what an attention call has attended to.
 //!
 //! Like [`Attention`], [`Scorer`] is the layer alone: device addresses in, nothing else
 //! of kvfold involved. A pass wants the same tables and queries as the call, and the
@@ -9,8 +9,8 @@ use super::attend::{Attention, AttentionCall, AttentionShape};
 use super::list::DeviceList;
 use super::params::{SCORE_MAX, SCORE_SUM_MAX, SCORE_SUM_MEAN, ScoreParams, ScoreTop};
 use super::tables::Sizes;
-use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
-use crate::backend::score::{Heads, Score, Spans, TopHeads};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
+use crate::backend::score_pass::{Heads, Score, Spans, TopHeads};
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 
@@ -41,7 +41,7 @@ impl ScoreStarts {
     ///
     /// # Errors
     /// [`Error::DeviceOutOfMemory`].
-    pub fn set(&mut self, spans: &Spans, stream: &Stream) -> Result<()> {
+    pub fn set(&mut self, spans: &Spans, stream: &DeviceStream) -> Result<()> {
         let starts: Vec<u64> = spans.starts().iter().map(|&s| s as u64).collect();
         self.starts.set(&starts, stream)
     }
@@ -106,7 +106,7 @@ impl Scorer {
         pass: Score,
         starts: u64,
         scores: u64,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let last = pass.last()?;
         let reduce = match pass {
@@ -172,7 +172,7 @@ impl Scorer {
         of: TopHeads,
         tops: u64,
         workspace: &mut TopWorkspace,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let Some(params) = self.params(call)? else { return Ok(()) };
         let columns = self.columns(of);

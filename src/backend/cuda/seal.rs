@@ -3,7 +3,7 @@
 use super::arenas::{Arenas, layer_of};
 use super::list::LayerList;
 use super::params::{NONE, SealJob, SealParams};
-use crate::backend::driver::{Device, Launch, Stream};
+use crate::backend::driver::{Device, DeviceStream, Launch};
 use crate::cache::{Seal, SeqStep};
 use crate::codec::affine::Affine;
 use crate::codec::{Codec, Side, TILE_TOKENS};
@@ -40,7 +40,7 @@ impl SealPlan {
         group: usize,
         seqs: &[SeqStep],
         places: usize,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         self.arenas = 0;
         let layers = arenas.group(group)?.layers;
@@ -89,7 +89,7 @@ pub fn seal(
     plan: &SealPlan,
     group: usize,
     layers: Range<usize>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     if (plan.arenas, plan.group) != (arenas.id(), group) {
         return Err(Error::misuse("seal", "the plan is of other arenas or another KV group"));

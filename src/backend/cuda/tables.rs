@@ -7,8 +7,8 @@ use super::params::{
     AttendSeq as SeqEntry, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT,
     SEQ_RAGGED,
 };
-use crate::backend::driver::{Device, Stream};
-use crate::backend::score::Spans;
+use crate::backend::driver::{Device, DeviceStream};
+use crate::backend::score_pass::Spans;
 use crate::backend::{AttendSeq, Rope};
 use crate::cache::{BlockRef, GroupView, RowKind, Run, RunKind, StreamView};
 use crate::error::{Error, Result};
@@ -89,7 +89,7 @@ impl AttendTables {
         seqs: &[AttendSeq<'_>],
         padding: usize,
         rope: Option<&Rope>,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         self.arenas = 0;
         let mut tables = Tables::new(arenas, group, rope);

@@ -3,7 +3,7 @@
 use super::append::Element;
 use crate::backend::cpu::pool::{Shared, parallel_for};
 use crate::backend::dequantize::{dequantize, row_bytes};
-use crate::backend::driver::{DeviceBuffer, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::backend::{MatrixBytes, WeightPolicy};
 use crate::codec::{Codec, WeightType};
 use crate::error::{Error, Result};
@@ -73,7 +73,11 @@ impl<T: Element> Uploader<T> {
     /// [`Error::Misuse`] if parts or bytes do not fit together; [`Error::Unsupported`]
     /// for a weight that exceeds the range of `T`; [`Error::Dense`] for a type that
     /// cannot be dequantised; [`Error::DeviceOutOfMemory`].
-    pub fn matrix(&mut self, parts: &[MatrixBytes<'_>], stream: &Stream) -> Result<Matrix<T>> {
+    pub fn matrix(
+        &mut self,
+        parts: &[MatrixBytes<'_>],
+        stream: &DeviceStream,
+    ) -> Result<Matrix<T>> {
         let first = parts.first().ok_or_else(|| Error::misuse("matrix", "has no parts"))?;
         if parts.iter().any(|part| part.cols != first.cols) {
             return Err(Error::misuse("matrix", "parts have different columns"));

@@ -1,6 +1,8 @@
 //! Typed device memory.
 
-use super::{Device, HostBuffer, Stream};
+use super::device::Device;
+use super::host::HostBuffer;
+use super::stream::DeviceStream;
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::marker::PhantomData;
@@ -9,7 +11,7 @@ use std::ops::Range;
 /// `len` elements of `T` in a device's memory, freed on drop.
 ///
 /// Whoever drops a buffer answers for launched kernels that still use it: see
-/// [`Stream::launch`].
+/// [`DeviceStream::launch`].
 #[derive(Debug)]
 pub struct DeviceBuffer<T> {
     device: Device,
@@ -20,7 +22,7 @@ pub struct DeviceBuffer<T> {
 }
 
 impl<T: Pod> DeviceBuffer<T> {
-    pub(super) fn new(device: &Device, len: usize) -> Result<Self> {
+    fn new(device: &Device, len: usize) -> Result<Self> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| {
             Error::misuse("len", format!("{len} elements are more than memory can hold"))
         })? as u64;
@@ -74,7 +76,7 @@ impl<T: Pod> DeviceBuffer<T> {
 
     /// Copies `from` to the elements from `at` on, in stream order; `from` may be
     /// reused on return.
-    pub fn write(&mut self, at: usize, from: &[T], stream: &Stream) -> Result<()> {
+    pub fn write(&mut self, at: usize, from: &[T], stream: &DeviceStream) -> Result<()> {
         let Some(to) = self.range(at, from.len(), stream, "write")? else { return Ok(()) };
         let from = bytemuck::cast_slice(from);
         // SAFETY: the range is this buffer's, exclusive here.
@@ -83,7 +85,7 @@ impl<T: Pod> DeviceBuffer<T> {
 
     /// Copies the elements from `at` on to `to`, once the stream's earlier work is
     /// done, and waits for it.
-    pub fn read(&self, at: usize, to: &mut [T], stream: &Stream) -> Result<()> {
+    pub fn read(&self, at: usize, to: &mut [T], stream: &DeviceStream) -> Result<()> {
         let Some(from) = self.range(at, to.len(), stream, "read")? else { return Ok(()) };
         let to = bytemuck::cast_slice_mut(to);
         // SAFETY: the range is this buffer's.
@@ -91,25 +93,25 @@ impl<T: Pod> DeviceBuffer<T> {
     }
 
     /// All elements: see [`read`](Self::read).
-    pub fn to_vec(&self, stream: &Stream) -> Result<Vec<T>> {
+    pub fn to_vec(&self, stream: &DeviceStream) -> Result<Vec<T>> {
         let mut all = vec![T::zeroed(); self.len];
         self.read(0, &mut all, stream)?;
         Ok(all)
     }
 
     /// Copies elements `range` of `from` to those from `at` on, in stream order, and
-    /// does not wait for it. In a [`capture`](Stream::capture) the copy is made anew at
+    /// does not wait for it. In a [`capture`](DeviceStream::capture) the copy is made anew at
     /// every launch.
     ///
     /// # Safety
     /// `from` is neither written nor dropped before the copy is done: before an
-    /// [`Event`](super::Event) recorded after it, or the stream, was waited for.
+    /// [`DeviceEvent`](super::DeviceEvent) recorded after it, or the stream, was waited for.
     pub unsafe fn write_pinned(
         &mut self,
         at: usize,
         from: &HostBuffer<T>,
         range: Range<usize>,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let Some(host) = from.range(&range, stream, "write")? else { return Ok(()) };
         let Some(to) = self.range(at, range.len(), stream, "write")? else { return Ok(()) };
@@ -120,18 +122,18 @@ impl<T: Pod> DeviceBuffer<T> {
     }
 
     /// Copies the elements from `at` on to elements `range` of `to`, in stream order,
-    /// and does not wait for it. In a [`capture`](Stream::capture) the copy is made anew
+    /// and does not wait for it. In a [`capture`](DeviceStream::capture) the copy is made anew
     /// at every launch.
     ///
     /// # Safety
     /// `to` is neither read, written nor dropped before the copy is done: before an
-    /// [`Event`](super::Event) recorded after it, or the stream, was waited for.
+    /// [`DeviceEvent`](super::DeviceEvent) recorded after it, or the stream, was waited for.
     pub unsafe fn read_pinned(
         &self,
         at: usize,
         to: &mut HostBuffer<T>,
         range: Range<usize>,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let Some(host) = to.range(&range, stream, "read")? else { return Ok(()) };
         let Some(from) = self.range(at, range.len(), stream, "read")? else { return Ok(()) };
@@ -148,7 +150,7 @@ impl<T: Pod> DeviceBuffer<T> {
         from: &Self,
         from_at: usize,
         len: usize,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let to = self.range(at, len, stream, "copy")?;
         let from = from.range(from_at, len, stream, "copy")?;
@@ -160,14 +162,20 @@ impl<T: Pod> DeviceBuffer<T> {
     }
 
     /// Sets every byte, in stream order.
-    pub fn fill(&mut self, value: u8, stream: &Stream) -> Result<()> {
+    pub fn fill(&mut self, value: u8, stream: &DeviceStream) -> Result<()> {
         let Some(at) = self.range(0, self.len, stream, "fill")? else { return Ok(()) };
         // SAFETY: the range is this buffer's, exclusive here.
         unsafe { self.device.driver().fill(at, value, self.bytes(), stream.raw()) }
     }
 
     /// The address of a range that lies in the buffer, or none if it is empty.
-    fn range(&self, at: usize, len: usize, stream: &Stream, doing: &str) -> Result<Option<u64>> {
+    fn range(
+        &self,
+        at: usize,
+        len: usize,
+        stream: &DeviceStream,
+        doing: &str,
+    ) -> Result<Option<u64>> {
         self.device.expect(stream.device(), doing)?;
         match at.checked_add(len) {
             Some(end) if end <= self.len => {
@@ -185,8 +193,38 @@ impl<T> Drop for DeviceBuffer<T> {
     fn drop(&mut self) {
         if self.owned {
             // SAFETY: `new` allocated it; copies in flight are waited for by `free`,
-            // and kernels by the promise to `Stream::launch`.
+            // and kernels by the promise to `DeviceStream::launch`.
             unsafe { self.device.release(self.address) }
         }
+    }
+}
+
+impl Device {
+    /// A buffer of `len` elements of unspecified content.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn alloc<T: Pod>(&self, len: usize) -> Result<DeviceBuffer<T>> {
+        DeviceBuffer::new(self, len)
+    }
+
+    /// A buffer of `len` elements, all bits 0.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn zeroed<T: Pod>(&self, len: usize, stream: &DeviceStream) -> Result<DeviceBuffer<T>> {
+        let mut buffer = self.alloc(len)?;
+        buffer.fill(0, stream)?;
+        Ok(buffer)
+    }
+
+    /// A buffer with a copy of `from`.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn upload<T: Pod>(&self, from: &[T], stream: &DeviceStream) -> Result<DeviceBuffer<T>> {
+        let mut buffer = self.alloc(from.len())?;
+        buffer.write(0, from, stream)?;
+        Ok(buffer)
     }
 }

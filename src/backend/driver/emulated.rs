@@ -9,12 +9,13 @@
 
 mod emulator;
 mod pinned;
+mod submit;
 #[cfg(test)]
 mod tests;
 mod trace;
 mod work;
 
-use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
+use super::raw::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
 use crate::error::{Error, Result};
 use emulator::Emulator;
 use pinned::Pinned;
@@ -25,7 +26,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use work::{Capture, Work};
+use work::{Capture, StreamOp};
 
 /// What sizes and addresses of virtual memory are multiples of; also a page of the host.
 const GRANULARITY: u64 = 4096;
@@ -80,7 +81,7 @@ struct State {
     events: HashMap<u64, Option<u64>>,
     /// By stream.
     captures: HashMap<u64, Capture>,
-    graphs: HashMap<u64, Arc<Vec<Work>>>,
+    graphs: HashMap<u64, Arc<Vec<StreamOp>>>,
     pinned: Pinned,
 }
 
@@ -228,12 +229,12 @@ impl Driver for EmulatedDriver {
 
     unsafe fn copy(&self, from: u64, to: u64, bytes: u64, stream: RawStream) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.submit(Work::Copy { from, to, bytes }, stream) }
+        unsafe { self.submit(StreamOp::Copy { from, to, bytes }, stream) }
     }
 
     unsafe fn fill(&self, at: u64, value: u8, bytes: u64, stream: RawStream) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.submit(Work::Fill { at, value, bytes }, stream) }
+        unsafe { self.submit(StreamOp::Fill { at, value, bytes }, stream) }
     }
 
     unsafe fn launch(
@@ -245,7 +246,7 @@ impl Driver for EmulatedDriver {
     ) -> Result<()> {
         let (kernel, params) = (kernel.to_owned(), params.to_vec());
         // SAFETY: the caller's promise.
-        unsafe { self.submit(Work::Launch { kernel, shape, params }, stream) }
+        unsafe { self.submit(StreamOp::Launch { kernel, shape, params }, stream) }
     }
 
     fn create_stream(&self) -> Result<RawStream> {
@@ -384,7 +385,7 @@ impl Driver for EmulatedDriver {
     ) -> Result<()> {
         let from = from.expose_provenance() as u64;
         // SAFETY: the caller's promise.
-        unsafe { self.submit(Work::WritePinned { to, from, bytes }, stream) }
+        unsafe { self.submit(StreamOp::WritePinned { to, from, bytes }, stream) }
     }
 
     unsafe fn read_pinned(
@@ -396,7 +397,7 @@ impl Driver for EmulatedDriver {
     ) -> Result<()> {
         let to = to.expose_provenance() as u64;
         // SAFETY: the caller's promise.
-        unsafe { self.submit(Work::ReadPinned { from, to, bytes }, stream) }
+        unsafe { self.submit(StreamOp::ReadPinned { from, to, bytes }, stream) }
     }
 
     fn granularity(&self) -> Result<u64> {

@@ -1,21 +1,23 @@
 //! Work that is recorded once and launched as a whole, again and again.
 
-use super::{Device, RawGraph, Stream};
+use super::device::Device;
+use super::raw::RawGraph;
+use super::stream::DeviceStream;
 use crate::error::Result;
 use std::cell::Cell;
 use std::marker::PhantomData;
 
 /// Launches, copies and fills of one stream, in order, with their parameters and
-/// addresses as they were when it was [captured](Stream::capture).
+/// addresses as they were when it was [captured](DeviceStream::capture).
 #[derive(Debug)]
-pub struct Graph {
+pub struct DeviceGraph {
     device: Device,
     raw: RawGraph,
     // A graph may move between threads, but drivers do not lock it.
     one_thread: PhantomData<Cell<()>>,
 }
 
-impl Stream {
+impl DeviceStream {
     /// Records what `work` enqueues on this stream instead of running it. An error of
     /// `work` ends the capture and discards what it recorded.
     ///
@@ -30,7 +32,7 @@ impl Stream {
     /// # Errors
     /// Those of `work`; [`Error::Device`](crate::Error::Device) if the stream is the
     /// default one or captures already, or if something spoiled the capture.
-    pub fn capture(&self, work: impl FnOnce(&Stream) -> Result<()>) -> Result<Graph> {
+    pub fn capture(&self, work: impl FnOnce(&DeviceStream) -> Result<()>) -> Result<DeviceGraph> {
         // SAFETY: the stream is live and the device's.
         unsafe { self.device().driver().begin_capture(self.raw())? };
         // Ends the capture if `work` fails or panics.
@@ -44,15 +46,15 @@ impl Stream {
 
 /// A stream that captures until this is dropped.
 struct Capture<'a> {
-    stream: &'a Stream,
+    stream: &'a DeviceStream,
 }
 
 impl Capture<'_> {
-    fn end(&self) -> Result<Graph> {
+    fn end(&self) -> Result<DeviceGraph> {
         let device = self.stream.device();
         // SAFETY: the stream is live and the device's.
         let raw = unsafe { device.driver().end_capture(self.stream.raw())? };
-        Ok(Graph { device: device.clone(), raw, one_thread: PhantomData })
+        Ok(DeviceGraph { device: device.clone(), raw, one_thread: PhantomData })
     }
 }
 
@@ -63,7 +65,7 @@ impl Drop for Capture<'_> {
     }
 }
 
-impl Graph {
+impl DeviceGraph {
     /// Runs what was captured, in the order of `stream`.
     ///
     /// # Errors
@@ -73,14 +75,14 @@ impl Graph {
     /// What was promised for each captured launch and copy holds for this run, too: all
     /// memory that it names is live until it has run, and not used by other work that
     /// runs meanwhile, unless both only read. The graph is not dropped before that.
-    pub unsafe fn launch(&self, stream: &Stream) -> Result<()> {
+    pub unsafe fn launch(&self, stream: &DeviceStream) -> Result<()> {
         self.device.expect(stream.device(), "launch a graph")?;
         // SAFETY: the caller's promise; graph and stream are live and the device's.
         unsafe { self.device.driver().launch_graph(self.raw, stream.raw()) }
     }
 }
 
-impl Drop for Graph {
+impl Drop for DeviceGraph {
     fn drop(&mut self) {
         // SAFETY: it is live, the device's, and gone after this; the promise to
         // `launch` is that it has run.

@@ -1,6 +1,7 @@
 //! Page-locked host memory, which devices copy to and from by themselves.
 
-use super::{Device, Stream};
+use super::device::Device;
+use super::stream::DeviceStream;
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::ops::Range;
@@ -22,7 +23,7 @@ unsafe impl<T: Send> Send for HostBuffer<T> {}
 unsafe impl<T: Sync> Sync for HostBuffer<T> {}
 
 impl<T: Pod> HostBuffer<T> {
-    pub(super) fn new(device: &Device, len: usize) -> Result<Self> {
+    fn new(device: &Device, len: usize) -> Result<Self> {
         let bytes = len.checked_mul(size_of::<T>()).filter(|b| *b <= isize::MAX as usize);
         let first = match bytes {
             Some(0) => NonNull::dangling(),
@@ -63,7 +64,7 @@ impl<T: Pod> HostBuffer<T> {
     pub(super) fn range(
         &self,
         range: &Range<usize>,
-        stream: &Stream,
+        stream: &DeviceStream,
         doing: &str,
     ) -> Result<Option<*mut u8>> {
         self.device.expect(stream.device(), doing)?;
@@ -84,5 +85,15 @@ impl<T> Drop for HostBuffer<T> {
             // SAFETY: `new` allocated it; whoever started a copy promised that it is done.
             unsafe { self.device.driver().free_host(self.first.cast(), bytes) }
         }
+    }
+}
+
+impl Device {
+    /// Page-locked host memory of `len` elements, all bits 0.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the host has no memory left to lock.
+    pub fn host_buffer<T: Pod>(&self, len: usize) -> Result<HostBuffer<T>> {
+        HostBuffer::new(self, len)
     }
 }

@@ -1,6 +1,6 @@
 //! A range of device addresses that memory is put behind, and taken away from, in parts.
 
-use super::Device;
+use super::device::Device;
 use crate::error::{Error, Result};
 use std::ops::Range;
 

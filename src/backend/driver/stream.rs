@@ -1,27 +1,29 @@
 //! Streams and events.
 
-use super::{Device, Launch, RawEvent, RawStream};
+use super::device::Device;
+use super::raw::{Launch, RawEvent, RawStream};
 use crate::error::Result;
 use bytemuck::Pod;
+use std::ffi::c_void;
 use std::time::Duration;
 
 /// A queue of work that runs in order.
 #[derive(Debug)]
-pub struct Stream {
+pub struct DeviceStream {
     device: Device,
     raw: RawStream,
     owned: bool,
 }
 
-impl Stream {
-    pub(super) fn new(device: &Device) -> Result<Self> {
+impl DeviceStream {
+    fn new(device: &Device) -> Result<Self> {
         let raw = device.driver().create_stream()?;
         Ok(Self { device: device.clone(), raw, owned: true })
     }
 
     /// # Safety
     /// `raw` is a stream of the device and outlives the result.
-    pub(super) unsafe fn borrow(device: &Device, raw: RawStream) -> Self {
+    unsafe fn borrow(device: &Device, raw: RawStream) -> Self {
         Self { device: device.clone(), raw, owned: false }
     }
 
@@ -64,21 +66,21 @@ impl Stream {
     }
 
     /// Marks the present end of its work.
-    pub fn record(&self, event: &Event) -> Result<()> {
+    pub fn record(&self, event: &DeviceEvent) -> Result<()> {
         self.device.expect(&event.device, "record an event")?;
         // SAFETY: both are live and the device's.
         unsafe { self.device.driver().record(event.raw, self.raw) }
     }
 
     /// Lets its later work wait for what `event` marks, on whichever stream.
-    pub fn wait(&self, event: &Event) -> Result<()> {
+    pub fn wait(&self, event: &DeviceEvent) -> Result<()> {
         self.device.expect(&event.device, "wait for an event")?;
         // SAFETY: both are live and the device's.
         unsafe { self.device.driver().wait(self.raw, event.raw) }
     }
 }
 
-impl Drop for Stream {
+impl Drop for DeviceStream {
     fn drop(&mut self) {
         if self.owned {
             // SAFETY: it is live, the device's, and gone after this.
@@ -89,13 +91,13 @@ impl Drop for Stream {
 
 /// A point in a stream's work.
 #[derive(Debug)]
-pub struct Event {
+pub struct DeviceEvent {
     device: Device,
     raw: RawEvent,
 }
 
-impl Event {
-    pub(super) fn new(device: &Device) -> Result<Self> {
+impl DeviceEvent {
+    fn new(device: &Device) -> Result<Self> {
         Ok(Self { device: device.clone(), raw: device.driver().create_event()? })
     }
 
@@ -119,16 +121,38 @@ impl Event {
 
     /// The time from `start` to this event, both recorded; waits for this one.
     /// On the emulated device a launch counts as one nanosecond.
-    pub fn elapsed_since(&self, start: &Event) -> Result<Duration> {
+    pub fn elapsed_since(&self, start: &DeviceEvent) -> Result<Duration> {
         self.device.expect(&start.device, "measure time")?;
         // SAFETY: both are live and the device's.
         unsafe { self.device.driver().elapsed(start.raw, self.raw) }
     }
 }
 
-impl Drop for Event {
+impl Drop for DeviceEvent {
     fn drop(&mut self) {
         // SAFETY: it is live, the device's, and gone after this.
         unsafe { self.device.driver().destroy_event(self.raw) }
+    }
+}
+
+impl Device {
+    /// A new stream.
+    pub fn stream(&self) -> Result<DeviceStream> {
+        DeviceStream::new(self)
+    }
+
+    /// A stream that somebody else owns, a null one being the default stream.
+    ///
+    /// # Safety
+    /// `stream` is a stream of this device's context (or, on the emulated device,
+    /// null), and outlives the result.
+    pub unsafe fn borrow_stream(&self, stream: *mut c_void) -> DeviceStream {
+        // SAFETY: the caller's promise.
+        unsafe { DeviceStream::borrow(self, RawStream(stream as u64)) }
+    }
+
+    /// A new event.
+    pub fn event(&self) -> Result<DeviceEvent> {
+        DeviceEvent::new(self)
     }
 }

@@ -5,7 +5,7 @@ mod memory;
 
 use super::*;
 use crate::backend::cuda::params::{CopyJob, CopyParams, KvArena};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use std::time::Duration;
 
 fn emulated(options: emulated::EmulatorOptions) -> Device {
@@ -101,7 +101,7 @@ pub(super) struct Copy {
 }
 
 impl Copy {
-    pub fn new(device: &Device, stream: &Stream) -> Self {
+    pub fn new(device: &Device, stream: &DeviceStream) -> Self {
         let numbers: Vec<u32> = (0..12).collect();
         let blocks = device.upload(&numbers, stream).unwrap();
         let arena = KvArena { base: blocks.address(), block_bytes: 16, ..Default::default() };

@@ -7,8 +7,8 @@ use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use kvfold::backend::cpu::THREADS;
 use kvfold::eval::ablate::{
-    Cell, Limits, Machine, ModelFacts, Output, Plan, Planned, Processes, Row, Spec, Summary, Watch,
-    available, cores, grid, pending, run as measure, serve,
+    Cell, CellLimits, Machine, ModelFacts, Plan, Planned, Processes, ResultFile, Row, Spec,
+    Summary, Watch, available, cores, grid, pending, run as measure, serve,
 };
 use std::collections::BTreeMap;
 use std::io::{BufReader, Write};
@@ -68,7 +68,7 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let files = models.iter().map(|(name, facts)| (name.clone(), facts.path.clone())).collect();
     let cells = grid(&spec, &files)?;
     let mut output =
-        Output::open(args.output.clone().unwrap_or_else(|| args.spec.with_extension("jsonl")))?;
+        ResultFile::open(args.output.clone().unwrap_or_else(|| args.spec.with_extension("jsonl")))?;
     if let Some(bytes) = output.cut() {
         eprintln!(
             "{}: the last line had been cut off and was removed ({bytes} bytes); its cell is \
@@ -83,7 +83,7 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let default = if on_gpu { 1 } else { (cores() / CORES_A_JOB).max(1) };
     let jobs = args.jobs.map_or(default, usize::from);
     let threads = (cores() / jobs).clamp(1, *THREADS.end());
-    let limits = Limits {
+    let limits = CellLimits {
         jobs,
         memory: args.memory.or_else(available),
         machine: Machine::here(jobs, threads),
@@ -119,7 +119,7 @@ pub fn work() -> Result<()> {
 }
 
 /// Says how it ended.
-fn report(summary: &Summary, output: &Output) -> Result<()> {
+fn report(summary: &Summary, output: &ResultFile) -> Result<()> {
     let path = output.path().display();
     let Summary { cells, found, measured, failed, cancelled } = *summary;
     if cancelled {
@@ -137,7 +137,7 @@ fn report(summary: &Summary, output: &Output) -> Result<()> {
 }
 
 /// What would be measured.
-fn list(plan: &Plan<'_>, output: &Output, models: &BTreeMap<String, ModelFacts>) -> Result<()> {
+fn list(plan: &Plan<'_>, output: &ResultFile, models: &BTreeMap<String, ModelFacts>) -> Result<()> {
     let (pending, _) = pending(plan, output);
     let mut out = std::io::stdout().lock();
     for Planned { cell, key, .. } in plan.cells {
@@ -161,7 +161,7 @@ struct Bars {
 }
 
 impl Bars {
-    fn new(plan: &Plan<'_>, output: &Output, jobs: usize) -> Self {
+    fn new(plan: &Plan<'_>, output: &ResultFile, jobs: usize) -> Self {
         let group = MultiProgress::new();
         let style = |template: &str| {
             let style = ProgressStyle::with_template(template);

@@ -10,6 +10,7 @@ mod model_args;
 mod prompt;
 mod report;
 mod run;
+mod run_args;
 mod size;
 
 use clap::{Parser, Subcommand};
@@ -29,7 +30,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(Box<run::RunArgs>),
+    Run(Box<run_args::RunArgs>),
     Fetch(fetch::FetchArgs),
     Info(info::InfoArgs),
     Eval(Box<eval::EvalArgs>),

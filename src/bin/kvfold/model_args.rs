@@ -32,8 +32,8 @@ pub struct ModelArgs {
     pub dtype: Option<Dtype>,
 
     /// Storage of the weights in memory
-    #[arg(long, value_enum, default_value_t = Weights::Auto)]
-    pub weights: Weights,
+    #[arg(long, value_enum, default_value_t = WeightsArg::Auto)]
+    pub weights: WeightsArg,
 
     /// Threads to use [default: all cores]
     #[arg(long, value_parser = thread_counts())]
@@ -47,7 +47,7 @@ pub fn thread_counts() -> RangedI64ValueParser<u16> {
 
 /// The names of [`WeightPolicy`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Weights {
+pub enum WeightsArg {
     /// On the CPU types without a fast product become Q8_0, on a GPU all become 16-bit
     Auto,
     /// The file's own types, which a GPU must have
@@ -74,12 +74,12 @@ impl From<Dtype> for Codec {
     }
 }
 
-impl From<Weights> for WeightPolicy {
-    fn from(weights: Weights) -> Self {
+impl From<WeightsArg> for WeightPolicy {
+    fn from(weights: WeightsArg) -> Self {
         match weights {
-            Weights::Auto => WeightPolicy::Auto,
-            Weights::Keep => WeightPolicy::Keep,
-            Weights::F32 => WeightPolicy::F32,
+            WeightsArg::Auto => WeightPolicy::Auto,
+            WeightsArg::Keep => WeightPolicy::Keep,
+            WeightsArg::F32 => WeightPolicy::F32,
         }
     }
 }

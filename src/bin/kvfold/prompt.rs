@@ -1,6 +1,6 @@
 //! From a question and its documents to the tokens of one prompt.
 
-use super::run::RunArgs;
+use crate::run_args::RunArgs;
 use anyhow::{Result, bail};
 use kvfold::Error;
 use kvfold::engine::LoadedModel;

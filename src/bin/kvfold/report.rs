@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use kvfold::eval::report::{Options, Rows, page};
+use kvfold::eval::report::{Options, ResultRows, page};
 use kvfold::eval::write_whole;
 use std::io::Write;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub struct ReportArgs {
 
 /// Runs the subcommand.
 pub fn run(args: &ReportArgs) -> Result<()> {
-    let rows = Rows::read(&args.results)?;
+    let rows = ResultRows::read(&args.results)?;
     let read = |path: &PathBuf| {
         std::fs::read_to_string(path).map_err(|error| kvfold::Error::io(path, error))
     };

@@ -5,13 +5,13 @@ use toml::de::{DeTable, DeValue};
 
 /// A place in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct TextPlace {
     pub line: usize,
     pub column: usize,
 }
 
 /// Line and column of a byte, from 1; columns are characters.
-pub(super) fn place(text: &str, offset: usize) -> Place {
+pub(super) fn place(text: &str, offset: usize) -> TextPlace {
     let mut end = offset.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -19,7 +19,7 @@ pub(super) fn place(text: &str, offset: usize) -> Place {
     let before = &text[..end];
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    Place { line, column }
+    TextPlace { line, column }
 }
 
 /// The path of the innermost key that, with its value, covers a byte, as `task[1].file`;
@@ -102,9 +102,9 @@ mod tests {
 
     #[test]
     fn places_count_lines_and_characters() {
-        assert_eq!(place(TEXT, 0), Place { line: 1, column: 1 });
-        assert_eq!(place(TEXT, at("\"\nkv")), Place { line: 1, column: 10 });
-        assert_eq!(place(TEXT, at("\"kivi2")), Place { line: 4, column: 3 });
+        assert_eq!(place(TEXT, 0), TextPlace { line: 1, column: 1 });
+        assert_eq!(place(TEXT, at("\"\nkv")), TextPlace { line: 1, column: 10 });
+        assert_eq!(place(TEXT, at("\"kivi2")), TextPlace { line: 4, column: 3 });
         assert_eq!(place(TEXT, usize::MAX).line, 13);
     }
 

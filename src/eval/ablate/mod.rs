@@ -1,7 +1,7 @@
 //! Grids of measurements: what a spec spans, measured once a cell, a line each.
 //!
 //! ```text
-//! Spec ─▶ grid: cells in a fixed order, a key each ─▶ run ─▶ Output: JSON lines
+//! Spec ─▶ grid: cells in a fixed order, a key each ─▶ run ─▶ ResultFile: JSON lines
 //!          less those whose key has a line already ──┘   └─ workers ─▶ report
 //! ```
 //!
@@ -29,11 +29,11 @@ pub use grid::{ModelFiles, Planned, grid};
 pub use identity::identity;
 pub use local::{Job, Local};
 pub use memory::{ModelFacts, available};
-pub use output::Output;
+pub use output::ResultFile;
 pub use process::{Processes, serve};
 pub use row::{Cell, Machine, Row, cores};
 pub use runner::{
-    Executor, Failure, Limits, Measured, Need, Plan, Summary, Watch, Worker, pending, run,
+    CellLimits, Executor, Failure, Measured, Need, Plan, Summary, Watch, Worker, pending, run,
 };
 pub use spec::{NO_POLICY, POLICIES, Spec};
 

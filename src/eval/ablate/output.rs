@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// An open file of results. A row is on disk when [`append`](Self::append) returns; the
 /// system drops the lock however the process ends.
 #[derive(Debug)]
-pub struct Output {
+pub struct ResultFile {
     path: PathBuf,
     file: File,
     /// Bytes of the complete lines.
@@ -18,7 +18,7 @@ pub struct Output {
     cut: Option<usize>,
 }
 
-impl Output {
+impl ResultFile {
     /// Opens or creates `path`, locks it and reads what is in it. A last line that was
     /// cut off while it was written is removed: [`cut`](Self::cut) says so.
     ///
@@ -103,7 +103,7 @@ impl Output {
     }
 }
 
-impl Drop for Output {
+impl Drop for ResultFile {
     /// Closing alone would not do: a process being started has a copy of the file until
     /// it runs its own program, and the lock would live as long.
     fn drop(&mut self) {

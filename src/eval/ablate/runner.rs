@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! pending cells ─▶ worker 1: first of its loaded model that fits, else of another ─┐
-//!              └─▶ worker 2: …                                                     ├─▶ Output
+//!              └─▶ worker 2: …                                                     ├─▶ ResultFile
 //!                                                   a line a cell, on disk at once ─┘
 //! ```
 
 use super::grid::Planned;
-use super::output::Output;
+use super::output::ResultFile;
 use super::row::{Cell, Machine, Row, now};
 use crate::error::{Error, Result};
 use crate::eval::{Metric, Outcome};
@@ -99,7 +99,7 @@ pub trait Watch: Sync {
 
 /// How much of the machine a run may have.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct CellLimits {
     /// Cells side by side, at least 1.
     pub jobs: usize,
     /// Bytes; `None`: no limit.
@@ -136,7 +136,7 @@ pub struct Plan<'a> {
 
 /// Cells that still have to be measured: without a row, or with `retry_errors` without an
 /// outcome. With them the number of failed ones that are left as they are.
-pub fn pending<'a>(plan: &Plan<'a>, output: &Output) -> (Vec<&'a Planned>, usize) {
+pub fn pending<'a>(plan: &Plan<'a>, output: &ResultFile) -> (Vec<&'a Planned>, usize) {
     // The last row of a key is the one that counts.
     let rows: HashMap<&str, bool> =
         output.rows().iter().map(|row| (row.key.as_str(), row.outcome.is_some())).collect();
@@ -161,9 +161,9 @@ pub fn pending<'a>(plan: &Plan<'a>, output: &Output) -> (Vec<&'a Planned>, usize
 /// [`Error::Io`] if a row cannot be written; rows before it are on disk.
 pub fn run(
     plan: &Plan<'_>,
-    output: &mut Output,
+    output: &mut ResultFile,
     executor: &dyn Executor,
-    limits: &Limits,
+    limits: &CellLimits,
     cancel: &AtomicBool,
     watch: &dyn Watch,
 ) -> Result<Summary> {
@@ -204,12 +204,12 @@ pub fn run(
 struct Run<'a> {
     spec: &'a str,
     executor: &'a dyn Executor,
-    limits: &'a Limits,
+    limits: &'a CellLimits,
     cancel: &'a AtomicBool,
     watch: &'a dyn Watch,
     state: Mutex<State<'a>>,
     changed: Condvar,
-    output: Mutex<&'a mut Output>,
+    output: Mutex<&'a mut ResultFile>,
 }
 
 #[derive(Default)]

@@ -108,7 +108,7 @@ impl Spec {
             bad(format!("line {line}: not UTF-8 text"))
         })?;
         parse(path, text).map_err(|Wrong { what, at }| {
-            let locate::Place { line, column } = locate::place(text, at);
+            let locate::TextPlace { line, column } = locate::place(text, at);
             let key = match locate::key_at(text, at) {
                 // Messages about options name them already.
                 key if key.is_empty() || what.starts_with(&format!("{}: ", last(&key))) => {

@@ -1,6 +1,6 @@
 //! What one codec on one side of one head changes in the output of attention.
 
-use super::CalibrateOptions;
+use super::options::{CalibrateOptions, first_query};
 use crate::backend::Attend;
 use crate::codec::feedback::Feedback;
 use crate::codec::{Codec, Side, TILE_TOKENS};
@@ -12,11 +12,6 @@ use std::ops::Range;
 
 /// Keys, values.
 pub(super) const SIDES: usize = 2;
-
-/// The first query that sees a sealed page.
-pub(super) fn first_query(sinks: usize, hot_window: usize) -> usize {
-    sinks + hot_window + TILE_TOKENS
-}
 
 /// `count` queries, evenly spread over those of a window that see sealed pages.
 pub(super) fn queries(options: &CalibrateOptions, count: usize) -> Vec<usize> {

@@ -1,6 +1,7 @@
 //! Second moments of the queries that meet sealed keys, rotated as those are.
 
-use super::{CalibrateOptions, attention};
+use super::attention;
+use super::options::{CalibrateOptions, first_query};
 use crate::codec::feedback::Feedback;
 use crate::codec::hadamard;
 use crate::error::{Error, Result};
@@ -41,7 +42,7 @@ impl Observer for Moments<'_> {
             return Err(Error::Cancelled);
         }
         let (d, n) = (self.head_dim, self.kv_heads);
-        let first = attention::first_query(self.options.sinks, self.options.hot_window);
+        let first = first_query(self.options.sinks, self.options.hot_window);
         let (heads, layer) = (seen.call().heads, seen.layer());
         let (group, cols) = (heads / n, (heads + 2 * n) * d);
         let rows = attention::rows(seen, first..self.options.context, cols)?;

@@ -1,13 +1,13 @@
 //! Rows that can be compared: one task on one model, in several settings.
 
 use crate::eval::ablate::{Cell, NO_POLICY, Row};
-use crate::eval::{Memory, Metric, Paired, Speed, Trial, paired};
+use crate::eval::{KvMemory, Metric, Paired, Speed, Trial, paired};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 
 /// One task on one model, computed in one way.
 #[derive(Debug)]
-pub struct Group {
+pub struct Comparison {
     /// The model, as the spec names it.
     pub model: String,
     /// The task's name.
@@ -38,7 +38,7 @@ pub struct Entry {
     /// The reference's own tokens a second, or this entry's.
     pub tokens: (Option<f64>, Option<f64>),
     /// The cache when it held most.
-    pub memory: Memory,
+    pub memory: KvMemory,
     /// Trials of all seeds; ids are unique.
     pub trials: Vec<Trial>,
 }
@@ -72,7 +72,7 @@ fn setting(row: &Row) -> Setting {
 /// Groups of the rows that have an outcome, in their order. `reference` names the KV
 /// format that others are compared with; without it, or where it is missing, that is the
 /// setting with the most bits, every token kept.
-pub fn groups(rows: &[Row], reference: Option<&str>) -> Vec<Group> {
+pub fn groups(rows: &[Row], reference: Option<&str>) -> Vec<Comparison> {
     let mut order: Vec<String> = Vec::new();
     let mut parts: HashMap<String, Vec<&Row>> = HashMap::new();
     for row in rows.iter().filter(|row| row.outcome.is_some()) {
@@ -86,7 +86,7 @@ pub fn groups(rows: &[Row], reference: Option<&str>) -> Vec<Group> {
     order.iter().filter_map(part).filter_map(|rows| group(&rows, reference)).collect()
 }
 
-fn group(rows: &[&Row], reference: Option<&str>) -> Option<Group> {
+fn group(rows: &[&Row], reference: Option<&str>) -> Option<Comparison> {
     let first = rows.first()?;
     let mut settings: Vec<Setting> = Vec::new();
     for row in rows {
@@ -130,7 +130,7 @@ fn group(rows: &[&Row], reference: Option<&str>) -> Option<Group> {
             trials: sums.trials,
         }
     });
-    Some(Group {
+    Some(Comparison {
         model: first.cell.model.clone(),
         name: first.cell.task_name(),
         task: first.cell.task.clone(),
@@ -145,7 +145,7 @@ struct Sums {
     rows: f64,
     logs: f64,
     speed: Speed,
-    memory: Memory,
+    memory: KvMemory,
     trials: Vec<Trial>,
 }
 

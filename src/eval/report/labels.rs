@@ -1,6 +1,5 @@
 //! Names beside points, clear of each other.
 
-use super::pareto::Point;
 use super::svg::{TEXT, width};
 use plotters::style::text_anchor::HPos;
 
@@ -8,7 +7,7 @@ use plotters::style::text_anchor::HPos;
 type Frame = (i32, i32, i32, i32);
 
 /// Where a label is anchored, in pixels.
-pub struct Place {
+pub struct LabelPlace {
     /// Right and down.
     pub at: (i32, i32),
     /// Which end of the text is there.
@@ -19,11 +18,11 @@ pub struct Place {
 /// another point nor the line, as far as possible. `spots` are the points' pixels, `line`
 /// its corners, `frame` the picture's inside.
 pub fn places(
-    points: &[Point],
+    labels: &[&str],
     spots: &[(i32, i32)],
     line: &[(i32, i32)],
     frame: &(std::ops::Range<i32>, std::ops::Range<i32>),
-) -> Vec<Place> {
+) -> Vec<LabelPlace> {
     let mut taken: Vec<Frame> = spots.iter().map(|&(x, y)| (x - 6, y - 6, x + 6, y + 6)).collect();
     // The line as a row of dots.
     for pair in line.windows(2) {
@@ -36,8 +35,8 @@ pub fn places(
         }
     }
     let mut places = Vec::new();
-    for (point, &(x, y)) in points.iter().zip(spots) {
-        let (wide, half) = (width(&point.label), TEXT / 2 + 1);
+    for (label, &(x, y)) in labels.iter().zip(spots) {
+        let (wide, half) = (width(label), TEXT / 2 + 1);
         let mut candidates = Vec::new();
         for up in [0, -16, 16, -30, 30, -44, 44] {
             let beside = if up == 0 { 10 } else { 6 };
@@ -59,7 +58,7 @@ pub fn places(
         let best = candidates.into_iter().min_by_key(|(anchor, x, y)| cost(anchor, *x, *y));
         if let Some((anchor, x, y)) = best {
             taken.push(frame_of(&anchor, x, y));
-            places.push(Place { at: (x, y), anchor });
+            places.push(LabelPlace { at: (x, y), anchor });
         }
     }
     places

@@ -18,4 +18,4 @@ mod read;
 mod svg;
 
 pub use page::{Options, page};
-pub use read::Rows;
+pub use read::ResultRows;

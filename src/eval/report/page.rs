@@ -1,12 +1,12 @@
 //! The page: what `page.html` says, in words and numbers.
 
 use super::facts::{about, facts, grid, unique};
-use super::group::{Entry, Group, groups};
+use super::group::{Comparison, Entry, groups};
 use super::heat::heat;
 use super::pareto::{Axis, Point, pareto};
-use super::read::Rows;
+use super::read::ResultRows;
 use crate::error::{Error, Result};
-use crate::eval::{Memory, Metric};
+use crate::eval::{KvMemory, Metric};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment};
@@ -95,7 +95,7 @@ struct Failed {
 /// # Errors
 /// [`Error::Config`] if no row has the reference; [`Error::Unsupported`] if a picture
 /// cannot be drawn.
-pub fn page(rows: &Rows, options: &Options) -> Result<String> {
+pub fn page(rows: &ResultRows, options: &Options) -> Result<String> {
     let all = &rows.rows;
     if let Some(reference) = &options.reference
         && !all.iter().any(|row| row.cell.kv == *reference)
@@ -143,7 +143,7 @@ fn render(context: &Value) -> std::result::Result<String, minijinja::Error> {
 }
 
 /// A table of all tasks for each model.
-fn overviews(groups: &[Group]) -> Vec<Overview> {
+fn overviews(groups: &[Comparison]) -> Vec<Overview> {
     let mut models: Vec<&str> = Vec::new();
     for group in groups {
         if !models.contains(&group.model.as_str()) {
@@ -153,8 +153,8 @@ fn overviews(groups: &[Group]) -> Vec<Overview> {
     models.iter().map(|model| overview(model, groups)).collect()
 }
 
-fn overview(model: &str, groups: &[Group]) -> Overview {
-    let mine: Vec<&Group> = groups.iter().filter(|group| group.model == model).collect();
+fn overview(model: &str, groups: &[Comparison]) -> Overview {
+    let mine: Vec<&Comparison> = groups.iter().filter(|group| group.model == model).collect();
     let mut labels: Vec<(&str, f64)> = Vec::new();
     for entry in mine.iter().flat_map(|group| &group.entries) {
         if !labels.iter().any(|(label, _)| *label == entry.label) {
@@ -163,7 +163,7 @@ fn overview(model: &str, groups: &[Group]) -> Overview {
     }
     labels.sort_by(|a, b| b.1.total_cmp(&a.1));
     let row = |(label, bits): &(&str, f64)| {
-        let cell = |group: &&Group| {
+        let cell = |group: &&Comparison| {
             let entry = group.entries.iter().find(|entry| entry.label == *label);
             entry.map(|entry| quality(entry, group.metric)).unwrap_or_default()
         };
@@ -181,7 +181,7 @@ fn overview(model: &str, groups: &[Group]) -> Overview {
 }
 
 /// A task's name, with what tells it from others of this name.
-fn title(group: &Group, groups: &[Group]) -> String {
+fn title(group: &Comparison, groups: &[Comparison]) -> String {
     let alike = groups.iter().filter(|g| g.name == group.name && g.model == group.model);
     let tasks: Vec<&Value> = alike.map(|g| &g.task).collect();
     let mut title = group.name.clone();
@@ -215,7 +215,7 @@ fn options(task: &Value) -> String {
     shown.map(|(key, value)| format!("{key} {}", plain(value))).collect::<Vec<_>>().join(" · ")
 }
 
-fn section(index: usize, group: &Group, groups: &[Group]) -> Result<Section> {
+fn section(index: usize, group: &Comparison, groups: &[Comparison]) -> Result<Section> {
     let title = match groups.iter().any(|other| other.model != group.model) {
         true => format!("{}: {}", group.model, title(group, groups)),
         false => title(group, groups),
@@ -279,7 +279,7 @@ fn point(entry: &Entry, metric: Metric) -> Point {
 }
 
 fn section_row(entry: &Entry, metric: Metric) -> SectionRow {
-    let Memory { kv_bytes, .. } = entry.memory;
+    let KvMemory { kv_bytes, .. } = entry.memory;
     let held = kv_bytes > 0;
     let interval = entry
         .percent(metric)

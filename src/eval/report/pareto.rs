@@ -123,9 +123,10 @@ pub fn pareto(title: &str, points: &[Point], axis: Axis<'_>) -> Result<String> {
         let frame = chart.plotting_area().get_pixel_range();
         let spots: Vec<(i32, i32)> = points.iter().map(|p| chart.backend_coord(&at(p))).collect();
         let line: Vec<(i32, i32)> = best.iter().map(|&index| spots[index]).collect();
-        for (point, place) in points.iter().zip(places(points, &spots, &line, &frame)) {
+        let labels: Vec<&str> = points.iter().map(|p| p.label.as_str()).collect();
+        for (label, place) in labels.iter().zip(places(&labels, &spots, &line, &frame)) {
             let style = text(INK, place.anchor, VPos::Center);
-            area.draw(&Text::new(point.label.clone(), place.at, style)).map_err(failed)?;
+            area.draw(&Text::new((*label).to_owned(), place.at, style)).map_err(failed)?;
         }
         Ok::<(), DrawError>(())
     })

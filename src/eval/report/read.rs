@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Rows of all files, the last one of each cell.
 #[derive(Debug, Default)]
-pub struct Rows {
+pub struct ResultRows {
     /// In the order in which the cells came first.
     pub rows: Vec<Row>,
     /// Files whose last line is not complete: they are still being written to, or the
@@ -15,7 +15,7 @@ pub struct Rows {
     pub incomplete: Vec<PathBuf>,
 }
 
-impl Rows {
+impl ResultRows {
     /// Reads files of results.
     ///
     /// # Errors

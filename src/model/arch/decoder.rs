@@ -1,51 +1,12 @@
 //! What the decoders of this family tree have in common: a token embedding, layers of
 //! attention and a gated MLP between RMS norms, an output layer.
 
-use super::Change;
+use super::names::Names;
 use crate::backend::LayerIndex;
-use crate::model::Part;
 use crate::model::config::ModelConfig;
+use crate::model::files::tensor::Change;
+use crate::model::part::Part;
 use crate::model::spec::{AttentionSpec, GatedSpec, LayerSpec, Mixer, Mlp};
-
-/// What tensors are called, in Hugging Face's and in llama.cpp's files: part, name, name.
-/// Those of layers follow the layer's prefix.
-pub(in crate::model) struct Names(pub &'static [(Part, &'static str, &'static str)]);
-
-const HF_LAYER: &str = "model.layers.";
-const GGUF_LAYER: &str = "blk.";
-
-impl Names {
-    /// Hugging Face's name of a tensor; none if the architecture has no such part.
-    pub fn hf(&self, part: Part, layer: Option<usize>) -> Option<String> {
-        let (_, name, _) = self.0.iter().find(|(of, ..)| *of == part)?;
-        Some(match layer {
-            Some(layer) => format!("{HF_LAYER}{layer}.{name}"),
-            None => (*name).to_owned(),
-        })
-    }
-
-    /// The part that Hugging Face's name stands for.
-    pub fn part(&self, name: &str) -> Option<Part> {
-        self.to_gguf(name).map(|(part, _)| part)
-    }
-
-    /// The part that Hugging Face's name stands for, and llama.cpp's name of it.
-    pub fn to_gguf(&self, name: &str) -> Option<(Part, String)> {
-        let found = |name: &str, of_layers: bool| {
-            let known =
-                self.0.iter().find(|(part, hf, _)| part.of_layers() == of_layers && *hf == name);
-            known.map(|(part, _, gguf)| (*part, *gguf))
-        };
-        match name.strip_prefix(HF_LAYER) {
-            None => found(name, false).map(|(part, gguf)| (part, gguf.to_owned())),
-            Some(rest) => {
-                let (layer, rest) = rest.split_once('.')?;
-                let (part, gguf) = found(rest, true)?;
-                Some((part, format!("{GGUF_LAYER}{layer}.{gguf}")))
-            }
-        }
-    }
-}
 
 /// The names of Llama and its closest relatives.
 pub(super) static NAMES: Names = Names(&[
@@ -109,6 +70,16 @@ pub(super) fn unchanged(_: &ModelConfig, _: Part) -> Change {
 /// Folders of Hugging Face that do.
 pub(super) fn plain(_: Part) -> Change {
     Change::None
+}
+
+/// llama.cpp rotates neighbouring channels (2i, 2i + 1) for the architecture "llama" and
+/// therefore stores the rows of its Q and K projections permuted per head.
+pub(super) fn interleaved(config: &ModelConfig, part: Part) -> Change {
+    match part {
+        Part::Query | Part::QueryBias => Change::Interleaved { heads: config.heads },
+        Part::Key | Part::KeyBias => Change::Interleaved { heads: config.kv_heads },
+        _ => Change::None,
+    }
 }
 
 #[cfg(test)]

@@ -2,16 +2,19 @@
 //! its own rope; norms before and after attention and MLP, and on each query and key head;
 //! a GELU gate; embedded tokens times √hidden.
 
-use super::decoder::{Names, layers, unchanged};
-use super::{Arch, Change};
+use super::decoder::{layers, unchanged};
+use super::names::Names;
 use crate::backend::Activation;
 use crate::error::Result;
-use crate::model::Part;
-use crate::model::complaint;
-use crate::model::config::{ModelConfig, RopeConfig, RopeScaling};
-use crate::model::gguf::Gguf;
-use crate::model::gguf_config;
-use crate::model::hf_config::{Fields, JsonDefaults, Sliding, decoder, read_rope};
+use crate::model::config::{Arch, ModelConfig};
+use crate::model::files::complaint;
+use crate::model::files::gguf::Gguf;
+use crate::model::files::gguf_config;
+use crate::model::files::hf_config::{JsonDefaults, Sliding, decoder, read_rope};
+use crate::model::files::json::Fields;
+use crate::model::files::tensor::Change;
+use crate::model::part::Part;
+use crate::model::rope::{RopeConfig, RopeScaling};
 
 pub(super) static GEMMA3: Arch = Arch {
     name: "gemma3_text",

@@ -1,14 +1,13 @@
 //! Llama 2 and 3 (Touvron et al. 2023), SmolLM2, and Mistral files whose GGUF says "llama".
 
-use super::decoder::{NAMES, layers, plain};
+use super::decoder::{NAMES, interleaved, layers, plain};
 use super::mistral::MISTRAL;
-use super::{Arch, Change};
 use crate::error::Result;
-use crate::model::Part;
-use crate::model::config::ModelConfig;
-use crate::model::gguf::Gguf;
-use crate::model::gguf_config;
-use crate::model::hf_config::{Fields, JsonDefaults, decoder};
+use crate::model::config::{Arch, ModelConfig};
+use crate::model::files::gguf::Gguf;
+use crate::model::files::gguf_config;
+use crate::model::files::hf_config::{JsonDefaults, decoder};
+use crate::model::files::json::Fields;
 
 pub(super) static LLAMA: Arch = Arch {
     name: "llama",
@@ -31,14 +30,4 @@ fn from_gguf(gguf: &Gguf) -> Result<ModelConfig> {
         config.arch = &MISTRAL;
     }
     Ok(config)
-}
-
-/// llama.cpp rotates neighbouring channels (2i, 2i + 1) for the architecture "llama" and
-/// therefore stores the rows of its Q and K projections permuted per head.
-pub(super) fn interleaved(config: &ModelConfig, part: Part) -> Change {
-    match part {
-        Part::Query | Part::QueryBias => Change::Interleaved { heads: config.heads },
-        Part::Key | Part::KeyBias => Change::Interleaved { heads: config.kv_heads },
-        _ => Change::None,
-    }
 }

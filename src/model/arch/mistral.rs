@@ -1,13 +1,12 @@
 //! Mistral (Jiang et al. 2023): Llama with a sliding window on every layer.
 
-use super::Arch;
-use super::decoder::{NAMES, layers, plain};
-use super::llama::interleaved;
+use super::decoder::{NAMES, interleaved, layers, plain};
 use crate::error::Result;
-use crate::model::config::ModelConfig;
-use crate::model::gguf::Gguf;
-use crate::model::gguf_config;
-use crate::model::hf_config::{Fields, JsonDefaults, Sliding, decoder};
+use crate::model::config::{Arch, ModelConfig};
+use crate::model::files::gguf::Gguf;
+use crate::model::files::gguf_config;
+use crate::model::files::hf_config::{JsonDefaults, Sliding, decoder};
+use crate::model::files::json::Fields;
 
 pub(super) static MISTRAL: Arch = Arch {
     name: "mistral",

@@ -1,12 +1,12 @@
 //! Qwen2 and 2.5 (Yang et al. 2024): biases on q, k and v.
 
-use super::Arch;
 use super::decoder::{NAMES, layers, plain, unchanged};
 use crate::error::Result;
-use crate::model::config::ModelConfig;
-use crate::model::gguf::Gguf;
-use crate::model::gguf_config;
-use crate::model::hf_config::{Fields, JsonDefaults, Sliding, decoder};
+use crate::model::config::{Arch, ModelConfig};
+use crate::model::files::gguf::Gguf;
+use crate::model::files::gguf_config;
+use crate::model::files::hf_config::{JsonDefaults, Sliding, decoder};
+use crate::model::files::json::Fields;
 
 pub(super) static QWEN2: Arch = Arch {
     name: "qwen2",

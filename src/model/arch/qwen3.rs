@@ -1,12 +1,12 @@
 //! Qwen3 (Yang et al. 2025): an RMS norm on each query and key head.
 
-use super::Arch;
 use super::decoder::{NAMES, layers, plain, unchanged};
 use crate::error::Result;
-use crate::model::config::ModelConfig;
-use crate::model::gguf::Gguf;
-use crate::model::gguf_config;
-use crate::model::hf_config::{Fields, JsonDefaults, Sliding, decoder};
+use crate::model::config::{Arch, ModelConfig};
+use crate::model::files::gguf::Gguf;
+use crate::model::files::gguf_config;
+use crate::model::files::hf_config::{JsonDefaults, Sliding, decoder};
+use crate::model::files::json::Fields;
 
 pub(super) static QWEN3: Arch = Arch {
     name: "qwen3",

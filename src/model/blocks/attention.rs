@@ -1,6 +1,6 @@
 //! Grouped-query attention.
 
-use super::contribute;
+use super::residual::contribute;
 use crate::backend::{Attend, Backend, LayerIndex};
 use crate::error::Result;
 use crate::model::observe::{Observer, Seen};
@@ -9,7 +9,7 @@ use crate::model::workspace::Workspace;
 use crate::model::{Part, Weights};
 
 /// Projections, norms and what the KV cache does between them.
-pub(crate) struct Attention<B: Backend> {
+pub(crate) struct AttentionBlock<B: Backend> {
     spec: AttentionSpec,
     /// Layer of the model.
     layer: usize,
@@ -25,7 +25,7 @@ pub(crate) struct Attention<B: Backend> {
     post_norm: Option<B::Vector>,
 }
 
-impl<B: Backend> Attention<B> {
+impl<B: Backend> AttentionBlock<B> {
     pub fn load(
         spec: &AttentionSpec,
         (layer, kv, hidden): (usize, LayerIndex, usize),

@@ -1,6 +1,6 @@
 //! The gated MLP.
 
-use super::contribute;
+use super::residual::contribute;
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::spec::GatedSpec;

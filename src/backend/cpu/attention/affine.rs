@@ -31,11 +31,6 @@ pub(super) const MAX_BIASES: usize = MAX_HEAD_DIM / 32 * 16;
 /// Elements of a folded vector: k of each row group of a tile.
 pub(super) const MAX_FOLD: usize = MAX_HEAD_DIM / 32 * TILE_TOKENS;
 
-/// Index, in even-odd order, of element `i`.
-pub(super) const fn even_odd(i: usize) -> usize {
-    i / 32 * 32 + i % 2 * 16 + i % 32 / 2
-}
-
 /// A sealed tile as a matrix.
 #[derive(Clone, Copy)]
 pub(super) struct AffineTile<'a> {

@@ -12,7 +12,6 @@
 //! products are as exact as with the other way. Codes of 3 bits stay where they are in
 //! both ways, and are converted from integers in the first.
 
-use super::affine::even_odd;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::fragment::{span, unit_words};
 
@@ -39,6 +38,11 @@ macro_rules! each_field {
     };
 }
 pub(super) use each_field;
+
+/// Index, in even-odd order, of element `i`.
+pub(super) const fn even_odd(i: usize) -> usize {
+    i / 32 * 32 + i % 2 * 16 + i % 32 / 2
+}
 
 /// The even-odd index of the first of the four k elements of field `n` of a half.
 pub(super) const fn field(bits: usize, span_index: usize, half: usize, n: usize) -> usize {

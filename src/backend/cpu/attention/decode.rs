@@ -4,8 +4,9 @@
 //! A *column* is a query in one head. Those of a pass read the same pages, whose codes are
 //! extracted once for all; and each has, bit for bit, what it has alone.
 
-use super::affine::{AffineTile, MAX_BIASES, MAX_FOLD, MAX_HEAD_DIM, even_odd};
-use super::pages::{Page, Tile};
+use super::affine::{AffineTile, MAX_BIASES, MAX_FOLD, MAX_HEAD_DIM};
+use super::codes::even_odd;
+use super::pages::{PageView, Tile};
 use super::prefetch::prefetch;
 use super::softmax::{Softmax, rescale};
 use super::turn::Turn;
@@ -22,9 +23,9 @@ pub(super) const MAX_COLUMNS: usize = 4;
 /// Partial attention of up to [`MAX_COLUMNS`] columns.
 pub(super) struct Decode<'a> {
     /// The pages, all of one head's stream, in the form that each column reads them.
-    pub pages: &'a [Page<'a>],
+    pub pages: &'a [PageView<'a>],
     /// The page that this thread will probably read after them.
-    pub following: Option<&'a Page<'a>>,
+    pub following: Option<&'a PageView<'a>>,
     /// Queries `[columns][head_dim]`, scaled for base-2 logits.
     pub q: &'a [f32],
     /// Channels of a head.
@@ -268,7 +269,7 @@ impl Decode<'_> {
     #[inline(always)]
     fn mask<const G: usize>(
         &self,
-        page: &Page<'_>,
+        page: &PageView<'_>,
         seen_by_all: &Range<usize>,
         order: Order,
         scores: &mut [[f32; TILE_TOKENS]; G],
@@ -295,7 +296,7 @@ impl Decode<'_> {
 #[inline(always)]
 fn fold_keys<S: Simd, const G: usize, const IN_PLACE: bool>(
     s: S,
-    page: &Page<'_>,
+    page: &PageView<'_>,
     head_dim: usize,
     q_even_odd: &[[f32; MAX_HEAD_DIM]; G],
     fold: &mut [[f32; MAX_FOLD]; G],
@@ -390,8 +391,8 @@ mod tests {
             let (key_bytes, keys) = tiles(key_codec, Side::Key, key_size, 1);
             let (value_bytes, values) = tiles(value_codec, Side::Value, value_size, 50);
             let q = random(99, heads * d, 6.0 / key_size / (d as f32).sqrt());
-            let pages: Vec<Page<'_>> = (0..3)
-                .map(|i| Page {
+            let pages: Vec<PageView<'_>> = (0..3)
+                .map(|i| PageView {
                     key: &key_bytes[i],
                     value: &value_bytes[i],
                     key_codec,

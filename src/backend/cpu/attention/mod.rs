@@ -34,23 +34,22 @@ mod pages;
 mod prefetch;
 mod prefill;
 mod rows;
-mod score;
+pub(super) mod score;
 mod softmax;
 mod turn;
 
-use super::arena::Arenas;
+use super::arena::ClassArenas;
 use super::pool::{Shared, parallel_for, parallel_items, threads};
 use super::simd::{Level, dispatch, fast_subnormals};
-use super::tensor::Buffer;
+use super::tensor::CpuBuffer;
 use crate::backend::kv::check_mask;
 use crate::backend::{AttendSeq, KvGroup, LayerIndex, Rope};
 use crate::cache::{GroupView, PAGE_TOKENS, RowKind};
 use crate::error::{Error, Result};
-pub(super) use score::Pass;
 
 use affine::MAX_HEAD_DIM;
 use decode::{Decode, MAX_COLUMNS};
-use pages::{Page, Stream};
+use pages::{PageView, StreamPages};
 use prefill::{Prefill, visible};
 use std::ops::Range;
 use std::sync::Mutex;
@@ -93,10 +92,10 @@ pub(super) struct Asked<'a> {
 /// One attention call with everything that it reads.
 struct Call<'a> {
     level: Level,
-    arenas: &'a Arenas,
+    arenas: &'a ClassArenas,
     group: &'a KvGroup,
     call: &'a Asked<'a>,
-    q: &'a Buffer,
+    q: &'a CpuBuffer,
     out: Shared<f32>,
     out_stride: usize,
     /// With its stride.
@@ -137,12 +136,12 @@ struct Plan {
 /// Attention as [`Kv::attend`](crate::backend::Kv::attend) defines it.
 pub(super) fn attend(
     level: Level,
-    arenas: &Arenas,
+    arenas: &ClassArenas,
     group: &KvGroup,
     call: &Asked<'_>,
-    q: &Buffer,
-    out: &mut Buffer,
-    lse: Option<&mut Buffer>,
+    q: &CpuBuffer,
+    out: &mut CpuBuffer,
+    lse: Option<&mut CpuBuffer>,
 ) -> Result<()> {
     check_call(arenas, group, call, q)?;
     let d = group.head_dim;
@@ -159,7 +158,12 @@ pub(super) fn attend(
 }
 
 /// What attention and score passes take for granted of a call.
-fn check_call(arenas: &Arenas, group: &KvGroup, call: &Asked<'_>, q: &Buffer) -> Result<()> {
+fn check_call(
+    arenas: &ClassArenas,
+    group: &KvGroup,
+    call: &Asked<'_>,
+    q: &CpuBuffer,
+) -> Result<()> {
     check_mask(call.causal, call.window)?;
     if !call.heads.is_multiple_of(group.kv_heads) || q.cols() < call.heads * group.head_dim {
         return Err(Error::misuse("heads", format!("{} do not fit the KV heads", call.heads)));
@@ -183,19 +187,19 @@ fn check_call(arenas: &Arenas, group: &KvGroup, call: &Asked<'_>, q: &Buffer) ->
 
 /// What a KV head of a sequence reads.
 fn stream_of<'a>(
-    arenas: &'a Arenas,
+    arenas: &'a ClassArenas,
     group: &KvGroup,
     call: &Asked<'a>,
     seq: usize,
     kv_head: usize,
-) -> Stream<'a> {
+) -> StreamPages<'a> {
     let index = call.at.layer * group.kv_heads + kv_head;
     let view = match call.seqs[seq].view {
         GroupView::Uniform(view) => view,
         GroupView::Ragged(views) => &views[index],
     };
     let seals = group.format.seals();
-    Stream {
+    StreamPages {
         arenas,
         view,
         index,
@@ -209,7 +213,7 @@ impl<'a> Call<'a> {
         self.call.heads / self.group.kv_heads
     }
 
-    fn stream(&self, seq: usize, kv_head: usize) -> Stream<'a> {
+    fn stream(&self, seq: usize, kv_head: usize) -> StreamPages<'a> {
         stream_of(self.arenas, self.group, self.call, seq, kv_head)
     }
 
@@ -314,7 +318,7 @@ impl<'a> Call<'a> {
     }
 
     /// The last grid page that the query at kept index `query` sees.
-    fn last_page(&self, stream: &Stream<'_>, query: usize) -> usize {
+    fn last_page(&self, stream: &StreamPages<'_>, query: usize) -> usize {
         stream.grid_page(if self.call.causal { query } else { stream.view.kept as usize - 1 })
     }
 
@@ -344,7 +348,7 @@ impl<'a> Call<'a> {
         &self,
         item: &Item,
         n_pages: usize,
-        pages: &mut Vec<Page<'a>>,
+        pages: &mut Vec<PageView<'a>>,
     ) -> Result<usize> {
         let Item::Decode { seq, kv_head, split, first, .. } = *item else { return Ok(0) };
         let stream = self.stream(seq, kv_head);

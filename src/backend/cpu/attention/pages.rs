@@ -2,7 +2,7 @@
 
 use super::affine::{AffineTile, MAX_HEAD_DIM};
 use super::rows::RowTile;
-use crate::backend::cpu::arena::Arenas;
+use crate::backend::cpu::arena::ClassArenas;
 use crate::cache::{BlockRef, PAGE_TOKENS, RunKind, StreamView};
 use crate::codec::{Codec, Side};
 use crate::error::Result;
@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// One page that some query of a tile reads.
 #[derive(Clone, Copy)]
-pub(super) struct Page<'a> {
+pub(super) struct PageView<'a> {
     /// Bytes of the key half.
     pub key: &'a [u8],
     /// Bytes of the value half.
@@ -47,7 +47,7 @@ impl<'a> Tile<'a> {
     }
 }
 
-impl<'a> Page<'a> {
+impl<'a> PageView<'a> {
     /// The keys.
     #[inline(always)]
     pub(super) fn key_tile(&self, head_dim: usize) -> Tile<'a> {
@@ -63,9 +63,9 @@ impl<'a> Page<'a> {
 
 /// A stream of one layer and head, ready to be read.
 #[derive(Clone, Copy)]
-pub(super) struct Stream<'a> {
+pub(super) struct StreamPages<'a> {
     /// The blocks' bytes.
-    pub arenas: &'a Arenas,
+    pub arenas: &'a ClassArenas,
     /// Runs and tables.
     pub view: &'a StreamView,
     /// Which page of a uniform block: layer · kv_heads + head.
@@ -76,7 +76,7 @@ pub(super) struct Stream<'a> {
     pub hot_window: Option<usize>,
 }
 
-impl<'a> Stream<'a> {
+impl<'a> StreamPages<'a> {
     /// Grid page of a kept index; sinks count to page 0.
     pub(super) fn grid_page(&self, kept: usize) -> usize {
         kept.saturating_sub(self.sinks) / PAGE_TOKENS
@@ -96,7 +96,7 @@ impl<'a> Stream<'a> {
         &self,
         query: usize,
         grid: Range<usize>,
-        pages: &mut Vec<Page<'a>>,
+        pages: &mut Vec<PageView<'a>>,
     ) -> Result<()> {
         let sealed_below = self.sealed_below(query);
         let masks = self.view.masks_of(self.index);
@@ -121,7 +121,7 @@ impl<'a> Stream<'a> {
                 let (key, value) = self.arenas.page(block, self.index)?;
                 let offset = entry * layout.page_tokens;
                 let sinks = if run.kind == RunKind::Sink { 0 } else { self.sinks };
-                pages.push(Page {
+                pages.push(PageView {
                     key,
                     value,
                     key_codec: form.key,

@@ -5,8 +5,9 @@
 //! the other axis: `S^T = K·Q^T`, then a softmax down the columns, then
 //! `O^T += V^T·P^T`. K and V elements are broadcast, so neither is transposed.
 
-use super::affine::{MAX_HEAD_DIM, even_odd};
-use super::pages::{Page, Tile};
+use super::affine::MAX_HEAD_DIM;
+use super::codes::even_odd;
+use super::pages::{PageView, Tile};
 use super::turn::{Turn, rotate_columns};
 use crate::backend::Rope;
 use crate::backend::cpu::simd::{Kernel, Simd};
@@ -17,7 +18,7 @@ use std::ops::Range;
 /// Attention of a tile of consecutive queries that see the same pages sealed.
 pub(super) struct Prefill<'a> {
     /// The pages, all of one head's stream.
-    pub pages: &'a [Page<'a>],
+    pub pages: &'a [PageView<'a>],
     /// Query rows: query `i`, head `g` at `q[i · q_stride + g · head_dim]`.
     pub q: &'a [f32],
     /// Floats from one query to the next.
@@ -284,7 +285,7 @@ impl Block {
 #[inline(always)]
 pub(super) fn mask<S: Simd>(
     s: S,
-    page: &Page<'_>,
+    page: &PageView<'_>,
     low: &[f32],
     high: &[f32],
     p: &mut [f32],

@@ -1,5 +1,5 @@
 //! Score passes: the probabilities of a page's tokens, from saved log-sum-exps, and
-//! what they are reduced to ([`crate::backend::score`]).
+//! what they are reduced to ([`crate::backend::score_pass`]).
 //!
 //! A page is read as prefill reads it: it becomes an f32 tile, `S^T = K·Q^T` for the
 //! queries of one grid page, and then `P^T = 2^(S^T − lse)`, so a token's probabilities
@@ -8,16 +8,16 @@
 //! of tops owns its queries. So results depend neither on the batch nor on the threads.
 
 use super::affine::MAX_HEAD_DIM;
-use super::pages::{Page, Stream};
+use super::pages::{PageView, StreamPages};
 use super::prefill::{Left, Prefill, decode_tile, mask, tile_product, visible};
 use super::turn::Turn;
 use super::{Asked, SPLIT_PAGES, check_call, stream_of};
 use crate::backend::KvGroup;
-use crate::backend::cpu::arena::Arenas;
+use crate::backend::cpu::arena::ClassArenas;
 use crate::backend::cpu::pool::{Shared, parallel_items};
 use crate::backend::cpu::simd::{Kernel, Level, Simd, dispatch};
-use crate::backend::cpu::tensor::Buffer;
-use crate::backend::score::{Heads, Score, Scores, Spans, Top, TopHeads};
+use crate::backend::cpu::tensor::CpuBuffer;
+use crate::backend::score_pass::{Heads, Score, Scores, Spans, Top, TopHeads};
 use crate::cache::PAGE_TOKENS;
 use crate::codec::TILE_TOKENS;
 use crate::error::{Error, Result};
@@ -26,19 +26,19 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 /// A pass with everything that it reads.
-pub(in crate::backend::cpu) struct Pass<'a> {
+pub(in crate::backend::cpu) struct ScorePass<'a> {
     /// The instruction set.
     pub level: Level,
     /// The blocks' bytes.
-    pub arenas: &'a Arenas,
+    pub arenas: &'a ClassArenas,
     /// The geometry.
     pub group: &'a KvGroup,
     /// What was attended to.
     pub call: &'a Asked<'a>,
     /// Its queries.
-    pub q: &'a Buffer,
+    pub q: &'a CpuBuffer,
     /// Its base-2 log-sum-exps, `[rows][heads]`.
-    pub lse: &'a Buffer,
+    pub lse: &'a CpuBuffer,
 }
 
 /// A share of the work that one thread does at a time: queries of a sequence, and the
@@ -50,7 +50,7 @@ struct Item {
     grid: Range<usize>,
 }
 
-impl Pass<'_> {
+impl ScorePass<'_> {
     /// [`Kv::score`](crate::backend::Kv::score).
     pub fn score(&self, pass: Score, out: &mut Scores) -> Result<()> {
         let last = pass.last()?;
@@ -128,7 +128,7 @@ impl Pass<'_> {
         self.call.heads / self.group.kv_heads
     }
 
-    fn stream(&self, seq: usize, kv_head: usize) -> Stream<'_> {
+    fn stream(&self, seq: usize, kv_head: usize) -> StreamPages<'_> {
         stream_of(self.arenas, self.group, self.call, seq, kv_head)
     }
 
@@ -230,7 +230,7 @@ impl Pass<'_> {
     fn probabilities(
         &self,
         item: &Item,
-        mut take: impl FnMut(&Range<usize>, &Page<'_>, &[f32], usize),
+        mut take: impl FnMut(&Range<usize>, &PageView<'_>, &[f32], usize),
     ) -> Result<()> {
         let (d, group) = (self.group.head_dim, self.group_size());
         let share = &self.call.seqs[item.seq];
@@ -267,7 +267,8 @@ impl Pass<'_> {
                 rope: self.call.rope,
                 write: &|_, _, _, _| {},
             };
-            let mut take = |page: &Page<'_>, p: &[f32], columns| take(&queries, page, p, columns);
+            let mut take =
+                |page: &PageView<'_>, p: &[f32], columns| take(&queries, page, p, columns);
             dispatch(self.level, Probabilities { tile, lse, take: &mut take });
         }
         Ok(())
@@ -275,14 +276,14 @@ impl Pass<'_> {
 }
 
 /// The grid pages of a stream, some at a time.
-fn chunks(stream: &Stream<'_>) -> impl Iterator<Item = Range<usize>> + use<> {
+fn chunks(stream: &StreamPages<'_>) -> impl Iterator<Item = Range<usize>> + use<> {
     let kept = stream.view.kept as usize;
     let pages = if kept == 0 { 0 } else { stream.grid_page(kept - 1) + 1 };
     (0..pages).step_by(SPLIT_PAGES).map(move |at| at..(at + SPLIT_PAGES).min(pages))
 }
 
 /// The kept indices of grid pages, the sinks with page 0.
-fn owned_tokens(stream: &Stream<'_>, grid: &Range<usize>) -> Range<usize> {
+fn owned_tokens(stream: &StreamPages<'_>, grid: &Range<usize>) -> Range<usize> {
     let first = |page: usize| if page == 0 { 0 } else { stream.sinks + page * PAGE_TOKENS };
     first(grid.start)..first(grid.end).min(stream.view.kept as usize)
 }
@@ -290,7 +291,7 @@ fn owned_tokens(stream: &Stream<'_>, grid: &Range<usize>) -> Range<usize> {
 /// Queries of a sequence, those of one grid page at a time: they see the same pages
 /// sealed.
 fn by_page(
-    stream: &Stream<'_>,
+    stream: &StreamPages<'_>,
     q_len: usize,
     queries: Range<usize>,
 ) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -312,7 +313,7 @@ struct Probabilities<'a> {
     /// Base-2 log-sum-exps `[heads][queries]`.
     lse: Vec<f32>,
     /// Takes `(page, p, columns)`.
-    take: &'a mut dyn FnMut(&Page<'_>, &[f32], usize),
+    take: &'a mut dyn FnMut(&PageView<'_>, &[f32], usize),
 }
 
 thread_local! {

@@ -1,7 +1,7 @@
 //! Queries as a page's keys want them, and outputs as its values make them.
 
 use super::affine::MAX_HEAD_DIM;
-use super::pages::Page;
+use super::pages::PageView;
 use crate::backend::Rope;
 use crate::backend::cpu::ops;
 use crate::backend::cpu::simd::Simd;
@@ -18,7 +18,7 @@ pub(super) struct Turn {
 impl Turn {
     /// What the keys of `page` want.
     #[inline(always)]
-    pub(super) fn of(page: &Page<'_>) -> Self {
+    pub(super) fn of(page: &PageView<'_>) -> Self {
         Self { shift: page.shift, rotated: page.key_codec.rotated() }
     }
 

@@ -73,15 +73,15 @@ impl Patience {
     }
 
     /// A worker's turn on its core, from now on.
-    pub(super) fn turn(&self) -> Turn {
-        Turn(Instant::now())
+    pub(super) fn turn(&self) -> CoreTurn {
+        CoreTurn(Instant::now())
     }
 }
 
 /// Since when a worker has had a core.
-pub(super) struct Turn(Instant);
+pub(super) struct CoreTurn(Instant);
 
-impl Turn {
+impl CoreTurn {
     /// Offers the core to others if it has been long enough.
     pub(super) fn end(&mut self) {
         if self.0.elapsed() > TURN {

@@ -2,7 +2,7 @@
 //! the lanes.
 
 use super::fit::{Groups, squared_error};
-use super::{Seal, limit};
+use super::kernel::{SealKernel, limit};
 use crate::backend::cpu::simd::Simd;
 use crate::codec::TILE_TOKENS;
 use crate::codec::clip::{LIMIT, RATIOS};
@@ -12,7 +12,7 @@ use half::f16;
 /// One channel of a tile.
 type Channel = [f32; TILE_TOKENS];
 
-impl Seal<'_> {
+impl SealKernel<'_> {
     /// Replaces rotated keys, `[channel][token]`, by what is to be encoded, and fits them.
     #[inline(always)]
     pub(super) fn aim<S: Simd>(&self, s: S, columns: &mut [f32], feedback: &Feedback) -> Groups {

@@ -1,6 +1,6 @@
 //! Scales and zeros of a tile's groups.
 
-use super::Seal;
+use super::kernel::SealKernel;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::affine::Affine;
 use crate::codec::clip::{LIMIT, RATIOS};
@@ -22,7 +22,7 @@ pub(super) struct Lanes<'a> {
 impl Groups {
     /// KIVI: from the extremes of each group.
     #[inline(always)]
-    pub(super) fn of_extremes<S: Simd>(s: S, seal: &Seal<'_>, rows: &[f32]) -> Self {
+    pub(super) fn of_extremes<S: Simd>(s: S, seal: &SealKernel<'_>, rows: &[f32]) -> Self {
         let [min, max] = match seal.side {
             Side::Key => seal.key_extremes(s, rows),
             Side::Value => seal.value_extremes(s, rows),
@@ -104,7 +104,7 @@ pub(super) fn squared_error<S: Simd>(
     s.mul(off, off)
 }
 
-impl Seal<'_> {
+impl SealKernel<'_> {
     /// Least and greatest element of each group: channels of consecutive tokens.
     #[inline(always)]
     fn key_extremes<S: Simd>(&self, s: S, rows: &[f32]) -> [Vec<f32>; 2] {

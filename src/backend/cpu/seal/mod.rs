@@ -5,20 +5,20 @@
 
 mod feedback;
 mod fit;
+mod kernel;
 mod pack;
 
 use super::attention::rotate_columns;
 use super::simd::{Kernel, Level, Simd, dispatch};
-use crate::codec::affine::Affine;
-use crate::codec::clip::LIMIT;
 use crate::codec::feedback::Feedback;
 use crate::codec::{Codec, Side, TILE_TOKENS};
 use fit::{Groups, Lanes};
 use half::f16;
+use kernel::{SealKernel, limit};
 
 /// A tile to be encoded.
 #[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
+pub(super) struct HotTile<'a> {
     /// The 16-bit type in which its rows stand.
     pub hot: Codec,
     /// Its rows.
@@ -32,28 +32,17 @@ pub(super) struct Tile<'a> {
 }
 
 /// Encodes a tile.
-pub(super) fn seal(level: Level, tile: Tile<'_>, codec: Codec, out: &mut [u8]) {
-    let Tile { hot, bytes: from, side, head_dim, feedback } = tile;
+pub(super) fn seal(level: Level, tile: HotTile<'_>, codec: Codec, out: &mut [u8]) {
+    let HotTile { hot, bytes: from, side, head_dim, feedback } = tile;
     if let Some(codec) = codec.affine() {
-        return dispatch(level, Seal { hot, from, codec, side, head_dim, feedback, out });
+        return dispatch(level, SealKernel { hot, from, codec, side, head_dim, feedback, out });
     }
     let mut rows = vec![0f32; TILE_TOKENS * head_dim];
     hot.tile().decode(side, from, head_dim, &mut rows);
     codec.encode(None, side, &rows, head_dim, out);
 }
 
-/// Encodes one tile.
-struct Seal<'a> {
-    hot: Codec,
-    from: &'a [u8],
-    codec: &'a Affine,
-    side: Side,
-    head_dim: usize,
-    feedback: Option<&'a Feedback>,
-    out: &'a mut [u8],
-}
-
-impl Kernel for Seal<'_> {
+impl Kernel for SealKernel<'_> {
     type Out = ();
 
     #[inline(always)]
@@ -76,7 +65,7 @@ impl Kernel for Seal<'_> {
     }
 }
 
-impl Seal<'_> {
+impl SealKernel<'_> {
     /// The tile as floats, row-major.
     #[inline(always)]
     fn rows<S: Simd>(&self, s: S) -> Vec<f32> {
@@ -127,14 +116,6 @@ impl Seal<'_> {
             to.iter_mut().zip(numbers).for_each(|(to, x)| *to = f16::from_f32(*x).to_le_bytes());
         }
     }
-}
-
-/// [`crate::codec::clip::limit`].
-#[inline(always)]
-fn limit<S: Simd>(s: S, x: S::F) -> S::F {
-    // What is not a number takes the second operand.
-    let (x, most) = (s.max(x, s.splat(-LIMIT)), s.splat(LIMIT));
-    s.select_le(x, most, x, most)
 }
 
 /// `to[column][row] = from[row][column]`, in blocks that fit a vector each.
@@ -196,7 +177,8 @@ mod tests {
                             codec.encode(feedback, side, &rows, d, &mut want);
                             for level in Level::ALL.into_iter().filter(|l| l.available()) {
                                 let mut got = vec![0x55; want.len()];
-                                let tile = Tile { hot, bytes: &bytes, side, head_dim: d, feedback };
+                                let tile =
+                                    HotTile { hot, bytes: &bytes, side, head_dim: d, feedback };
                                 seal(level, tile, codec, &mut got);
                                 let (level, fed) = (level.name(), feedback.is_some());
                                 assert!(

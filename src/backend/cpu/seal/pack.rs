@@ -6,8 +6,8 @@
 // Register pairs, words and rows are numbers.
 #![allow(clippy::needless_range_loop)]
 
-use super::Seal;
 use super::fit::Groups;
+use super::kernel::SealKernel;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::TILE_TOKENS;
 use crate::codec::fragment::{register_place, span, unit_words};
@@ -30,7 +30,7 @@ const fn weights(bits: usize) -> Weights {
     weights
 }
 
-impl Seal<'_> {
+impl SealKernel<'_> {
     /// Codes of `LANES` elements.
     #[inline(always)]
     pub(super) fn codes<S: Simd>(&self, s: S, x: S::F, scale: S::F, zero: S::F) -> S::F {

@@ -1,6 +1,6 @@
 //! Eight lanes with AVX2, FMA and F16C.
 
-use super::{Kernel, Simd};
+use super::vector::{FP8_REBIAS, Kernel, Simd};
 use core::arch::x86_64::*;
 
 /// Proof that the processor has AVX2, FMA and F16C.
@@ -181,7 +181,7 @@ impl Simd for Avx2 {
             let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(x, _mm256_set1_epi32(0x80)));
             let rest = _mm256_slli_epi32::<20>(_mm256_and_si256(x, _mm256_set1_epi32(0x7f)));
             let bits = _mm256_castsi256_ps(_mm256_or_si256(sign, rest));
-            _mm256_mul_ps(bits, _mm256_set1_ps(super::FP8_REBIAS))
+            _mm256_mul_ps(bits, _mm256_set1_ps(FP8_REBIAS))
         }
     }
     #[inline(always)]

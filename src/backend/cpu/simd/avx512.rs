@@ -1,6 +1,6 @@
 //! Sixteen lanes with AVX-512 F, BW, DQ and VL.
 
-use super::{Kernel, Simd};
+use super::vector::{FP8_REBIAS, Kernel, Simd};
 use core::arch::x86_64::*;
 
 /// Proof that the processor has AVX-512 F, BW, DQ and VL.
@@ -182,7 +182,7 @@ impl Simd for Avx512 {
             let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(x, _mm512_set1_epi32(0x80)));
             let rest = _mm512_slli_epi32::<20>(_mm512_and_si512(x, _mm512_set1_epi32(0x7f)));
             let bits = _mm512_castsi512_ps(_mm512_or_si512(sign, rest));
-            _mm512_mul_ps(bits, _mm512_set1_ps(super::FP8_REBIAS))
+            _mm512_mul_ps(bits, _mm512_set1_ps(FP8_REBIAS))
         }
     }
     #[inline(always)]

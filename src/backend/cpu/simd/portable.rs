@@ -1,6 +1,6 @@
 //! Eight lanes in plain Rust, for any processor.
 
-use super::Simd;
+use super::vector::Simd;
 use crate::codec::float::fp8_to_f32;
 use half::{bf16, f16};
 

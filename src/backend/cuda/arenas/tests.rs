@@ -19,7 +19,7 @@ const CHUNK: u64 = 4096;
 
 struct World {
     device: Device,
-    stream: Stream,
+    stream: DeviceStream,
     cache: KvCache,
     arenas: Arenas,
 }

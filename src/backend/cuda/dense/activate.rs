@@ -3,7 +3,7 @@
 use super::Shapes;
 use crate::backend::cuda::append::Element;
 use crate::backend::cuda::params::ActivateParams;
-use crate::backend::driver::{DeviceBuffer, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;
 
 /// `y = silu(gate) · up` with `x = [gate | up]`: `x` is `[rows][2 · cols]`, `y` is
@@ -16,7 +16,7 @@ pub fn silu_mul<T: Element>(
     rows: usize,
     cols: usize,
     y: &mut DeviceBuffer<T>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     activate("silu_mul", x, rows, cols, y, stream)
 }
@@ -30,7 +30,7 @@ pub fn gelu_mul<T: Element>(
     rows: usize,
     cols: usize,
     y: &mut DeviceBuffer<T>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     activate("gelu_mul", x, rows, cols, y, stream)
 }
@@ -41,7 +41,7 @@ fn activate<T: Element>(
     rows: usize,
     cols: usize,
     y: &mut DeviceBuffer<T>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     let shapes = Shapes(name);
     let params = ActivateParams {

@@ -3,7 +3,7 @@
 use super::Shapes;
 use crate::backend::cuda::append::Element;
 use crate::backend::cuda::params::BiasParams;
-use crate::backend::driver::{DeviceBuffer, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;
 
 /// `x += bias` on each of the first `rows` rows; their length is the bias's, a multiple
@@ -15,7 +15,7 @@ pub fn add_bias<T: Element>(
     x: &mut DeviceBuffer<T>,
     rows: usize,
     bias: &DeviceBuffer<f32>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     let shapes = Shapes("add_bias");
     let cols = bias.len();

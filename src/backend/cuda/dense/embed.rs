@@ -3,7 +3,7 @@
 use super::Shapes;
 use crate::backend::cuda::append::Element;
 use crate::backend::cuda::params::EmbedParams;
-use crate::backend::driver::{DeviceBuffer, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;
 
 const THREADS: u32 = 128;
@@ -32,7 +32,7 @@ pub fn embed<T: Element>(
     rows: Rows<'_>,
     cols: usize,
     x: &mut DeviceBuffer<f32>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     let shapes = Shapes("embed");
     let from = shapes.table("table", table, cols, 8)?;

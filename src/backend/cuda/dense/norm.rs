@@ -3,7 +3,7 @@
 use super::Shapes;
 use crate::backend::cuda::append::Element;
 use crate::backend::cuda::params::{HeadNormParams, NormParams};
-use crate::backend::driver::{DeviceBuffer, Launch, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream, Launch};
 use crate::error::Result;
 
 const THREADS: u32 = 256;
@@ -33,7 +33,7 @@ pub fn rms_norm<T: Element>(
     x: &mut DeviceBuffer<f32>,
     delta: Option<&DeviceBuffer<T>>,
     out: &mut DeviceBuffer<T>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     let shapes = Shapes("rms_norm");
     let (rows, cols) = (call.rows, call.weight.len());
@@ -75,7 +75,7 @@ pub struct HeadNorm<'a> {
 pub fn head_norm<T: Element>(
     call: HeadNorm<'_>,
     x: &mut DeviceBuffer<T>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     let shapes = Shapes("head_norm");
     let HeadNorm { rows, stride, first_col, heads, weight, eps } = call;

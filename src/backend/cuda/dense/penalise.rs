@@ -2,7 +2,7 @@
 
 use super::{Logits, Shapes};
 use crate::backend::cuda::params::PenaliseParams;
-use crate::backend::driver::{DeviceBuffer, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;
 
 const THREADS: u32 = 128;
@@ -34,7 +34,7 @@ pub struct Penalties<'a> {
 pub unsafe fn penalise(
     logits: Logits<'_>,
     penalties: Penalties<'_>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     let shapes = Shapes("penalise");
     let Logits { values, rows, vocab, stride } = logits;

@@ -4,7 +4,7 @@
 use super::Shapes;
 use crate::backend::cuda::append::Element;
 use crate::backend::cuda::params::RopeParams;
-use crate::backend::driver::{DeviceBuffer, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;
 
 const THREADS: u32 = 128;
@@ -34,7 +34,7 @@ pub struct RopeCall<'a> {
 pub fn rope<T: Element>(
     call: RopeCall<'_>,
     x: &mut DeviceBuffer<T>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     let shapes = Shapes("rope");
     let RopeCall { rows, stride, heads, positions, inv_turns } = call;

@@ -3,7 +3,7 @@
 use super::Shapes;
 use crate::backend::cuda::params::{SampleDraw, SampleParams};
 use crate::backend::draw::{Draw, MAX_VOCAB};
-use crate::backend::driver::{DeviceBuffer, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;
 
 const THREADS: u32 = 1024;
@@ -47,7 +47,11 @@ pub fn draw_to(slot: u32, draw: &Draw) -> Result<SampleDraw> {
 ///
 /// # Errors
 /// [`Error::Misuse`](crate::Error::Misuse) if a shape does not fit.
-pub fn argmax(logits: Logits<'_>, ids: &mut DeviceBuffer<u32>, stream: &Stream) -> Result<()> {
+pub fn argmax(
+    logits: Logits<'_>,
+    ids: &mut DeviceBuffer<u32>,
+    stream: &DeviceStream,
+) -> Result<()> {
     let shapes = Shapes("argmax");
     let params = params(&shapes, logits, None, ids)?;
     let shape = shapes.by_rows(logits.rows, THREADS)?.shared(8 * WARPS);
@@ -69,7 +73,7 @@ pub unsafe fn sample(
     logits: Logits<'_>,
     draws: &DeviceBuffer<SampleDraw>,
     ids: &mut DeviceBuffer<u32>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     let shapes = Shapes("sample");
     let params = params(&shapes, logits, Some(draws), ids)?;

@@ -2,7 +2,7 @@
 
 use super::Shapes;
 use crate::backend::cuda::params::SelectParams;
-use crate::backend::driver::{DeviceBuffer, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;
 use bytemuck::Pod;
 
@@ -19,7 +19,7 @@ pub fn select_rows<E: Pod>(
     n: usize,
     cols: usize,
     to: &mut DeviceBuffer<E>,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     let shapes = Shapes("select_rows");
     let from = shapes.table("the rows to select from", from, cols, 16 / size_of::<E>())?;

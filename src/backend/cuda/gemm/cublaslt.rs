@@ -7,7 +7,7 @@
 use super::library::{self, Handle, Heuristic, Library, Status};
 use super::{ALIGNMENT, GemmShape, Operands, Problem};
 use crate::backend::driver::cuda::Current;
-use crate::backend::driver::{Device, DeviceBuffer, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
@@ -103,7 +103,12 @@ impl CublasLt {
     }
 
     /// Enqueues a product of matrices whose sizes and alignment have been checked.
-    pub fn multiply(&mut self, problem: Problem, at: Operands, stream: &Stream) -> Result<()> {
+    pub fn multiply(
+        &mut self,
+        problem: Problem,
+        at: Operands,
+        stream: &DeviceStream,
+    ) -> Result<()> {
         let _current = enter(self.workspace.device())?;
         self.plan(problem)?;
         let plan = &self.plans[&problem];

@@ -21,7 +21,7 @@ mod plain;
 pub use library::describe as describe_cublaslt;
 
 use super::append::Element;
-use crate::backend::driver::{Device, DeviceBuffer, RawStream, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, RawStream};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use bytemuck::Pod;
@@ -179,7 +179,7 @@ impl Gemm {
         w: &DeviceBuffer<T>,
         y: &mut DeviceBuffer<Out>,
         shape: GemmShape,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<()> {
         let problem = Problem::new::<T, Out>(shape)?;
         if problem.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::{GemmShape, Operands, Problem};
 use crate::backend::cuda::params::GemmParams;
-use crate::backend::driver::{Launch, Stream};
+use crate::backend::driver::{DeviceStream, Launch};
 use crate::error::{Error, Result};
 
 const THREADS: u32 = 32;
@@ -12,7 +12,7 @@ const TILE: [u32; 2] = [4, 4 * THREADS];
 const MOST: u32 = 65_535;
 
 /// Multiplies matrices whose sizes and alignment have been checked.
-pub(super) fn multiply(problem: &Problem, at: Operands, stream: &Stream) -> Result<()> {
+pub(super) fn multiply(problem: &Problem, at: Operands, stream: &DeviceStream) -> Result<()> {
     let GemmShape { rows, n, k } = problem.shape;
     let [rows, n, k] = [rows as u32, n as u32, k as u32]; // below 2^31
     let grid = [rows.div_ceil(TILE[0]), n.div_ceil(TILE[1]), 1];

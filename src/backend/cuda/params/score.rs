@@ -11,7 +11,7 @@ pub const SCORE_SUM_MAX: u32 = 1;
 pub const SCORE_MAX: u32 = 2;
 
 mirror! {
-    /// A score pass over one layer ([`crate::backend::score`]).
+    /// A score pass over one layer ([`crate::backend::score_pass`]).
     ScoreParams, 232 bytes {
         /// The call; its `lse` is read.
         0 attend: AttendParams,
@@ -39,7 +39,7 @@ mirror! {
 }
 
 mirror! {
-    /// The most probable token of a query: [`Top`](crate::backend::score::Top).
+    /// The most probable token of a query: [`Top`](crate::backend::score_pass::Top).
     ScoreTop, 8 bytes {
         /// 0 if it sees nothing.
         0 value: f32,

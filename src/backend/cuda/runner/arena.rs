@@ -10,7 +10,7 @@ use crate::backend::cuda::copy::Copier;
 use crate::backend::cuda::gather::Gatherer;
 use crate::backend::cuda::seal::SealPlan;
 use crate::backend::cuda::tables::AttendTables;
-use crate::backend::driver::{DeviceBuffer, Stream};
+use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::backend::{KvGroup, LayerIndex, StepInput, attend_seqs};
 use crate::cache::ClassDesc;
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 ///
 /// Dropping it waits for all work of its stream.
 pub struct Arena {
-    stream: Arc<Stream>,
+    stream: Arc<DeviceStream>,
     pub(super) arenas: Arenas,
     pub(super) copier: Copier,
     pub(super) gatherer: Gatherer,
@@ -44,7 +44,7 @@ impl Arena {
         groups: &[KvGroup],
         classes: &[ClassDesc],
         budget: u64,
-        stream: &Arc<Stream>,
+        stream: &Arc<DeviceStream>,
     ) -> Result<Self> {
         let device = stream.device();
         let group = |group: &KvGroup| -> Result<Group> {

@@ -2,7 +2,7 @@
 
 use crate::backend::cuda::attend::{Attention, AttentionShape, Limits, Workspace};
 use crate::backend::cuda::tables::Sizes;
-use crate::backend::driver::Stream;
+use crate::backend::driver::DeviceStream;
 use crate::backend::{Attend, KvGroup};
 use crate::error::Result;
 
@@ -25,7 +25,7 @@ impl Layers {
         &mut self,
         shape: AttentionShape,
         needed: Limits,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<&mut Layer> {
         let known = self.layers.iter().position(|layer| *layer.attention.shape() == shape);
         let at = match known {
@@ -42,7 +42,7 @@ impl Layers {
     }
 
     /// Makes room in all layers for a step that begins, so that no call of it has to.
-    pub fn reserve(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
+    pub fn reserve(&mut self, needed: Limits, stream: &DeviceStream) -> Result<()> {
         self.layers.iter_mut().try_for_each(|layer| layer.reserve(needed, stream))
     }
 
@@ -53,7 +53,7 @@ impl Layers {
 }
 
 impl Layer {
-    fn reserve(&mut self, needed: Limits, stream: &Stream) -> Result<()> {
+    fn reserve(&mut self, needed: Limits, stream: &DeviceStream) -> Result<()> {
         let has = self.workspace.limits();
         let enough = needed.seqs <= has.seqs
             && needed.generated_rows <= has.generated_rows

@@ -5,7 +5,7 @@ use crate::backend::cuda::dense::{Penalties, draw_to};
 use crate::backend::cuda::list::DeviceList;
 use crate::backend::cuda::params::{SampleDraw, TOKEN_DRAWN};
 use crate::backend::draw::{Choice, Draw, Penalty};
-use crate::backend::driver::{Device, DeviceBuffer, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use crate::backend::{RowToken, StepInput};
 use crate::cache::{GroupView, RowKind};
 use crate::error::{Error, Result};
@@ -49,7 +49,7 @@ impl Begun {
     }
 
     /// Uploads tokens, rows and choices; returns the sequences that pad the step.
-    pub fn set(&mut self, input: &StepInput<'_>, stream: &Stream) -> Result<usize> {
+    pub fn set(&mut self, input: &StepInput<'_>, stream: &DeviceStream) -> Result<usize> {
         check(input)?;
         let seqs = input.step.seqs.len();
         self.bucket = repeats(input).then(|| seqs.next_power_of_two());
@@ -81,7 +81,12 @@ impl Begun {
         Ok(padding)
     }
 
-    fn set_choices(&mut self, choices: &[Choice], padding: usize, stream: &Stream) -> Result<()> {
+    fn set_choices(
+        &mut self,
+        choices: &[Choice],
+        padding: usize,
+        stream: &DeviceStream,
+    ) -> Result<()> {
         let padding = if choices.is_empty() { 0 } else { padding };
         let (mut draws, mut factors) = (Vec::new(), Vec::new());
         let (mut starts, mut tokens) = (vec![0], Vec::new());

@@ -1,7 +1,7 @@
 //! Activations on the device.
 
 use crate::backend::cuda::append::Element;
-use crate::backend::driver::{Device, DeviceBuffer, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 
@@ -44,7 +44,7 @@ impl<T: Element> Buffer<T> {
         &mut self,
         rows: usize,
         cols: usize,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<&mut DeviceBuffer<f32>> {
         (self.rows, self.cols, self.is_wide) = (rows, cols, true);
         reserve(&mut self.wide, rows, cols, stream)?;
@@ -56,7 +56,7 @@ impl<T: Element> Buffer<T> {
         &mut self,
         rows: usize,
         cols: usize,
-        stream: &Stream,
+        stream: &DeviceStream,
     ) -> Result<&mut DeviceBuffer<T>> {
         (self.rows, self.cols, self.is_wide) = (rows, cols, false);
         reserve(&mut self.narrow, rows, cols, stream)?;
@@ -93,7 +93,7 @@ fn reserve<E: Pod>(
     buffer: &mut DeviceBuffer<E>,
     rows: usize,
     cols: usize,
-    stream: &Stream,
+    stream: &DeviceStream,
 ) -> Result<()> {
     if rows * cols > buffer.len() {
         // Kernels may still use the old one.

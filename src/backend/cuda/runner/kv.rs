@@ -9,7 +9,7 @@ use crate::backend::cuda::attend::{AttentionCall, check_head_dim};
 use crate::backend::cuda::dense::{RopeCall, rope};
 use crate::backend::cuda::seal::seal;
 use crate::backend::cuda::weights::Uploader;
-use crate::backend::score::{Score, Scores, Top, TopHeads};
+use crate::backend::score_pass::{Score, Scores, Top, TopHeads};
 use crate::backend::{Attend, GraphKey, Kv, KvGroup, LayerIndex, StepInput};
 use crate::cache::{BlockRef, ClassDesc, Compaction};
 use crate::error::{Error, Result};

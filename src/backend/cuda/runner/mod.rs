@@ -23,7 +23,7 @@ pub use buffer::Buffer;
 use super::append::Element;
 use super::gemm::{Gemm, GemmShape, Output};
 use super::weights::{Matrix, Uploader};
-use crate::backend::driver::{Device, DeviceBuffer, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use crate::error::{Error, Result};
 use repeat::Repeats;
 use slots::Slots;
@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A device, its stream, and what its models share.
 pub struct CudaBackend<T> {
-    stream: Arc<Stream>,
+    stream: Arc<DeviceStream>,
     gemm: Mutex<Gemm>,
     uploader: Mutex<Uploader<T>>,
     slots: Slots,

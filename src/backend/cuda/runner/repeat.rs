@@ -1,7 +1,7 @@
 //! Steps that are captured once and repeated: one launch instead of hundreds.
 
 use crate::backend::GraphKey;
-use crate::backend::driver::{Graph, Stream};
+use crate::backend::driver::{DeviceGraph, DeviceStream};
 use crate::error::Result;
 use std::collections::HashMap;
 
@@ -29,7 +29,7 @@ pub(super) struct Repeats {
 enum Work {
     /// It has run, so its kernels are loaded and its buffers are large enough.
     Ran,
-    Captured(Graph),
+    Captured(DeviceGraph),
     /// It could not be captured, so each step of it is launched kernel by kernel.
     Plain,
 }
@@ -42,7 +42,7 @@ impl Default for Repeats {
 
 impl Repeats {
     /// What is known of a work.
-    pub fn stage(&mut self, key: &Key, stream: &Stream) -> Result<Stage> {
+    pub fn stage(&mut self, key: &Key, stream: &DeviceStream) -> Result<Stage> {
         let now = stream.device().changes();
         if self.changes != now {
             self.forget(stream)?;
@@ -57,14 +57,14 @@ impl Repeats {
     }
 
     /// A work has run for the first time, and may have allocated what it needs.
-    pub fn ran(&mut self, key: Key, stream: &Stream) -> Result<()> {
+    pub fn ran(&mut self, key: Key, stream: &DeviceStream) -> Result<()> {
         self.stage(&key, stream)?;
         self.works.insert(key, Work::Ran);
         Ok(())
     }
 
     /// A work was captured, or could not be.
-    pub fn captured(&mut self, key: Key, graph: Option<Graph>) {
+    pub fn captured(&mut self, key: Key, graph: Option<DeviceGraph>) {
         self.works.insert(key, graph.map_or(Work::Plain, Work::Captured));
     }
 
@@ -73,7 +73,7 @@ impl Repeats {
     /// # Safety
     /// Everything that it uses has lived since it was captured, lives until the stream
     /// has done it, and is used on this stream alone.
-    pub unsafe fn launch(&mut self, key: &Key, stream: &Stream) -> Result<()> {
+    pub unsafe fn launch(&mut self, key: &Key, stream: &DeviceStream) -> Result<()> {
         if let Some(Work::Captured(graph)) = self.works.get(key) {
             // SAFETY: the caller's promise; graphs are dropped by `forget`, which waits.
             unsafe { graph.launch(stream)? };
@@ -83,7 +83,7 @@ impl Repeats {
     }
 
     /// Drops all graphs, once the stream has done with them.
-    pub fn forget(&mut self, stream: &Stream) -> Result<()> {
+    pub fn forget(&mut self, stream: &DeviceStream) -> Result<()> {
         if !self.works.is_empty() {
             stream.synchronize()?;
             self.works.clear();

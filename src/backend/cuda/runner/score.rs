@@ -6,8 +6,8 @@ use crate::backend::cuda::append::Element;
 use crate::backend::cuda::attend::AttentionCall;
 use crate::backend::cuda::params::ScoreTop;
 use crate::backend::cuda::score::{ScoreCall, ScoreStarts, Scorer, TopWorkspace};
-use crate::backend::driver::{Device, DeviceBuffer, Stream};
-use crate::backend::score::{Score, Scores, Top, TopHeads};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
+use crate::backend::score_pass::{Score, Scores, Top, TopHeads};
 use crate::backend::{Attend, KvGroup};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
@@ -35,7 +35,7 @@ impl ScoreBuffers {
 }
 
 /// Makes room for `n` elements.
-fn reserve<E: Pod>(buffer: &mut DeviceBuffer<E>, n: usize, stream: &Stream) -> Result<()> {
+fn reserve<E: Pod>(buffer: &mut DeviceBuffer<E>, n: usize, stream: &DeviceStream) -> Result<()> {
     if n > buffer.len() {
         *buffer = stream.device().alloc(n.next_power_of_two())?;
     }

@@ -1,6 +1,6 @@
 //! The tokens that steps draw: their slots, and their way to the host.
 
-use crate::backend::driver::{Device, DeviceBuffer, Event, HostBuffer, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceEvent, DeviceStream, HostBuffer};
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
 
@@ -20,7 +20,7 @@ struct Sent {
     /// The slot of each, counted from the first that was copied.
     places: Vec<usize>,
     host: HostBuffer<u32>,
-    arrived: Event,
+    arrived: DeviceEvent,
 }
 
 impl Slots {
@@ -37,7 +37,7 @@ impl Slots {
     pub const NOWHERE: u32 = 0;
 
     /// Makes room for `n` elements.
-    pub fn reserve(&mut self, n: usize, stream: &Stream) -> Result<()> {
+    pub fn reserve(&mut self, n: usize, stream: &DeviceStream) -> Result<()> {
         if n > self.drawn.len() {
             let mut grown = stream.device().alloc(n.next_power_of_two())?;
             grown.copy_from(0, &self.drawn, 0, self.drawn.len(), stream)?;
@@ -59,7 +59,7 @@ impl Slots {
     }
 
     /// Starts the copy of the tokens in these slots to the host.
-    pub fn send(&mut self, slots: &[u32], stream: &Stream) -> Result<()> {
+    pub fn send(&mut self, slots: &[u32], stream: &DeviceStream) -> Result<()> {
         let elements = slots.iter().map(|slot| Self::place(*slot) as usize);
         let first = elements.clone().min().unwrap_or(0);
         let end = elements.clone().max().map_or(0, |last| last + 1);

@@ -1,7 +1,8 @@
 //! Kernels by name.
 
+use super::answer::{check, complain, refused};
 use super::context::Context;
-use super::{check, complain, probe, refused};
+use super::probe;
 use crate::backend::driver::{DeviceInfo, embedded};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUresult};
@@ -13,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 const SHARED_BYTES: u32 = 48 << 10;
 
 /// All embedded modules, loaded in a context.
-pub(super) struct Functions {
+pub(super) struct KernelFunctions {
     context: Arc<Context>,
     modules: Vec<sys::CUmodule>,
     found: RwLock<HashMap<String, Function>>,
@@ -27,11 +28,11 @@ struct Function {
 }
 
 // SAFETY: modules and functions may be used from any thread.
-unsafe impl Send for Functions {}
+unsafe impl Send for KernelFunctions {}
 // SAFETY: as above.
-unsafe impl Sync for Functions {}
+unsafe impl Sync for KernelFunctions {}
 
-impl Functions {
+impl KernelFunctions {
     /// Loads the embedded fatbins.
     pub(super) fn load(context: Arc<Context>, info: &DeviceInfo) -> Result<Self> {
         let mut functions = Self { context, modules: Vec::new(), found: RwLock::default() };
@@ -106,7 +107,7 @@ impl Functions {
     }
 }
 
-impl Drop for Functions {
+impl Drop for KernelFunctions {
     fn drop(&mut self) {
         let Ok(_current) = self.context.enter() else { return };
         for module in self.modules.drain(..) {

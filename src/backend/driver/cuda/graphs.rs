@@ -1,9 +1,15 @@
-//! Captures and the graphs that they become. A context is current everywhere here.
+//! Handles of streams; captures and the graphs that they become. A context is current
+//! everywhere here.
 
-use super::{check, complain, handle};
+use super::answer::{check, complain};
 use crate::backend::driver::{RawGraph, RawStream};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUresult, CUstreamCaptureMode, CUstreamCaptureStatus};
+
+/// The handle that a stream is.
+pub(super) fn handle(stream: RawStream) -> sys::CUstream {
+    stream.0 as sys::CUstream
+}
 
 /// An error if the stream captures: a copy of ordinary host memory would be captured
 /// with an address that may mean nothing any more when the graph runs.

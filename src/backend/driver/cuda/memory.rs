@@ -1,7 +1,7 @@
 //! Virtual memory of a device, and page-locked memory of the host. A context is
 //! current everywhere here.
 
-use super::{check, complain, refused};
+use super::answer::{check, complain, refused};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUresult};
 use std::ptr::NonNull;

@@ -3,7 +3,8 @@
 //! Kernels are looked up by name in the embedded fatbins. Nothing here links to
 //! CUDA: cudarc opens the driver's library when it is first needed.
 
-mod context;
+mod answer;
+pub(super) mod context;
 mod functions;
 mod graphs;
 mod memory;
@@ -12,10 +13,12 @@ mod probe;
 pub use context::{Context, Current};
 pub use probe::{devices, driver_version};
 
-use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
+use super::raw::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
 use crate::error::{Error, Result};
-use cudarc::driver::{result::DriverError, sys};
-use functions::Functions;
+use answer::{check, complain, refused};
+use cudarc::driver::sys;
+use functions::KernelFunctions;
+use graphs::handle;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use std::time::Duration;
 /// A CUDA device in one context.
 pub struct CudaDriver {
     context: Arc<Context>,
-    functions: Functions,
+    functions: KernelFunctions,
     info: DeviceInfo,
     /// Whether copies may read ordinary host memory after they were asked for.
     reads_host_pages: bool,
@@ -67,7 +70,7 @@ impl CudaDriver {
         probe::serves(&info)?;
         let reads_host_pages = probe::reads_host_pages(context.device())?;
         let context = Arc::new(context);
-        let functions = Functions::load(context.clone(), &info)?;
+        let functions = KernelFunctions::load(context.clone(), &info)?;
         Ok(Self { context, functions, info, reads_host_pages })
     }
 }
@@ -388,10 +391,6 @@ const CU_LAUNCH_PARAM_END: *mut c_void = std::ptr::null_mut();
 const CU_LAUNCH_PARAM_BUFFER_POINTER: *mut c_void = std::ptr::without_provenance_mut(1);
 const CU_LAUNCH_PARAM_BUFFER_SIZE: *mut c_void = std::ptr::without_provenance_mut(2);
 
-fn handle(stream: RawStream) -> sys::CUstream {
-    stream.0 as sys::CUstream
-}
-
 /// Whether the driver has page-locked this host memory, so that copies from it
 /// are truly asynchronous.
 ///
@@ -405,29 +404,4 @@ unsafe fn is_page_locked(host: *const c_void) -> bool {
     let status =
         unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, host as u64) };
     status == sys::CUresult::CUDA_SUCCESS && kind != 0
-}
-
-/// The driver's answer as a result.
-fn check(operation: &str, status: sys::CUresult) -> Result<()> {
-    match status {
-        sys::CUresult::CUDA_SUCCESS => Ok(()),
-        _ => Err(refused(operation, status)),
-    }
-}
-
-/// The driver's complaint as an error.
-fn refused(operation: &str, status: sys::CUresult) -> Error {
-    let error = DriverError(status);
-    let text = |t: Result<&std::ffi::CStr, DriverError>| {
-        t.map_or_else(|_| format!("{status:?}"), |t| t.to_string_lossy().into_owned())
-    };
-    let (name, what) = (text(error.error_name()), text(error.error_string()));
-    Error::device(operation, format!("{what} ({name})"))
-}
-
-/// Logs what a destructor cannot return.
-fn complain(operation: &str, status: sys::CUresult) {
-    if let Err(error) = check(operation, status) {
-        tracing::warn!("{error}");
-    }
 }

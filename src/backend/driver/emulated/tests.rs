@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::backend::driver::tests::Copy;
-use crate::backend::driver::{Device, DeviceBuffer, Reservation, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Reservation};
 
 /// The records of the one device that `work` is done on, a line each.
-fn recorded(work: impl FnOnce(&Device, &Stream)) -> Vec<String> {
+fn recorded(work: impl FnOnce(&Device, &DeviceStream)) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let options = EmulatorOptions { seed: 5, memory: 1 << 20, ..Default::default() };
     let device = Device::new(EmulatedDriver::recording(options, folder.path()));

@@ -57,7 +57,7 @@ fn what_cannot_be_captured_is_an_error_that_says_so() {
         let event = device.event().unwrap();
         let mut a = device.zeroed::<u32>(4, &stream).unwrap();
         let b = device.zeroed::<u32>(4, &stream).unwrap();
-        type Wrong<'a> = &'a mut dyn FnMut(&Stream) -> Result<()>;
+        type Wrong<'a> = &'a mut dyn FnMut(&DeviceStream) -> Result<()>;
         let wrong: [Wrong<'_>; 5] = [
             &mut |s| a.write(0, &[1], s),
             &mut |s| b.read(0, &mut [0], s),
@@ -73,7 +73,7 @@ fn what_cannot_be_captured_is_an_error_that_says_so() {
         }
         // Swallowed, it still spoils the capture. (Whether an event may be recorded is
         // the driver's affair: the emulated device is strict.)
-        let swallow = |stream: &Stream| {
+        let swallow = |stream: &DeviceStream| {
             let _ = stream.synchronize();
             Ok(())
         };
@@ -106,7 +106,7 @@ fn other_threads_work_while_one_captures() {
     for device in devices() {
         let stream = device.stream().unwrap();
         let mut a = device.zeroed::<u32>(2, &stream).unwrap();
-        let capture = |stream: &Stream| {
+        let capture = |stream: &DeviceStream| {
             std::thread::scope(|scope| {
                 let other = scope.spawn(|| {
                     let stream = device.stream()?;

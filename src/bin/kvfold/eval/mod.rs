@@ -8,8 +8,9 @@ pub use args::EvalArgs;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::engine::{EngineConfig, LoadedModel, Runner};
-use kvfold::eval::{Outcome, Paired, Question, Setting, Task, paired, write_whole};
+use kvfold::eval::{Question, Setting, Task, paired, write_whole};
 use serde_json::json;
+use show::{EvalRow, Evaluation};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     if let Some(path) = args.prompts() {
         write_prompts(path, task.questions())?;
     }
-    let evaluation = show::Evaluation {
+    let evaluation = Evaluation {
         model: model.name.clone(),
         hot_window: common.hot_window,
         rows: measure(task.as_ref(), model, settings, cancel)?,
@@ -43,22 +44,13 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     })
 }
 
-/// A task's outcome in one setting.
-struct Row {
-    setting: Setting,
-    outcome: Outcome,
-    /// Against the first setting.
-    paired: Paired,
-    seconds: f64,
-}
-
 /// Runs the task in every setting on one model, with a progress bar.
 fn measure(
     task: &dyn Task,
     model: LoadedModel,
     settings: Vec<(Setting, EngineConfig)>,
     cancel: &AtomicBool,
-) -> Result<Vec<Row>> {
+) -> Result<Vec<EvalRow>> {
     // Hidden by itself where stderr is no terminal.
     let steps = task.steps();
     let bar = ProgressBar::new((steps * settings.len()) as u64);
@@ -67,7 +59,7 @@ fn measure(
     }
     let mut model = Some(model);
     let mut runner: Option<Runner> = None;
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows: Vec<EvalRow> = Vec::new();
     for (index, (setting, config)) in settings.into_iter().enumerate() {
         bar.set_message(match setting.sinks {
             Some(sinks) => format!("{} sinks {sinks}", setting.kv.name),
@@ -87,7 +79,7 @@ fn measure(
         })?;
         let reference = rows.first().map_or(&outcome, |row| &row.outcome);
         let paired = paired(&outcome.trials, &reference.trials)?;
-        rows.push(Row { setting, paired, outcome, seconds: start.elapsed().as_secs_f64() });
+        rows.push(EvalRow { setting, paired, outcome, seconds: start.elapsed().as_secs_f64() });
     }
     bar.finish_and_clear();
     Ok(rows)

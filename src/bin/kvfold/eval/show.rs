@@ -1,11 +1,19 @@
 //! What an evaluation prints.
 
-use super::Row;
 use crate::size;
 use anyhow::Result;
-use kvfold::eval::{Metric, Setting, Task, TaskSpec, change_percent, table};
+use kvfold::eval::{Metric, Outcome, Paired, Setting, Task, TaskSpec, change_percent, table};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+
+/// A task's outcome in one setting.
+pub struct EvalRow {
+    pub setting: Setting,
+    pub outcome: Outcome,
+    /// Against the first setting.
+    pub paired: Paired,
+    pub seconds: f64,
+}
 
 /// A task with its outcomes.
 pub struct Evaluation {
@@ -14,7 +22,7 @@ pub struct Evaluation {
     pub spec: TaskSpec,
     pub task: Box<dyn Task>,
     /// The first is what the others are compared with.
-    pub rows: Vec<Row>,
+    pub rows: Vec<EvalRow>,
 }
 
 impl Evaluation {
@@ -39,7 +47,7 @@ impl Evaluation {
         Ok(Value::Object(document))
     }
 
-    fn result(&self, row: &Row) -> Value {
+    fn result(&self, row: &EvalRow) -> Value {
         let outcome = &row.outcome;
         let Setting { kv, sinks } = &row.setting;
         let mut value = json!({ "kv": kv.name, "sinks": sinks, "bits": kv.bits });
@@ -72,16 +80,16 @@ impl Evaluation {
         value
     }
 
-    fn change_percent(&self, row: &Row) -> Option<f64> {
+    fn change_percent(&self, row: &EvalRow) -> Option<f64> {
         change_percent(row.outcome.value, self.rows.first()?.outcome.value)
     }
 
-    fn hits(&self, row: &Row) -> usize {
+    fn hits(&self, row: &EvalRow) -> usize {
         row.outcome.trials.iter().filter(|trial| trial.score == 1.0).count()
     }
 
     /// Whether each number was found, where one is asked for.
-    fn answers(&self, row: &Row) -> Vec<Value> {
+    fn answers(&self, row: &EvalRow) -> Vec<Value> {
         (self.task.questions().iter().zip(&row.outcome.trials))
             .filter_map(|(question, trial)| {
                 let [key] = question.expected.as_slice() else { return None };
@@ -165,7 +173,7 @@ impl Evaluation {
 
     /// The score at each length and over all: hits where each answer is right or wrong,
     /// otherwise percent.
-    fn scores(&self, row: &Row, lengths: &[usize]) -> Vec<String> {
+    fn scores(&self, row: &EvalRow, lengths: &[usize]) -> Vec<String> {
         let share = |scores: Vec<f64>| match row.paired.p {
             Some(_) => format!("{}/{}", scores.iter().sum::<f64>(), scores.len()),
             None => format!("{:.1}", 100.0 * scores.iter().sum::<f64>() / scores.len() as f64),
@@ -180,7 +188,7 @@ impl Evaluation {
 
     /// Mean change, its interval and McNemar's p: in percent of a perplexity, in points of
     /// a score.
-    fn change(&self, row: &Row) -> Vec<String> {
+    fn change(&self, row: &EvalRow) -> Vec<String> {
         let paired = &row.paired;
         let (percent, unit): (fn(f64) -> f64, &str) = match self.task.metric() {
             Metric::Perplexity => (|nats| 100.0 * (nats.exp() - 1.0), " %"),

@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use super::complaint::unsupported;
-use super::config::ModelConfig;
 use super::gguf::Gguf;
 use super::tokenizer::{Known, Tokenizer};
 use crate::Result;
+use crate::model::config::ModelConfig;
 
 /// `tokenizer.ggml.token_type`: an ordinary token.
 const NORMAL: i32 = 1;

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::complaint;
-use super::weights::Stored;
+use super::tensor::Stored;
 use crate::codec::{SUPPORTED_TYPES, WeightType};
 use crate::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! One tensor as it lies in its file.
+//! One tensor as it lies in its file, and what a model makes of it.
 
 use crate::codec::WeightType;
 use std::borrow::Cow;
@@ -16,4 +16,16 @@ pub struct RawTensor<'a> {
     /// `dtype.tensor_bytes(&shape)` bytes, little-endian. No alignment is
     /// promised.
     pub bytes: Cow<'a, [u8]>,
+}
+
+/// How a tensor in a file differs from the one that a model computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Not at all.
+    None,
+    /// Within each of so many heads, row 2i + j of the file is row j · dim/2 + i of the
+    /// model: neighbouring channels are rotated together there.
+    Interleaved { heads: usize },
+    /// 1 is added to each number.
+    PlusOne,
 }

@@ -1,12 +1,12 @@
 //! The metadata of a GGUF file: a model's numbers.
 
-use super::arch::Arch;
-use super::config::{ModelConfig, RopeConfig, RopeScaling, Yarn};
 use super::gguf::Gguf;
-use super::{checkpoint, complaint, tokenizer_gguf};
+use super::{complaint, tokenizer_gguf};
 use crate::Result;
 use crate::backend::Activation;
 use crate::codec::WeightType;
+use crate::model::config::{Arch, ModelConfig, check_layers};
+use crate::model::rope::{RopeConfig, RopeScaling, Yarn};
 
 /// Tokens that end a turn under the names that models use; llama.cpp stops at
 /// them too, whatever `eos_token_id` says.
@@ -21,7 +21,11 @@ const END_TOKENS: [&str; 7] = [
 ];
 
 /// The numbers of a decoder of the common kind, whose file calls it `name`.
-pub(super) fn decoder(gguf: &Gguf, arch: &'static Arch, name: &str) -> Result<ModelConfig> {
+pub(in crate::model) fn decoder(
+    gguf: &Gguf,
+    arch: &'static Arch,
+    name: &str,
+) -> Result<ModelConfig> {
     let key = |field: &str| format!("{name}.{field}");
     let uint = |field: &str| size(gguf, &key(field));
     let required =
@@ -35,7 +39,7 @@ pub(super) fn decoder(gguf: &Gguf, arch: &'static Arch, name: &str) -> Result<Mo
     }
 
     let hidden = required("embedding_length")?;
-    let layers = checkpoint::check_layers(gguf.path(), required("block_count")?)?;
+    let layers = check_layers(gguf.path(), required("block_count")?)?;
     let heads = required("attention.head_count")?;
     let head_dim = match uint("attention.key_length")? {
         Some(dim) => dim,

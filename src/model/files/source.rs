@@ -1,9 +1,11 @@
 //! Where the weights of a model come from.
 
-use super::{Checkpoint, Part, RawTensor};
+use super::checkpoint::Checkpoint;
+use super::tensor::RawTensor;
 use crate::backend::dequantize::dequantize;
 use crate::backend::{Backend, MatrixBytes, WeightPolicy};
 use crate::error::{Error, Result};
+use crate::model::part::Part;
 
 /// A giver of weights: a file, or a generator for tests and benches.
 pub trait Weights<B: Backend> {
@@ -22,7 +24,7 @@ pub trait Weights<B: Backend> {
 }
 
 /// The weights of a file.
-pub(super) struct FromCheckpoint<'a> {
+pub(in crate::model) struct FromCheckpoint<'a> {
     pub checkpoint: &'a Checkpoint,
     pub policy: WeightPolicy,
 }

@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::config::MAX_LAYERS;
+use super::chat::ChatTemplate;
+use super::complaint;
 use super::gguf_model::GgufModel;
 use super::hf::HfModel;
-use super::part::TensorSpec;
-use super::weights::Stored;
-use super::{ChatTemplate, ModelConfig, RawTensor, Tokenizer, complaint};
+use super::tensor::{RawTensor, Stored};
+use super::tokenizer::Tokenizer;
 use crate::codec::WeightType;
+use crate::model::config::ModelConfig;
+use crate::model::part::TensorSpec;
 use crate::{Error, Result};
 
 /// How much of a checkpoint is stored in one type.
@@ -191,18 +193,6 @@ impl Checkpoint {
             }
         }
         Ok(())
-    }
-}
-
-/// Refuses a layer count that no model has, before anything of that length is
-/// made.
-pub(crate) fn check_layers(path: &Path, layers: usize) -> Result<usize> {
-    match layers {
-        1..=MAX_LAYERS => Ok(layers),
-        n => Err(complaint::bad_file(
-            path,
-            format!("the number of layers is {n}, not 1 to {MAX_LAYERS}"),
-        )),
     }
 }
 

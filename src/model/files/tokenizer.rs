@@ -16,8 +16,9 @@ use tokenizers::{
 };
 
 use super::complaint::{bad_file, one_line};
-use super::config::ModelConfig;
-use super::{hf, tokenizer_json};
+use super::json::read_json;
+use super::tokenizer_json;
+use crate::model::config::ModelConfig;
 use crate::{Error, Result};
 
 /// Marks the inside of a control token's text as ordinary. A Unicode
@@ -64,7 +65,7 @@ impl Tokenizer {
     /// [`Error::Io`], [`Error::BadFile`], [`Error::Unsupported`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let mut tokenizer = Self::build(path, hf::read_json(path)?, Known::default())?;
+        let mut tokenizer = Self::build(path, read_json(path)?, Known::default())?;
         tokenizer.bos = tokenizer.prefix.first().copied();
         Ok(tokenizer)
     }
@@ -77,7 +78,7 @@ impl Tokenizer {
             eos: config.eos.clone(),
             affixes: None,
         };
-        Self::build(path, hf::read_json(path)?, known)
+        Self::build(path, read_json(path)?, known)
     }
 
     /// Builds from the content of a `tokenizer.json`; `path` is for messages.

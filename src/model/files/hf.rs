@@ -8,16 +8,16 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::arch::Change;
 use super::chat::ChatTemplate;
 use super::complaint;
-use super::config::ModelConfig;
 use super::gguf::map_file;
-use super::hf_config;
+use super::json::{Fields, read_json};
+use super::tensor::{Change, RawTensor, Stored};
 use super::tokenizer::Tokenizer;
-use super::weights::{RawTensor, Stored};
 use crate::backend::dequantize::dequantize;
 use crate::codec::WeightType;
+use crate::model::arch;
+use crate::model::config::ModelConfig;
 use crate::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -53,7 +53,7 @@ impl HfModel {
         let json = read_json(&config_file)?;
         let generation = folder.join("generation_config.json");
         let generation = if generation.exists() { Some(read_json(&generation)?) } else { None };
-        let config = hf_config::read(&config_file, &json, generation.as_ref())?;
+        let config = read_config(&config_file, &json, generation.as_ref())?;
 
         let mut model =
             Self { folder: folder.to_owned(), shards: Vec::new(), tensors: HashMap::new(), config };
@@ -235,10 +235,47 @@ fn is_plain_file_name(name: &str) -> bool {
         && !name.contains(['/', '\\'])
 }
 
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| complaint::bad_file(path, format!("not valid JSON: {e}")))
+/// Reads the numbers of a model; `generation` is `generation_config.json`.
+pub(super) fn read_config(
+    path: &Path,
+    json: &Value,
+    generation: Option<&Value>,
+) -> Result<ModelConfig> {
+    let fields = Fields { path, json };
+    let mut config = arch::read_json(&fields)?;
+    config.eos = read_eos(&fields, generation)?;
+    Ok(config)
+}
+
+/// Generation stops at the tokens of both files.
+fn read_eos(fields: &Fields<'_>, generation: Option<&Value>) -> Result<Vec<u32>> {
+    let mut eos = Vec::new();
+    if let Some(json) = generation {
+        let path = fields.path.with_file_name("generation_config.json");
+        eos = Fields { path: &path, json }.ids("eos_token_id")?;
+    }
+    for id in fields.ids("eos_token_id")? {
+        if !eos.contains(&id) {
+            eos.push(id);
+        }
+    }
+    Ok(eos)
+}
+
+impl ModelConfig {
+    /// The numbers in the text of a `config.json` of transformers, checked.
+    ///
+    /// # Errors
+    /// As for such a file: `Error::BadFile`, `Error::UnknownArchitecture` or
+    /// `Error::Unsupported`.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let path = Path::new("config.json");
+        let bad = |what: String| complaint::bad_file(path, what);
+        let json = serde_json::from_str(text).map_err(|e| bad(format!("it is not JSON: {e}")))?;
+        let config = read_config(path, &json, None)?;
+        config.validate().map_err(bad)?;
+        Ok(config)
+    }
 }
 
 #[cfg(test)]

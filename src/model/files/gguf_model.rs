@@ -4,14 +4,14 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use super::arch::{Arch, Change};
 use super::chat::ChatTemplate;
-use super::config::ModelConfig;
 use super::gguf::Gguf;
+use super::tensor::{Change, RawTensor, Stored};
 use super::tokenizer::Tokenizer;
 use super::tokenizer_gguf;
-use super::weights::{RawTensor, Stored};
 use crate::Result;
+use crate::model::arch;
+use crate::model::config::ModelConfig;
 
 /// A GGUF file of a known architecture.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct GgufModel {
 impl GgufModel {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let gguf = Gguf::open(path)?;
-        let config = Arch::read_gguf(&gguf)?;
+        let config = arch::read_gguf(&gguf)?;
         Ok(Self { gguf, config })
     }
 

@@ -1,28 +1,17 @@
 //! `config.json` of transformers, in the form before version 5 (`rope_theta`,
 //! `rope_scaling`) and since (`rope_parameters`).
 
-use std::path::Path;
-
 use serde_json::Value;
 
-use super::arch::Arch;
-use super::checkpoint::check_layers;
-use super::complaint;
-use super::config::{ModelConfig, RopeConfig, RopeScaling, Yarn};
+use super::json::Fields;
 use crate::backend::Activation;
+use crate::model::config::{Arch, ModelConfig, check_layers};
+use crate::model::rope::{RopeConfig, RopeScaling, Yarn};
 use crate::{Error, Result};
-
-/// Reads the numbers of a model; `generation` is `generation_config.json`.
-pub(crate) fn read(path: &Path, json: &Value, generation: Option<&Value>) -> Result<ModelConfig> {
-    let fields = Fields { path, json };
-    let mut config = Arch::read_json(&fields)?;
-    config.eos = read_eos(&fields, generation)?;
-    Ok(config)
-}
 
 /// What transformers takes for fields that are absent.
 #[derive(Default)]
-pub(super) struct JsonDefaults {
+pub(in crate::model) struct JsonDefaults {
     /// `None`: hidden / heads.
     pub head_dim: Option<usize>,
     /// `None`: as many as heads.
@@ -36,7 +25,7 @@ pub(super) struct JsonDefaults {
 
 /// Which layers slide if there is a window, and no list of them.
 #[derive(Clone, Copy, Default)]
-pub(super) enum Sliding {
+pub(in crate::model) enum Sliding {
     /// None.
     #[default]
     Never,
@@ -50,7 +39,7 @@ pub(super) enum Sliding {
 }
 
 /// The numbers of a decoder of the common kind.
-pub(super) fn decoder(
+pub(in crate::model) fn decoder(
     fields: &Fields<'_>,
     arch: &'static Arch,
     defaults: &JsonDefaults,
@@ -167,7 +156,7 @@ fn read_sliding(
 }
 
 /// The rotation; `kind` is what `rope_parameters` calls these layers, where they differ.
-pub(super) fn read_rope(
+pub(in crate::model) fn read_rope(
     fields: &Fields<'_>,
     kind: Option<&str>,
     head_dim: usize,
@@ -235,100 +224,15 @@ fn read_yarn(fields: &Fields<'_>, rope: &Fields<'_>, context: usize) -> Result<Y
     })
 }
 
-/// Generation stops at the tokens of both files.
-fn read_eos(fields: &Fields<'_>, generation: Option<&Value>) -> Result<Vec<u32>> {
-    let mut eos = Vec::new();
-    if let Some(json) = generation {
-        let path = fields.path.with_file_name("generation_config.json");
-        eos = Fields { path: &path, json }.ids("eos_token_id")?;
-    }
-    for id in fields.ids("eos_token_id")? {
-        if !eos.contains(&id) {
-            eos.push(id);
-        }
-    }
-    Ok(eos)
-}
-
-/// A JSON object with checked access; a null is an absent field.
-pub(super) struct Fields<'a> {
-    pub path: &'a Path,
-    pub json: &'a Value,
-}
-
-impl<'a> Fields<'a> {
-    pub fn get(&self, name: &str) -> Option<&'a Value> {
-        self.json.get(name).filter(|v| !v.is_null())
-    }
-
-    pub fn uint(&self, name: &str) -> Result<Option<usize>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
-            Some(n) => Ok(Some(n)),
-            None => Err(self.bad(format!("{name} is {value}, not a natural number"))),
-        }
-    }
-
-    pub fn required(&self, name: &str) -> Result<usize> {
-        self.uint(name)?.ok_or_else(|| self.bad(format!("{name} is missing")))
-    }
-
-    pub fn float(&self, name: &str) -> Result<Option<f32>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        match value.as_f64() {
-            Some(x) => Ok(Some(x as f32)),
-            None => Err(self.bad(format!("{name} is {value}, not a number"))),
-        }
-    }
-
-    pub fn bool(&self, name: &str) -> Result<Option<bool>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        match value.as_bool() {
-            Some(b) => Ok(Some(b)),
-            None => Err(self.bad(format!("{name} is {value}, not true or false"))),
-        }
-    }
-
-    pub fn str(&self, name: &str) -> Result<Option<&'a str>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        match value.as_str() {
-            Some(text) => Ok(Some(text)),
-            None => Err(self.bad(format!("{name} is {value}, not a string"))),
-        }
-    }
-
-    /// One token id, or a list of them; without repeats.
-    pub fn ids(&self, name: &str) -> Result<Vec<u32>> {
-        let Some(value) = self.get(name) else { return Ok(Vec::new()) };
-        let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        let mut ids = Vec::new();
-        for id in list {
-            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-            let id = id.ok_or_else(|| self.bad(format!("{name} is {value}, not token ids")))?;
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-        Ok(ids)
-    }
-
-    pub fn bad(&self, what: impl AsRef<str>) -> Error {
-        complaint::bad_file(self.path, what)
-    }
-
-    pub fn unsupported(&self, what: &str) -> Error {
-        complaint::unsupported(self.path, what)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::model::files::hf::read_config;
+    use serde_json::json;
+    use std::path::Path;
 
     fn parse(json: &Value) -> Result<ModelConfig> {
-        read(Path::new("config.json"), json, None)
+        read_config(Path::new("config.json"), json, None)
     }
 
     fn base(kind: &str) -> Value {
@@ -465,7 +369,8 @@ mod tests {
     #[test]
     fn ends_of_generation_from_both_files() {
         let generation = json!({"eos_token_id": [7, 2, 7]});
-        let config = read(Path::new("config.json"), &base("llama"), Some(&generation)).unwrap();
+        let config =
+            read_config(Path::new("config.json"), &base("llama"), Some(&generation)).unwrap();
         assert_eq!((config.bos, config.eos), (Some(1), vec![7, 2]));
         assert_eq!(config.head_dim, 16);
     }
