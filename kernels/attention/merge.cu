@@ -3,7 +3,7 @@
 // (sequence · KV head, columns / 4). Floor: every part is read once.
 #include "attention/element.cuh"
 #include "attention/plan.cuh"
-#include "common/params.h"
+#include "common/params/attention.h"
 #include "common/ptx.cuh"
 
 namespace {

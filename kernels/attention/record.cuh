@@ -1,7 +1,7 @@
-// Records of params.h as kernels read them.
+// Records of common/params/ as kernels read them.
 #pragma once
 
-#include "common/params.h"
+#include "common/params/attention.h"
 #include "common/ptx.cuh"
 
 // Element `index` of the array at `base`.

@@ -27,6 +27,7 @@
 #include "attention/page_affine.cuh"
 #include "attention/record.cuh"
 #include "attention/walk.cuh"
+#include "common/params/score.h"
 
 // How sealed keys of a kernel are stored.
 template <class K> struct SealedKeys {

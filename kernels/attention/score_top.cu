@@ -2,7 +2,7 @@
 // top_* (score.cuh) has left in `parts`; the one with the lowest index among equals. A
 // thread has one (query, column); the grid is (queries · columns / 128, sequences).
 // Floor: every part is read once.
-#include "common/params.h"
+#include "common/params/score.h"
 #include "common/ptx.cuh"
 
 KERNEL(score_top, ScoreParams, 128, 8) {

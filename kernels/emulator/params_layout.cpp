@@ -2,7 +2,11 @@
 // in src/backend/cuda/params.
 #include <stddef.h>
 
-#include "common/params.h"
+#include "common/params/attention.h"
+#include "common/params/bench.h"
+#include "common/params/cache.h"
+#include "common/params/dense.h"
+#include "common/params/score.h"
 
 namespace {
 

@@ -75,7 +75,7 @@ mirror! {
 mirror! {
     /// One row of one page.
     AppendSlot, 24 bytes {
-        /// Row of `qkv`; [`NONE`](super::NONE): there is nothing to do.
+        /// Row of `qkv`; [`NONE`](super::none::NONE): there is nothing to do.
         0 row: u32,
         /// Index in `arenas`.
         4 arena: u32,
@@ -83,7 +83,7 @@ mirror! {
         8 block: u32,
         /// Token within the page.
         12 slot: u32,
-        /// [`NONE`](super::NONE): all KV heads of the layer; else `layer · kv_heads + head`.
+        /// [`NONE`](super::none::NONE): all KV heads of the layer; else `layer · kv_heads + head`.
         16 stream: u32,
         /// 0.
         20 reserved: u32,
@@ -101,7 +101,7 @@ mirror! {
         16 feedback: u64,
         /// Jobs.
         24 n_jobs: u32,
-        /// Jobs with `stream` [`NONE`](super::NONE) seal the layers
+        /// Jobs with `stream` [`NONE`](super::none::NONE) seal the layers
         /// `[first_layer, first_layer + n_layers)`.
         28 first_layer: u32,
         /// See `first_layer`.
@@ -120,13 +120,13 @@ mirror! {
     SealJob, 24 bytes {
         /// Index in `arenas`.
         0 from_arena: u32,
-        /// Block number; [`NONE`](super::NONE): there is nothing to do.
+        /// Block number; [`NONE`](super::none::NONE): there is nothing to do.
         4 from_block: u32,
         /// Index in `arenas`.
         8 to_arena: u32,
         /// Block number.
         12 to_block: u32,
-        /// [`NONE`](super::NONE): all of the layers asked for.
+        /// [`NONE`](super::none::NONE): all of the layers asked for.
         16 stream: u32,
         /// 0.
         20 reserved: u32,
