@@ -8,7 +8,7 @@ use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::attend::AttentionCall;
 use kvfold::backend::cuda::params::{
-    AttendSeq, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT,
+    KvRun, KvSeq, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT,
 };
 use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
 use kvfold::cache::{ClassDesc, ClassId, ClassKind};
@@ -128,7 +128,7 @@ pub struct Kv {
     arenas: Arenas,
     runs: DeviceBuffer<KvRun>,
     streams: DeviceBuffer<KvStream>,
-    seqs: DeviceBuffer<AttendSeq>,
+    seqs: DeviceBuffer<KvSeq>,
     table: DeviceBuffer<u32>,
 }
 
@@ -211,7 +211,7 @@ fn arenas(shape: &KvShape, layers: usize, device: &Device, stream: &Stream) -> R
 struct Tables {
     runs: Vec<KvRun>,
     streams: Vec<KvStream>,
-    seqs: Vec<AttendSeq>,
+    seqs: Vec<KvSeq>,
     table: Vec<u32>,
 }
 
@@ -244,7 +244,7 @@ impl Tables {
             kept: shape.context as u32,
             sealed_bound: 0,
         });
-        self.seqs.push(AttendSeq {
+        self.seqs.push(KvSeq {
             first_row: (seq * shape.q_len) as u32,
             q_len: shape.q_len as u32,
             first_stream: seq as u32,

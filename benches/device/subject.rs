@@ -3,7 +3,7 @@
 use crate::geometry::{Geometry, RandomWeights, elements};
 use crate::random::Random;
 use kvfold::Result;
-use kvfold::backend::cuda::append::Element;
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::draw::Choice;
 use kvfold::backend::driver::Device;

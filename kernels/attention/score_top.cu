@@ -7,7 +7,7 @@
 
 KERNEL(score_top, ScoreParams, 128, 8) {
     const ScoreParams& p = params;
-    const AttendSeq* seq = reinterpret_cast<const AttendSeq*>(p.attend.seqs) + blockIdx.y;
+    const KvSeq* seq = reinterpret_cast<const KvSeq*>(p.attend.seqs) + blockIdx.y;
     uint32_t columns = p.per_head ? p.attend.heads : p.attend.kv_heads;
     uint32_t i = blockIdx.x * 128 + threadIdx.x;
     if (i >= load(&seq->q_len) * columns) return;

@@ -2,7 +2,8 @@
 
 use crate::world::{World, devices, group, narrow, rope, widen};
 use half::{bf16, f16};
-use kvfold::backend::cuda::append::{AppendCall, AppendPlan, Element, append, inv_turns};
+use kvfold::backend::cuda::append::{AppendCall, AppendPlan, append, inv_turns};
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::seal::{SealPlan, seal};
 use kvfold::backend::{KvGroup, LayerIndex, Rope};
 use kvfold::cache::{SeqId, SeqStep};

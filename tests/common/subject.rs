@@ -3,10 +3,11 @@
 use super::on_backend::{ByElement, OnBackend};
 use half::{bf16, f16};
 use kvfold::backend::cpu::{CpuBackend, Level};
-use kvfold::backend::cuda::append::{AppendCall, AppendPlan, Element, append};
+use kvfold::backend::cuda::append::{AppendCall, AppendPlan, append};
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::attend::{Attention, AttentionCall, AttentionShape, Limits};
 use kvfold::backend::cuda::copy::Copier;
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::gather::Gatherer;
 use kvfold::backend::cuda::params::ScoreTop;
 use kvfold::backend::cuda::score::{ScoreCall, ScoreStarts, Scorer};
@@ -175,7 +176,7 @@ impl OnDevice {
                 if of == TopHeads::Each { step.call.heads } else { scorer.shape().kv_heads };
             let rows = call.sizes.rows;
             let found = [1, 3].map(|chunks| {
-                let mut workspace = scorer.top_workspace(rows, of, chunks).unwrap();
+                let mut workspace = scorer.top_scratch(rows, of, chunks).unwrap();
                 let tops = stream.device().alloc::<ScoreTop>(rows * columns).unwrap();
                 let to = tops.address();
                 // SAFETY: as above.
@@ -223,7 +224,7 @@ impl OnDevice {
         let attention = Attention::new(device, kv.shape(call)).unwrap();
         let Sizes { seqs, generated_rows, tokens, .. } = kv.tables.sizes();
         let limits = Limits { seqs, generated_rows, tokens };
-        let mut workspace = attention.workspace(limits).unwrap();
+        let mut workspace = attention.scratch(limits).unwrap();
         let d = kv.group.head_dim;
         // NaN: every row must be written.
         let mut out = device.alloc::<T>(rows * call.heads * d).unwrap();

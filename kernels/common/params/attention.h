@@ -31,12 +31,12 @@ struct KvStream {
     uint32_t sealed_bound; // pages imported from the prefix index
 };
 
-// Of AttendSeq: its streams are ragged; its rows are of a prompt (RowKind in Rust), so prefill
+// Of KvSeq: its streams are ragged; its rows are of a prompt (RowKind in Rust), so prefill
 // takes them, whatever q_len, and else decode.
 enum AttendFlags : uint32_t { SEQ_RAGGED = 1, SEQ_PROMPT = 2 };
 
 // One sequence of an attention call: its queries are the last q_len tokens.
-struct AttendSeq {
+struct KvSeq {
     uint32_t first_row; // of q and out
     uint32_t q_len;
     uint32_t first_stream; // uniform: its stream; ragged: + layer · kv_heads + head
@@ -76,7 +76,7 @@ struct AttendParams {
     uint64_t q;         // T [rows][q_stride], heads · d in the first columns
     uint64_t out;       // T [rows][heads · d]
     uint64_t lse;       // f32 [rows][heads], base 2, or 0
-    uint64_t seqs;      // AttendSeq [n_seqs]
+    uint64_t seqs;      // KvSeq [n_seqs]
     uint64_t streams;   // KvStream []
     uint64_t runs;      // KvRun []
     uint64_t table;     // u32 [] block numbers

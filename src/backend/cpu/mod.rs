@@ -15,6 +15,7 @@ pub(super) mod pool;
 mod seal;
 mod simd;
 mod slab;
+mod slots;
 mod tensor;
 mod tokens;
 #[cfg(target_arch = "x86_64")]
@@ -22,7 +23,7 @@ mod vnni;
 #[cfg(target_arch = "x86_64")]
 mod vnni_k;
 
-use tokens::Slots;
+use slots::Slots;
 
 pub use kv::Arena;
 pub use matrix::Matrix;

@@ -4,37 +4,8 @@ use super::kv::Arena;
 use super::matrix::Matrix;
 use super::memory::select;
 use super::{Buffer, CpuBackend};
-use crate::backend::{RowToken, Tokens};
+use crate::backend::Tokens;
 use crate::error::{Error, Result};
-use std::collections::VecDeque;
-
-/// The tokens drawn, and those on their way to whoever asks.
-#[derive(Default)]
-pub(super) struct Slots {
-    drawn: Vec<Option<u32>>,
-    sent: VecDeque<Vec<Option<u32>>>,
-}
-
-impl Slots {
-    /// The tokens of rows.
-    pub(super) fn resolve(&self, tokens: &[RowToken]) -> Result<Vec<u32>> {
-        let resolve = |token: &RowToken| match *token {
-            RowToken::Given(id) => Ok(id),
-            RowToken::Drawn(slot) => {
-                let drawn = self.drawn.get(slot as usize).copied().flatten();
-                let none = || Error::misuse("tokens", format!("no token was drawn to slot {slot}"));
-                drawn.ok_or_else(none)
-            }
-        };
-        tokens.iter().map(resolve).collect()
-    }
-
-    fn put(&mut self, slot: u32, token: Option<u32>) {
-        let slot = slot as usize;
-        self.drawn.resize(self.drawn.len().max(slot + 1), None);
-        self.drawn[slot] = token;
-    }
-}
 
 impl Tokens for CpuBackend {
     fn embed(
@@ -72,14 +43,11 @@ impl Tokens for CpuBackend {
     }
 
     fn send(&mut self, arena: &Arena) -> Result<()> {
-        let slots = arena.begun.choices.iter().map(|choice| choice.slot as usize);
-        let drawn = slots.map(|slot| self.slots.drawn.get(slot).copied().flatten());
-        let drawn = drawn.collect();
-        self.slots.sent.push_back(drawn);
+        self.slots.send(arena.begun.choices.iter().map(|choice| choice.slot));
         Ok(())
     }
 
     fn receive(&mut self) -> Result<Vec<Option<u32>>> {
-        self.slots.sent.pop_front().ok_or_else(|| Error::misuse("tokens", "none were sent"))
+        self.slots.receive()
     }
 }

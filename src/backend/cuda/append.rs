@@ -1,7 +1,7 @@
 //! Launches `kernels/cache/append.cu`: RoPE, then new rows to 16-bit pages.
 
 use super::arenas::{Arenas, layer_of};
-use super::gemm::Output;
+use super::element::Element;
 use super::list::{DeviceList, LayerList};
 use super::params::{AppendParams, AppendSlot, NONE};
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
@@ -9,51 +9,8 @@ use crate::backend::{KvGroup, LayerIndex, Rope};
 use crate::cache::{Append, SeqStep};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use bytemuck::Pod;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 
 const THREADS: u32 = 64;
-
-/// A 16-bit type of activations.
-pub trait Element: Pod + Send + Sync + Output<Self> {
-    /// Its codec.
-    const CODEC: Codec;
-    /// Its largest finite number.
-    const LARGEST: f32;
-
-    /// Rounds numbers to nearest, ties to even; too large ones become infinite.
-    fn narrow(from: &[f32], to: &mut [Self]);
-
-    /// The same numbers as f32.
-    fn widen(from: &[Self], to: &mut [f32]);
-}
-
-impl Element for f16 {
-    const CODEC: Codec = Codec::F16;
-    const LARGEST: f32 = 65504.0;
-
-    fn narrow(from: &[f32], to: &mut [Self]) {
-        to.convert_from_f32_slice(from);
-    }
-
-    fn widen(from: &[Self], to: &mut [f32]) {
-        from.convert_to_f32_slice(to);
-    }
-}
-
-impl Element for bf16 {
-    const CODEC: Codec = Codec::Bf16;
-    const LARGEST: f32 = f32::from_bits(0x7f7f_0000);
-
-    fn narrow(from: &[f32], to: &mut [Self]) {
-        to.convert_from_f32_slice(from);
-    }
-
-    fn widen(from: &[Self], to: &mut [f32]) {
-        from.convert_to_f32_slice(to);
-    }
-}
 
 /// Uploads what the kernel turns channels by: `inv_freq / 2π`.
 ///

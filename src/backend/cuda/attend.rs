@@ -47,7 +47,7 @@ pub struct AttentionShape {
     pub scale: f32,
 }
 
-/// The most that calls with one [`Workspace`] may ask for.
+/// The most that calls with one [`AttendScratch`] may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Sequences of a call.
@@ -60,7 +60,7 @@ pub struct Limits {
 
 /// Memory for plans and partial results. Calls that share one must be on one
 /// stream.
-pub struct Workspace {
+pub struct AttendScratch {
     limits: Limits,
     /// Whether the plan was ever made.
     planned: bool,
@@ -71,7 +71,7 @@ pub struct Workspace {
     part_lse: DeviceBuffer<f32>,
 }
 
-impl Workspace {
+impl AttendScratch {
     /// What it was made for.
     pub fn limits(&self) -> Limits {
         self.limits
@@ -91,7 +91,7 @@ pub struct AttentionCall {
     pub out: u64,
     /// Base-2 log-sum-exp: f32 `[rows][heads]`, −∞ for a row that sees nothing; or 0.
     pub lse: u64,
-    /// [`AttendSeq`](super::params::AttendSeq)`[n_seqs]`.
+    /// [`KvSeq`](super::params::KvSeq)`[n_seqs]`.
     pub seqs: u64,
     /// Sequences.
     pub n_seqs: usize,
@@ -185,7 +185,7 @@ impl Attention {
     ///
     /// # Errors
     /// [`Error::DeviceOutOfMemory`]; [`Error::Misuse`] for limits beyond 32 bits.
-    pub fn workspace(&self, limits: Limits) -> Result<Workspace> {
+    pub fn scratch(&self, limits: Limits) -> Result<AttendScratch> {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
         let splits = max_splits(limits.tokens);
         // Each length of splits that rows of a sequence have adds at most one tile that is
@@ -198,7 +198,7 @@ impl Attention {
         if u32::try_from(items.max(parts)).is_err() {
             return Err(Error::misuse("limits", format!("{limits:?} exceed 32 bits")));
         }
-        Ok(Workspace {
+        Ok(AttendScratch {
             limits,
             planned: false,
             plan: self.device.alloc(1)?,
@@ -212,24 +212,24 @@ impl Attention {
     /// Attention of one layer. Enqueues work and returns.
     ///
     /// # Errors
-    /// [`Error::Misuse`] for more sequences than the workspace was made for and for
+    /// [`Error::Misuse`] for more sequences than the scratch was made for and for
     /// a stride that does not fit; [`Error::NoKernelForArch`] and the like.
     ///
     /// # Safety
     /// The arrays are as [`AttentionCall`] says, consistent with each other and with
-    /// the shape, within the limits of the workspace, and live until the work is
+    /// the shape, within the limits of the scratch, and live until the work is
     /// done; `out` and `lse` are not used by other work meanwhile.
     pub unsafe fn attend(
         &self,
         call: &AttentionCall,
-        workspace: &mut Workspace,
+        scratch: &mut AttendScratch,
         stream: &Stream,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.launch(call, workspace, true, stream) }
+        unsafe { self.launch(call, scratch, true, stream) }
     }
 
-    /// As [`attend`](Self::attend), by the plan that the last such call on this workspace
+    /// As [`attend`](Self::attend), by the plan that the last such call on this scratch
     /// made, if it had generated rows: for another layer of the same step, if no sequence is
     /// ragged.
     ///
@@ -241,11 +241,11 @@ impl Attention {
     pub unsafe fn attend_as_planned(
         &self,
         call: &AttentionCall,
-        workspace: &mut Workspace,
+        scratch: &mut AttendScratch,
         stream: &Stream,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.launch(call, workspace, false, stream) }
+        unsafe { self.launch(call, scratch, false, stream) }
     }
 
     /// # Safety
@@ -254,29 +254,29 @@ impl Attention {
     unsafe fn launch(
         &self,
         call: &AttentionCall,
-        workspace: &mut Workspace,
+        scratch: &mut AttendScratch,
         plan: bool,
         stream: &Stream,
     ) -> Result<()> {
         let shape = &self.shape;
         let group = shape.heads / shape.kv_heads;
-        if call.n_seqs > workspace.limits.seqs {
-            let what = format!("{} in a workspace for {}", call.n_seqs, workspace.limits.seqs);
+        if call.n_seqs > scratch.limits.seqs {
+            let what = format!("{} in a scratch for {}", call.n_seqs, scratch.limits.seqs);
             return Err(Error::misuse("n_seqs", what));
         }
         self.check_stride(call)?;
         if call.n_seqs == 0 {
             return Ok(());
         }
-        let params = self.params(call, workspace);
+        let params = self.params(call, scratch);
         let entries = (call.n_seqs * shape.kv_heads) as u32;
         let columns = call.max_generated * group;
-        // SAFETY: the caller's promise; plans and parts are the workspace's, whose
+        // SAFETY: the caller's promise; plans and parts are the scratch's, whose
         // capacity the plan kernel respects.
         unsafe {
             if call.max_generated > 0 {
                 if plan {
-                    workspace.planned = true;
+                    scratch.planned = true;
                     stream.launch("attend_plan", Launch::new(1, 256).shared(4 * 256), &params)?;
                 }
                 stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
@@ -300,30 +300,30 @@ impl Attention {
         Err(Error::misuse("q_stride", what))
     }
 
-    /// Whether the last call with generated rows needed more than its workspace holds, in
+    /// Whether the last call with generated rows needed more than its scratch holds, in
     /// which case it has written none of them. Waits for the stream. Cannot happen within
     /// the limits.
     ///
     /// # Errors
     /// What went wrong in the stream's work.
-    pub fn overflowed(&self, workspace: &Workspace, stream: &Stream) -> Result<bool> {
-        Ok(workspace.planned && workspace.plan.to_vec(stream)?[0].overflow != 0)
+    pub fn overflowed(&self, scratch: &AttendScratch, stream: &Stream) -> Result<bool> {
+        Ok(scratch.planned && scratch.plan.to_vec(stream)?[0].overflow != 0)
     }
 
-    fn params(&self, call: &AttentionCall, workspace: &Workspace) -> AttendParams {
+    fn params(&self, call: &AttentionCall, scratch: &AttendScratch) -> AttendParams {
         AttendParams {
-            plan: workspace.plan.address(),
-            items: workspace.items.address(),
-            entries: workspace.entries.address(),
-            part_out: workspace.part_out.address(),
-            part_lse: workspace.part_lse.address(),
-            max_items: workspace.items.len() as u32,
-            max_parts: workspace.part_lse.len() as u32,
+            plan: scratch.plan.address(),
+            items: scratch.items.address(),
+            entries: scratch.entries.address(),
+            part_out: scratch.part_out.address(),
+            part_lse: scratch.part_lse.address(),
+            max_items: scratch.items.len() as u32,
+            max_parts: scratch.part_lse.len() as u32,
             ..self.call_params(call)
         }
     }
 
-    /// What a call says, without a workspace.
+    /// What a call says, without a scratch.
     pub(super) fn call_params(&self, call: &AttentionCall) -> AttendParams {
         let shape = &self.shape;
         let seals = shape.format.seals();

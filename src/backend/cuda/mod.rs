@@ -9,6 +9,7 @@ pub mod attend;
 mod class_memory;
 pub mod copy;
 pub mod dense;
+pub mod element;
 pub mod gather;
 pub mod gemm;
 mod list;

@@ -130,28 +130,28 @@ impl Scorer {
     ///
     /// # Errors
     /// [`Error::DeviceOutOfMemory`].
-    pub fn top_workspace(&self, rows: usize, of: TopHeads, chunks: usize) -> Result<TopWorkspace> {
+    pub fn top_scratch(&self, rows: usize, of: TopHeads, chunks: usize) -> Result<TopScratch> {
         let per_chunk = rows * self.columns(of);
         let chunks = chunks.clamp(1, MAX_CHUNKS);
-        Ok(TopWorkspace { parts: self.attention.device().alloc(per_chunk * chunks)?, chunks })
+        Ok(TopScratch { parts: self.attention.device().alloc(per_chunk * chunks)?, chunks })
     }
 
-    /// Makes a workspace serve such calls. Its memory only grows; no work may use it.
+    /// Makes a scratch serve such calls. Its memory only grows; no work may use it.
     ///
     /// # Errors
-    /// As [`top_workspace`](Self::top_workspace).
+    /// As [`top_scratch`](Self::top_scratch).
     pub fn reserve_top(
         &self,
-        workspace: &mut TopWorkspace,
+        scratch: &mut TopScratch,
         rows: usize,
         of: TopHeads,
         chunks: usize,
     ) -> Result<()> {
         let chunks = chunks.clamp(1, MAX_CHUNKS);
-        if rows * self.columns(of) * chunks > workspace.parts.len() {
-            *workspace = self.top_workspace(rows.next_power_of_two(), of, chunks)?;
+        if rows * self.columns(of) * chunks > scratch.parts.len() {
+            *scratch = self.top_scratch(rows.next_power_of_two(), of, chunks)?;
         }
-        workspace.chunks = chunks;
+        scratch.chunks = chunks;
         Ok(())
     }
 
@@ -160,7 +160,7 @@ impl Scorer {
     /// work and returns.
     ///
     /// # Errors
-    /// As [`score`](Self::score), and [`Error::Misuse`] for more rows than the workspace
+    /// As [`score`](Self::score), and [`Error::Misuse`] for more rows than the scratch
     /// was made for.
     ///
     /// # Safety
@@ -171,7 +171,7 @@ impl Scorer {
         call: &ScoreCall,
         of: TopHeads,
         tops: u64,
-        workspace: &mut TopWorkspace,
+        scratch: &mut TopScratch,
         stream: &Stream,
     ) -> Result<()> {
         let Some(params) = self.params(call)? else { return Ok(()) };
@@ -180,13 +180,13 @@ impl Scorer {
         if per_chunk == 0 {
             return Ok(());
         }
-        let chunks = (workspace.parts.len() / per_chunk).min(workspace.chunks);
+        let chunks = (scratch.parts.len() / per_chunk).min(scratch.chunks);
         if chunks == 0 {
-            let what = format!("{per_chunk} parts, {} are there", workspace.parts.len());
-            return Err(Error::misuse("workspace", what));
+            let what = format!("{per_chunk} parts, {} are there", scratch.parts.len());
+            return Err(Error::misuse("scratch", what));
         }
         let params = ScoreParams {
-            parts: workspace.parts.address(),
+            parts: scratch.parts.address(),
             tops,
             last: u32::MAX,
             chunks: chunks as u32,
@@ -195,7 +195,7 @@ impl Scorer {
         };
         let merge = (call.sizes.max_q_len() * columns).div_ceil(THREADS as usize);
         let grid = [merge as u32, call.attention.n_seqs as u32, 1];
-        // SAFETY: the caller's promise; the parts are the workspace's.
+        // SAFETY: the caller's promise; the parts are the scratch's.
         unsafe {
             stream.launch(&self.top, self.launch(call, chunks), &params)?;
             stream.launch("score_top", Launch::grid(grid, THREADS), &params)
@@ -236,13 +236,13 @@ impl Scorer {
 
 /// Memory for the best tokens of parts of streams. Calls that share one must be on one
 /// stream.
-pub struct TopWorkspace {
+pub struct TopScratch {
     parts: DeviceBuffer<ScoreTop>,
     /// Shares of a stream's pages, at most.
     chunks: usize,
 }
 
-impl TopWorkspace {
+impl TopScratch {
     /// For calls without rows.
     ///
     /// # Errors

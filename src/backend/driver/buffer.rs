@@ -19,8 +19,38 @@ pub struct DeviceBuffer<T> {
     element: PhantomData<T>,
 }
 
+impl Device {
+    /// A buffer of `len` elements of unspecified content.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn alloc<T: Pod>(&self, len: usize) -> Result<DeviceBuffer<T>> {
+        DeviceBuffer::new(self, len)
+    }
+
+    /// A buffer of `len` elements, all bits 0.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn zeroed<T: Pod>(&self, len: usize, stream: &Stream) -> Result<DeviceBuffer<T>> {
+        let mut buffer = self.alloc(len)?;
+        buffer.fill(0, stream)?;
+        Ok(buffer)
+    }
+
+    /// A buffer with a copy of `from`.
+    ///
+    /// # Errors
+    /// [`Error::DeviceOutOfMemory`].
+    pub fn upload<T: Pod>(&self, from: &[T], stream: &Stream) -> Result<DeviceBuffer<T>> {
+        let mut buffer = self.alloc(from.len())?;
+        buffer.write(0, from, stream)?;
+        Ok(buffer)
+    }
+}
+
 impl<T: Pod> DeviceBuffer<T> {
-    pub(super) fn new(device: &Device, len: usize) -> Result<Self> {
+    fn new(device: &Device, len: usize) -> Result<Self> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| {
             Error::misuse("len", format!("{len} elements are more than memory can hold"))
         })? as u64;

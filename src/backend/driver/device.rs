@@ -1,8 +1,7 @@
 //! A handle to a device.
 
-use super::{DeviceBuffer, DeviceInfo, Driver, Event, HostBuffer, MemoryInfo, RawStream, Stream};
+use super::{DeviceInfo, Driver, MemoryInfo};
 use crate::error::{Error, Result};
-use bytemuck::Pod;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -103,62 +102,6 @@ impl Device {
         self.0.changes.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise.
         unsafe { self.driver().free(address) }
-    }
-
-    /// A buffer of `len` elements of unspecified content.
-    ///
-    /// # Errors
-    /// [`Error::DeviceOutOfMemory`].
-    pub fn alloc<T: Pod>(&self, len: usize) -> Result<DeviceBuffer<T>> {
-        DeviceBuffer::new(self, len)
-    }
-
-    /// A buffer of `len` elements, all bits 0.
-    ///
-    /// # Errors
-    /// [`Error::DeviceOutOfMemory`].
-    pub fn zeroed<T: Pod>(&self, len: usize, stream: &Stream) -> Result<DeviceBuffer<T>> {
-        let mut buffer = self.alloc(len)?;
-        buffer.fill(0, stream)?;
-        Ok(buffer)
-    }
-
-    /// A buffer with a copy of `from`.
-    ///
-    /// # Errors
-    /// [`Error::DeviceOutOfMemory`].
-    pub fn upload<T: Pod>(&self, from: &[T], stream: &Stream) -> Result<DeviceBuffer<T>> {
-        let mut buffer = self.alloc(from.len())?;
-        buffer.write(0, from, stream)?;
-        Ok(buffer)
-    }
-
-    /// Page-locked host memory of `len` elements, all bits 0.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if the host has no memory left to lock.
-    pub fn host_buffer<T: Pod>(&self, len: usize) -> Result<HostBuffer<T>> {
-        HostBuffer::new(self, len)
-    }
-
-    /// A new stream.
-    pub fn stream(&self) -> Result<Stream> {
-        Stream::new(self)
-    }
-
-    /// A stream that somebody else owns, a null one being the default stream.
-    ///
-    /// # Safety
-    /// `stream` is a stream of this device's context (or, on the emulated device,
-    /// null), and outlives the result.
-    pub unsafe fn borrow_stream(&self, stream: *mut c_void) -> Stream {
-        // SAFETY: the caller's promise.
-        unsafe { Stream::borrow(self, RawStream(stream as u64)) }
-    }
-
-    /// A new event.
-    pub fn event(&self) -> Result<Event> {
-        Event::new(self)
     }
 
     /// The driver beneath.

@@ -9,6 +9,7 @@
 
 mod emulator;
 mod pinned;
+mod state;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -17,15 +18,14 @@ mod work;
 use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
 use crate::error::{Error, Result};
 use emulator::Emulator;
-use pinned::Pinned;
+use state::State;
 use std::alloc::Layout;
-use std::collections::HashMap;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use work::{Capture, Work};
+use work::Work;
 
 /// What sizes and addresses of virtual memory are multiples of; also a page of the host.
 const GRANULARITY: u64 = 4096;
@@ -70,41 +70,6 @@ pub struct EmulatedDriver {
     handles: AtomicU64,
     emulator: Arc<Emulator>,
     state: Mutex<State>,
-}
-
-struct State {
-    /// Allocations: bytes by address.
-    memory: HashMap<u64, u64>,
-    used: u64,
-    /// Launches at the time of recording, by event.
-    events: HashMap<u64, Option<u64>>,
-    /// By stream.
-    captures: HashMap<u64, Capture>,
-    graphs: HashMap<u64, Arc<Vec<Work>>>,
-    pinned: Pinned,
-}
-
-impl State {
-    fn new(emulator: Arc<Emulator>) -> Self {
-        Self {
-            memory: HashMap::new(),
-            used: 0,
-            events: HashMap::new(),
-            captures: HashMap::new(),
-            graphs: HashMap::new(),
-            pinned: Pinned::new(emulator),
-        }
-    }
-
-    /// Counts `bytes` of memory as used, if they are free.
-    fn claim(&mut self, bytes: u64, total: u64) -> Result<()> {
-        let free = total - self.used;
-        if bytes > free {
-            return Err(Error::DeviceOutOfMemory { needed: bytes, free });
-        }
-        self.used += bytes;
-        Ok(())
-    }
 }
 
 impl EmulatedDriver {
@@ -175,6 +140,46 @@ impl EmulatedDriver {
         let seed = self.options.seed.wrapping_add(launch);
         // SAFETY: the caller's promise.
         unsafe { self.emulator.launch(kernel, shape, params, seed, self.options.host_threads) }
+    }
+
+    /// Does work at once, or records it if the stream captures.
+    ///
+    /// # Safety
+    /// That of the driver.
+    unsafe fn submit(&self, work: Work, stream: RawStream) -> Result<()> {
+        if let Some(capture) = self.state().captures.get_mut(&stream.0) {
+            capture.work.push(work);
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.run(&work, stream) }
+    }
+
+    /// Does work at once.
+    ///
+    /// # Safety
+    /// That of the driver.
+    unsafe fn run(&self, work: &Work, stream: RawStream) -> Result<()> {
+        // Pinned memory is read as late as can be.
+        self.state().pinned.land_writes();
+        match *work {
+            // SAFETY: the caller's promise.
+            Work::Launch { ref kernel, shape, ref params } => unsafe {
+                self.run_kernel(kernel, shape, params)
+            },
+            // SAFETY: the caller's promise.
+            Work::Copy { from, to, bytes } => unsafe { self.emulator.copy(from, to, bytes) },
+            // SAFETY: the caller's promise.
+            Work::Fill { at, value, bytes } => unsafe { self.emulator.fill(at, value, bytes) },
+            Work::WritePinned { to, from, bytes } => {
+                self.state().pinned.write(to, from, bytes);
+                Ok(())
+            }
+            // SAFETY: the caller's promise.
+            Work::ReadPinned { from, to, bytes } => unsafe {
+                self.state().pinned.read(stream, from, to, bytes)
+            },
+        }
     }
 }
 

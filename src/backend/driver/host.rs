@@ -21,8 +21,18 @@ unsafe impl<T: Send> Send for HostBuffer<T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for HostBuffer<T> {}
 
+impl Device {
+    /// Page-locked host memory of `len` elements, all bits 0.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the host has no memory left to lock.
+    pub fn host_buffer<T: Pod>(&self, len: usize) -> Result<HostBuffer<T>> {
+        HostBuffer::new(self, len)
+    }
+}
+
 impl<T: Pod> HostBuffer<T> {
-    pub(super) fn new(device: &Device, len: usize) -> Result<Self> {
+    fn new(device: &Device, len: usize) -> Result<Self> {
         let bytes = len.checked_mul(size_of::<T>()).filter(|b| *b <= isize::MAX as usize);
         let first = match bytes {
             Some(0) => NonNull::dangling(),

@@ -3,6 +3,7 @@
 use super::{Device, Launch, RawEvent, RawStream};
 use crate::error::Result;
 use bytemuck::Pod;
+use std::ffi::c_void;
 use std::time::Duration;
 
 /// A queue of work that runs in order.
@@ -13,15 +14,37 @@ pub struct Stream {
     owned: bool,
 }
 
+impl Device {
+    /// A new stream.
+    pub fn stream(&self) -> Result<Stream> {
+        Stream::new(self)
+    }
+
+    /// A stream that somebody else owns, a null one being the default stream.
+    ///
+    /// # Safety
+    /// `stream` is a stream of this device's context (or, on the emulated device,
+    /// null), and outlives the result.
+    pub unsafe fn borrow_stream(&self, stream: *mut c_void) -> Stream {
+        // SAFETY: the caller's promise.
+        unsafe { Stream::borrow(self, RawStream(stream as u64)) }
+    }
+
+    /// A new event.
+    pub fn event(&self) -> Result<Event> {
+        Event::new(self)
+    }
+}
+
 impl Stream {
-    pub(super) fn new(device: &Device) -> Result<Self> {
+    fn new(device: &Device) -> Result<Self> {
         let raw = device.driver().create_stream()?;
         Ok(Self { device: device.clone(), raw, owned: true })
     }
 
     /// # Safety
     /// `raw` is a stream of the device and outlives the result.
-    pub(super) unsafe fn borrow(device: &Device, raw: RawStream) -> Self {
+    unsafe fn borrow(device: &Device, raw: RawStream) -> Self {
         Self { device: device.clone(), raw, owned: false }
     }
 
@@ -95,7 +118,7 @@ pub struct Event {
 }
 
 impl Event {
-    pub(super) fn new(device: &Device) -> Result<Self> {
+    fn new(device: &Device) -> Result<Self> {
         Ok(Self { device: device.clone(), raw: device.driver().create_event()? })
     }
 

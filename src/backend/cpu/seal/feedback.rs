@@ -1,8 +1,8 @@
 //! Keys with error feedback ([`crate::codec::feedback`]): channels in order, tokens along
 //! the lanes.
 
-use super::fit::{Groups, squared_error};
-use super::{Seal, limit};
+use super::fit::{Groups, limit, squared_error};
+use super::job::Seal;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::TILE_TOKENS;
 use crate::codec::clip::{LIMIT, RATIOS};

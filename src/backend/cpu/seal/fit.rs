@@ -1,6 +1,6 @@
 //! Scales and zeros of a tile's groups.
 
-use super::Seal;
+use super::job::Seal;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::affine::Affine;
 use crate::codec::clip::{LIMIT, RATIOS};
@@ -102,6 +102,14 @@ pub(super) fn squared_error<S: Simd>(
     let code = s.round(s.select_le(code, levels, code, levels));
     let off = s.sub(x, s.add(s.mul(code, scale), zero));
     s.mul(off, off)
+}
+
+/// [`crate::codec::clip::limit`].
+#[inline(always)]
+pub(super) fn limit<S: Simd>(s: S, x: S::F) -> S::F {
+    // What is not a number takes the second operand.
+    let (x, most) = (s.max(x, s.splat(-LIMIT)), s.splat(LIMIT));
+    s.select_le(x, most, x, most)
 }
 
 impl Seal<'_> {

@@ -1,20 +1,20 @@
 //! Sealing: a 16-bit page becomes codes, with vectors.
 //!
-//! The bytes are those of [`Affine`]'s scalar encoder: the same subtraction, division
+//! The bytes are those of [`Affine`](crate::codec::affine::Affine)'s scalar encoder: the same subtraction, division
 //! and rounding of each element (ARCHITECTURE, rule 5).
 
 mod feedback;
 mod fit;
+mod job;
 mod pack;
 
 use super::attention::rotate_columns;
 use super::simd::{Kernel, Level, Simd, dispatch};
-use crate::codec::affine::Affine;
-use crate::codec::clip::LIMIT;
 use crate::codec::feedback::Feedback;
 use crate::codec::{Codec, Side, TILE_TOKENS};
-use fit::{Groups, Lanes};
+use fit::{Groups, Lanes, limit};
 use half::f16;
+use job::Seal;
 
 /// A tile to be encoded.
 #[derive(Clone, Copy)]
@@ -40,17 +40,6 @@ pub(super) fn seal(level: Level, tile: Tile<'_>, codec: Codec, out: &mut [u8]) {
     let mut rows = vec![0f32; TILE_TOKENS * head_dim];
     hot.tile().decode(side, from, head_dim, &mut rows);
     codec.encode(None, side, &rows, head_dim, out);
-}
-
-/// Encodes one tile.
-struct Seal<'a> {
-    hot: Codec,
-    from: &'a [u8],
-    codec: &'a Affine,
-    side: Side,
-    head_dim: usize,
-    feedback: Option<&'a Feedback>,
-    out: &'a mut [u8],
 }
 
 impl Kernel for Seal<'_> {
@@ -127,14 +116,6 @@ impl Seal<'_> {
             to.iter_mut().zip(numbers).for_each(|(to, x)| *to = f16::from_f32(*x).to_le_bytes());
         }
     }
-}
-
-/// [`crate::codec::clip::limit`].
-#[inline(always)]
-fn limit<S: Simd>(s: S, x: S::F) -> S::F {
-    // What is not a number takes the second operand.
-    let (x, most) = (s.max(x, s.splat(-LIMIT)), s.splat(LIMIT));
-    s.select_le(x, most, x, most)
 }
 
 /// `to[column][row] = from[row][column]`, in blocks that fit a vector each.

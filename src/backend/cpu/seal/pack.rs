@@ -6,8 +6,8 @@
 // Register pairs, words and rows are numbers.
 #![allow(clippy::needless_range_loop)]
 
-use super::Seal;
 use super::fit::Groups;
+use super::job::Seal;
 use crate::backend::cpu::simd::Simd;
 use crate::codec::TILE_TOKENS;
 use crate::codec::fragment::{register_place, span, unit_words};

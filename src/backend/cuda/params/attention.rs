@@ -57,7 +57,7 @@ mirror! {
 
 mirror! {
     /// One sequence of an attention call: its queries are the last q_len tokens.
-    AttendSeq, 16 bytes {
+    KvSeq, 16 bytes {
         /// First row of `q` and `out`.
         0 first_row: u32,
         /// Its queries.
@@ -129,7 +129,7 @@ mirror! {
         8 out: u64,
         /// `f32 [rows][heads]`, base 2, or 0.
         16 lse: u64,
-        /// `AttendSeq [n_seqs]`.
+        /// `KvSeq [n_seqs]`.
         24 seqs: u64,
         /// `KvStream []`.
         32 streams: u64,

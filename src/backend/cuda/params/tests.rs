@@ -31,7 +31,7 @@ fn the_cpp_compiler_lays_out_the_same_structs() {
         KvArena::LAYOUT,
         KvRun::LAYOUT,
         KvStream::LAYOUT,
-        AttendSeq::LAYOUT,
+        KvSeq::LAYOUT,
         AttendItem::LAYOUT,
         AttendEntry::LAYOUT,
         AttendPlan::LAYOUT,

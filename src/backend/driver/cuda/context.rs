@@ -1,6 +1,6 @@
 //! A context, owned or borrowed, and making it current.
 
-use super::{check, complain};
+use super::status::{check, complain};
 use crate::error::Result;
 use cudarc::driver::sys;
 

@@ -1,7 +1,8 @@
 //! Kernels by name.
 
 use super::context::Context;
-use super::{check, complain, probe, refused};
+use super::probe;
+use super::status::{check, complain, refused};
 use crate::backend::driver::{DeviceInfo, embedded};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUresult};

@@ -8,14 +8,16 @@ mod functions;
 mod graphs;
 mod memory;
 mod probe;
+mod status;
 
 pub use context::{Context, Current};
 pub use probe::{devices, driver_version};
 
 use super::{DeviceInfo, Driver, Launch, MemoryInfo, RawEvent, RawGraph, RawStream};
 use crate::error::{Error, Result};
-use cudarc::driver::{result::DriverError, sys};
+use cudarc::driver::sys;
 use functions::Functions;
+use status::{check, complain, refused};
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -405,29 +407,4 @@ unsafe fn is_page_locked(host: *const c_void) -> bool {
     let status =
         unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, host as u64) };
     status == sys::CUresult::CUDA_SUCCESS && kind != 0
-}
-
-/// The driver's answer as a result.
-fn check(operation: &str, status: sys::CUresult) -> Result<()> {
-    match status {
-        sys::CUresult::CUDA_SUCCESS => Ok(()),
-        _ => Err(refused(operation, status)),
-    }
-}
-
-/// The driver's complaint as an error.
-fn refused(operation: &str, status: sys::CUresult) -> Error {
-    let error = DriverError(status);
-    let text = |t: Result<&std::ffi::CStr, DriverError>| {
-        t.map_or_else(|_| format!("{status:?}"), |t| t.to_string_lossy().into_owned())
-    };
-    let (name, what) = (text(error.error_name()), text(error.error_string()));
-    Error::device(operation, format!("{what} ({name})"))
-}
-
-/// Logs what a destructor cannot return.
-fn complain(operation: &str, status: sys::CUresult) {
-    if let Err(error) = check(operation, status) {
-        tracing::warn!("{error}");
-    }
 }

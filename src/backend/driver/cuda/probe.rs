@@ -1,6 +1,6 @@
 //! Is there a driver, is it new enough, and what devices does it have?
 
-use super::check;
+use super::status::{check, refused};
 use crate::backend::driver::{DeviceInfo, Embedded, embedded};
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
@@ -106,7 +106,7 @@ pub(super) fn describe(device: sys::CUdevice) -> Result<DeviceInfo> {
     check("read the size of the memory", unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) })?;
     Ok(DeviceInfo {
         name: result::device::get_name(device)
-            .map_err(|e| super::refused("read the name of the device", e.0))?,
+            .map_err(|e| refused("read the name of the device", e.0))?,
         arch: 10 * attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?
             + attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         memory: memory as u64,

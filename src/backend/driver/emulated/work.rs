@@ -1,9 +1,7 @@
 //! Work on a stream of the emulated device, and captures of it.
 
-use super::{EmulatedDriver, State};
-use crate::backend::driver::{Launch, RawStream};
-use crate::error::{Error, Result};
-use std::sync::Arc;
+use crate::backend::driver::Launch;
+use crate::error::Error;
 use std::thread::ThreadId;
 
 /// What can be captured. Addresses are numbers, on the host too.
@@ -18,98 +16,16 @@ pub(super) enum Work {
 
 /// What a stream captures.
 pub(super) struct Capture {
-    thread: ThreadId,
-    work: Vec<Work>,
+    pub thread: ThreadId,
+    pub work: Vec<Work>,
     /// What must not have been done while it captured.
-    spoiled: Option<String>,
-}
-
-impl State {
-    /// An error, and the end of the capture's hopes, if the stream captures.
-    pub(super) fn not_captured(&mut self, stream: RawStream, doing: &str) -> Result<()> {
-        match self.captures.get_mut(&stream.0) {
-            Some(capture) => Err(capture.spoil(doing)),
-            None => Ok(()),
-        }
-    }
-
-    /// The same if this thread captures anything.
-    pub(super) fn not_capturing(&mut self, doing: &str) -> Result<()> {
-        let thread = std::thread::current().id();
-        match self.captures.values_mut().find(|capture| capture.thread == thread) {
-            Some(capture) => Err(capture.spoil(doing)),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn begin_capture(&mut self, stream: RawStream) -> Result<()> {
-        const DOING: &str = "begin a capture";
-        self.not_captured(stream, DOING)?;
-        if stream.0 == 0 {
-            return Err(Error::device(DOING, "the default stream cannot be captured"));
-        }
-        let thread = std::thread::current().id();
-        let capture = Capture { thread, work: Vec::new(), spoiled: None };
-        self.captures.insert(stream.0, capture);
-        Ok(())
-    }
-
-    pub(super) fn end_capture(&mut self, stream: RawStream) -> Result<Arc<Vec<Work>>> {
-        const DOING: &str = "end a capture";
-        let capture = self.captures.remove(&stream.0);
-        let capture = capture.ok_or_else(|| Error::device(DOING, "the stream captures nothing"))?;
-        match capture.spoiled {
-            Some(doing) => Err(Error::device(DOING, format!("it was spoiled: {doing}"))),
-            None => Ok(Arc::new(capture.work)),
-        }
-    }
+    pub spoiled: Option<String>,
 }
 
 impl Capture {
-    fn spoil(&mut self, doing: &str) -> Error {
+    /// Ends its hopes.
+    pub fn spoil(&mut self, doing: &str) -> Error {
         self.spoiled.get_or_insert_with(|| doing.to_owned());
         Error::device(doing, "not permitted during a capture")
-    }
-}
-
-impl EmulatedDriver {
-    /// Does work at once, or records it if the stream captures.
-    ///
-    /// # Safety
-    /// That of the driver.
-    pub(super) unsafe fn submit(&self, work: Work, stream: RawStream) -> Result<()> {
-        if let Some(capture) = self.state().captures.get_mut(&stream.0) {
-            capture.work.push(work);
-            return Ok(());
-        }
-        // SAFETY: the caller's promise.
-        unsafe { self.run(&work, stream) }
-    }
-
-    /// Does work at once.
-    ///
-    /// # Safety
-    /// That of the driver.
-    pub(super) unsafe fn run(&self, work: &Work, stream: RawStream) -> Result<()> {
-        // Pinned memory is read as late as can be.
-        self.state().pinned.land_writes();
-        match *work {
-            // SAFETY: the caller's promise.
-            Work::Launch { ref kernel, shape, ref params } => unsafe {
-                self.run_kernel(kernel, shape, params)
-            },
-            // SAFETY: the caller's promise.
-            Work::Copy { from, to, bytes } => unsafe { self.emulator.copy(from, to, bytes) },
-            // SAFETY: the caller's promise.
-            Work::Fill { at, value, bytes } => unsafe { self.emulator.fill(at, value, bytes) },
-            Work::WritePinned { to, from, bytes } => {
-                self.state().pinned.write(to, from, bytes);
-                Ok(())
-            }
-            // SAFETY: the caller's promise.
-            Work::ReadPinned { from, to, bytes } => unsafe {
-                self.state().pinned.read(stream, from, to, bytes)
-            },
-        }
     }
 }
