@@ -5,7 +5,7 @@
 
 #include "common/params/none.h"
 
-// Storage of a half of a page (Codec in Rust).
+// Storage of a half of a page (Codec::number in Rust).
 enum KvCodec : uint32_t {
     CODEC_F16 = 0,
     CODEC_BF16 = 1,

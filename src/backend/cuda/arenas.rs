@@ -9,15 +9,11 @@
 mod tests;
 
 use super::class_memory::ClassMemory;
-use super::params::{
-    CODEC_BF16, CODEC_F16, CODEC_FP8, CODEC_KF2, CODEC_KF3, CODEC_KF4, CODEC_KIVI2, CODEC_KIVI4,
-    KvArena,
-};
+use super::params::KvArena;
 use crate::backend::driver::{Device, DeviceBuffer, Stream};
 pub use crate::backend::layout::PageLayout;
 use crate::backend::{KvGroup, LayerIndex};
 use crate::cache::{BlockRef, ClassDesc, ClassId};
-use crate::codec::Codec;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -53,22 +49,8 @@ fn entry(layout: &PageLayout, base: u64) -> KvArena {
         key_bytes: layout.key_bytes as u32,
         page_tokens: layout.page_tokens as u32,
         ragged: u32::from(layout.ragged),
-        key_codec: number(layout.key),
-        value_codec: number(layout.value),
-    }
-}
-
-/// A codec as `KvCodec` numbers it.
-fn number(codec: Codec) -> u32 {
-    match codec {
-        Codec::F16 => CODEC_F16,
-        Codec::Bf16 => CODEC_BF16,
-        Codec::Fp8 => CODEC_FP8,
-        Codec::Kivi4 => CODEC_KIVI4,
-        Codec::Kivi2 => CODEC_KIVI2,
-        Codec::Kf4 => CODEC_KF4,
-        Codec::Kf3 => CODEC_KF3,
-        Codec::Kf2 => CODEC_KF2,
+        key_codec: layout.key.number(),
+        value_codec: layout.value.number(),
     }
 }
 

@@ -16,6 +16,7 @@
 //!
 //! [`SEQ_PROMPT`]: super::params::SEQ_PROMPT
 
+use super::forms::form_of;
 use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
 use crate::backend::kv::check_mask;
@@ -156,7 +157,7 @@ impl Attention {
             return Err(Error::config("scale, window", what));
         }
         check_mask(shape.causal, shape.window)?;
-        let form = form(format)?;
+        let form = form_of(*format)?.stem;
         let element = format.hot();
         // A wider tile serves two columns of 8 with one read of the pages; at 256
         // channels its accumulators would not fit the registers.
@@ -400,28 +401,6 @@ fn warp_bytes(shape: &AttentionShape) -> usize {
     let two = 2 * half.max(sealed);
     let three = two.max(3 * if sealed > 0 { sealed } else { half });
     if three <= 24 << 10 { three } else { two }
-}
-
-/// The part of a kernel's name that says how pages are sealed.
-fn form(format: &KvFormat) -> Result<&'static str> {
-    Ok(match (format.key, format.value) {
-        _ if !format.seals() => "half",
-        (Codec::Fp8, Codec::Fp8) => "fp8",
-        (Codec::Kivi4, Codec::Kivi4) => "kivi4",
-        (Codec::Kivi2, Codec::Kivi2) => "kivi2",
-        (Codec::Kivi4, Codec::Kivi2) => "kivi42",
-        (Codec::Kf4, Codec::Kf4) => "kf4",
-        (Codec::Kf3, Codec::Kf3) => "kf3",
-        (Codec::Kf3, Codec::Kf2) => "kf32",
-        (Codec::Kf2, Codec::Kf2) => "kf2",
-        _ => {
-            return Err(Error::Unsupported {
-                what: format!("the KV format {format} on this device"),
-                remedy: "f16, bf16, fp8, kivi4, kivi2, kivi4/kivi2, kf4, kf3, kf3.2 and kf2 are"
-                    .into(),
-            });
-        }
-    })
 }
 
 /// The most pages of streams whose splits have 8, 16 and 32 pages; those of longer ones

@@ -10,6 +10,7 @@ mod class_memory;
 pub mod copy;
 pub mod dense;
 pub mod element;
+mod forms;
 pub mod gather;
 pub mod gemm;
 mod list;

@@ -6,12 +6,12 @@
 //! log-sum-exps that it wrote.
 
 use super::attend::{Attention, AttentionCall, AttentionShape};
+use super::forms::form_of;
 use super::list::DeviceList;
 use super::params::{SCORE_MAX, SCORE_SUM_MAX, SCORE_SUM_MEAN, ScoreParams, ScoreTop};
 use super::tables::Sizes;
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
 use crate::backend::score::{Heads, Score, Spans, TopHeads};
-use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 
 /// Most shares of a stream's pages that [`Scorer::top`] hands out.
@@ -77,7 +77,8 @@ impl Scorer {
     pub fn new(device: &Device, shape: AttentionShape) -> Result<Self> {
         let attention = Attention::new(device, shape)?;
         let shape = attention.shape();
-        let (form, element, d) = (form(&shape.format)?, shape.format.hot(), shape.head_dim);
+        let (format, d) = (shape.format, shape.head_dim);
+        let (form, element) = (form_of(format)?.key_stem(), format.hot());
         Ok(Self {
             score: format!("score_{form}_{element}_d{d}"),
             top: format!("top_{form}_{element}_d{d}"),
@@ -250,23 +251,4 @@ impl TopScratch {
     pub fn new(device: &Device) -> Result<Self> {
         Ok(Self { parts: device.alloc(0)?, chunks: 1 })
     }
-}
-
-/// The part of a kernel's name that says how keys are sealed.
-fn form(format: &KvFormat) -> Result<&'static str> {
-    Ok(match format.key {
-        _ if !format.seals() => "half",
-        Codec::Fp8 => "fp8",
-        Codec::Kivi4 => "kivi4",
-        Codec::Kivi2 => "kivi2",
-        Codec::Kf4 => "kf4",
-        Codec::Kf3 => "kf3",
-        Codec::Kf2 => "kf2",
-        Codec::F16 | Codec::Bf16 => {
-            return Err(Error::Unsupported {
-                what: format!("the KV format {format} on this device"),
-                remedy: "keys that are not sealed go with values that are not".into(),
-            });
-        }
-    })
 }

@@ -2,23 +2,6 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// Storage of a half of a page: `KvCodec`.
-pub const CODEC_F16: u32 = 0;
-/// Storage of a half of a page: `KvCodec`.
-pub const CODEC_BF16: u32 = 1;
-/// Storage of a half of a page: `KvCodec`.
-pub const CODEC_FP8: u32 = 2;
-/// Storage of a half of a page: `KvCodec`.
-pub const CODEC_KIVI4: u32 = 3;
-/// Storage of a half of a page: `KvCodec`.
-pub const CODEC_KIVI2: u32 = 4;
-/// kvfold's own, 4 bits.
-pub const CODEC_KF4: u32 = 5;
-/// kvfold's own, 3 bits.
-pub const CODEC_KF3: u32 = 6;
-/// kvfold's own, 2 bits.
-pub const CODEC_KF2: u32 = 7;
-
 mirror! {
     /// One arena: equal blocks of pages, of a single page in ragged arenas. A page is
     /// its key half, `key_bytes` long, then its value half. The page of a stream is at
@@ -37,9 +20,9 @@ mirror! {
         24 page_tokens: u32,
         /// 1: a block is one page of one stream.
         28 ragged: u32,
-        /// A `CODEC_` constant.
+        /// Of the key half: [`Codec::number`](crate::codec::Codec::number).
         32 key_codec: u32,
-        /// A `CODEC_` constant.
+        /// Likewise of the value half.
         36 value_codec: u32,
     }
 }
