@@ -4,13 +4,13 @@
 use crate::pattern::{PAGES, PageForm};
 use crate::random::Random;
 use kvfold::Result;
-use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::attend::AttentionCall;
 use kvfold::backend::cuda::params::{
     KvRun, KvSeq, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT,
 };
 use kvfold::backend::driver::{Device, DeviceBuffer, Stream};
+use kvfold::backend::{Geometry, KvGroup};
 use kvfold::cache::{ClassDesc, ClassId, ClassKind};
 use kvfold::codec::{KvFormat, TILE_TOKENS};
 
@@ -184,7 +184,7 @@ fn arenas(shape: &KvShape, layers: usize, device: &Device, stream: &Stream) -> R
     let group = KvGroup {
         layers,
         kv_heads: shape.kv_heads,
-        head_dim: shape.head_dim,
+        geometry: Geometry::gqa(shape.head_dim),
         format: shape.format,
         streams: None,
         sinks: SINKS,

@@ -58,9 +58,10 @@ impl KvFormat {
         self.key != self.hot() || self.value != self.hot()
     }
 
-    /// Bytes of one page of one head: the key tile, then the value tile.
-    pub fn page_bytes(self, head_dim: usize) -> usize {
-        self.key.tile().tile_bytes(head_dim) + self.value.tile().tile_bytes(head_dim)
+    /// Bytes of one page of one head: the key tile, then the value tile, with so many
+    /// channels a row each. A tile without channels takes no bytes.
+    pub fn page_bytes(self, [key_dim, value_dim]: [usize; 2]) -> usize {
+        self.key.tile().tile_bytes(key_dim) + self.value.tile().tile_bytes(value_dim)
     }
 
     /// The row of its codecs, if they have one.
@@ -177,7 +178,7 @@ mod tests {
     #[test]
     fn a_page_is_a_key_and_a_value_tile() {
         for d in [64, 128, 256] {
-            let page = KvFormat::uniform(Codec::Kivi2).page_bytes(d);
+            let page = KvFormat::uniform(Codec::Kivi2).page_bytes([d, d]);
             assert_eq!(page * 8, 3 * 2 * TILE_TOKENS * d);
         }
     }

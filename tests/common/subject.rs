@@ -87,7 +87,7 @@ struct Kv {
 impl Kv {
     fn shape(&self, call: &Attend) -> AttentionShape {
         AttentionShape {
-            head_dim: self.group.head_dim,
+            head_dim: self.group.head_dim(),
             heads: call.heads,
             kv_heads: self.group.kv_heads,
             format: self.group.format,
@@ -225,7 +225,7 @@ impl OnDevice {
         let Sizes { seqs, generated_rows, tokens, .. } = kv.tables.sizes();
         let limits = Limits { seqs, generated_rows, tokens };
         let mut workspace = attention.scratch(limits).unwrap();
-        let d = kv.group.head_dim;
+        let d = kv.group.head_dim();
         // NaN: every row must be written.
         let mut out = device.alloc::<T>(rows * call.heads * d).unwrap();
         let mut lse = device.alloc::<f32>(rows * call.heads).unwrap();
@@ -363,9 +363,10 @@ impl Kind {
         let format = FORMATS.contains(&name.trim_start_matches("bf16+"))
             && name != "bf16+f16"
             && group.streams.is_none();
-        let fits = group.format.key.fits(group.head_dim) && group.format.value.fits(group.head_dim);
+        let fits =
+            group.format.key.fits(group.head_dim()) && group.format.value.fits(group.head_dim());
         let cpu = matches!(self, Kind::Cpu(_)) && fits;
-        cpu || (format && [64, 128, 256].contains(&group.head_dim))
+        cpu || (format && [64, 128, 256].contains(&group.head_dim()))
     }
 
     pub fn subject(self) -> Box<dyn Subject> {

@@ -7,7 +7,7 @@ use super::{Buffer, CpuBackend, ops, seal};
 use crate::backend::draw::Choice;
 use crate::backend::score::{Score, Scores, Top, TopHeads};
 use crate::backend::{
-    Attend, AttendSeq, GraphKey, Kv, KvGroup, LayerIndex, StepInput, attend_seqs,
+    Attend, AttendSeq, GraphKey, Kernels, Kv, KvGroup, LayerIndex, StepInput, attend_seqs,
 };
 use crate::cache::{BlockRef, ClassDesc, Compaction, SeqStep};
 use crate::codec::{Codec, Side};
@@ -73,7 +73,7 @@ impl Kv for CpuBackend {
     type Arena = Arena;
 
     fn arena(&mut self, groups: &[KvGroup], classes: &[ClassDesc], _budget: u64) -> Result<Arena> {
-        groups.iter().try_for_each(|g| attention::check_head_dim(g.head_dim))?;
+        groups.iter().try_for_each(|group| group.geometry.check(Kernels::Cpu))?;
         let angles = groups.iter().map(|_| ops::Angles::default()).collect();
         let blocks = Arenas::new(groups, classes)?;
         Ok(Arena { groups: groups.to_vec(), blocks, angles, begun: Begun::default() })
@@ -141,7 +141,7 @@ impl Kv for CpuBackend {
         qkv: &mut Buffer,
     ) -> Result<()> {
         let group = arena.group(at)?;
-        let (d, n) = (group.head_dim, group.kv_heads);
+        let (d, n) = (group.head_dim(), group.kv_heads);
         if !rotated {
             // Keys follow queries in the columns, so both rotate at once.
             arena.turn(at, heads + n, qkv);
@@ -187,7 +187,7 @@ impl Kv for CpuBackend {
         let Some(last) = layers.end.checked_sub(1) else { return Ok(()) };
         let at = LayerIndex { group, layer: last };
         let group = arena.group(at)?.clone();
-        let (d, n) = (group.head_dim, group.kv_heads);
+        let (d, n) = (group.head_dim(), group.kv_heads);
         let streams = layers.start * n..layers.end * n;
         let mut pages = Vec::new();
         let seals = arena.begun.seqs.iter().flat_map(|s| &s.seals);

@@ -142,7 +142,7 @@ pub fn append<T: Element>(
     stream: &Stream,
 ) -> Result<()> {
     let group = arenas.group_of(call.at)?;
-    let (d, kv_heads) = (group.head_dim, group.kv_heads);
+    let (d, kv_heads) = (group.head_dim(), group.kv_heads);
     if (plan.arenas, plan.group) != (arenas.id(), call.at.group) {
         return Err(Error::misuse("append", "the plan is of other arenas or another KV group"));
     }
@@ -178,7 +178,7 @@ fn check(
     rows: usize,
     len: usize,
 ) -> Result<()> {
-    let (d, kv_heads, hot) = (group.head_dim, group.kv_heads, group.format.hot());
+    let (d, kv_heads, hot) = (group.head_dim(), group.kv_heads, group.format.hot());
     let cols = (call.heads + 2 * kv_heads) * d;
     let wrong = if element != hot {
         format!("rows are {element}, pages are {hot}")

@@ -12,16 +12,13 @@ use super::class_memory::ClassMemory;
 use super::params::KvArena;
 use crate::backend::driver::{Device, DeviceBuffer, Stream};
 pub use crate::backend::layout::PageLayout;
-use crate::backend::{KvGroup, LayerIndex};
+use crate::backend::{Kernels, KvGroup, LayerIndex};
 use crate::cache::{BlockRef, ClassDesc, ClassId};
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A chunk of memory is a 256th of the budget, but at most this.
 const MOST_CHUNK_BYTES: u64 = 16 << 20;
-
-/// The widest head that the kernels take.
-pub const MAX_HEAD_DIM: usize = 256;
 
 /// The feedback of a group's streams; none of a stream counts as none fed back.
 fn upload_feedback(
@@ -35,7 +32,7 @@ fn upload_feedback(
     }
     let weights = all().flat_map(|feedback| match feedback {
         Some(feedback) => feedback.weights().to_vec(),
-        None => vec![0.0; group.head_dim * (group.head_dim - 1) / 2],
+        None => vec![0.0; group.head_dim() * (group.head_dim() - 1) / 2],
     });
     device.upload(&weights.collect::<Vec<_>>(), stream).map(Some)
 }
@@ -74,7 +71,7 @@ impl Arenas {
     /// Empty arenas of at most `budget` bytes of blocks in all.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a head dim that the kernels lack, and for a device
+    /// [`Error::Unsupported`] for a geometry that the kernels lack, and for a device
     /// without virtual memory management; [`Error::Misuse`] if the classes do not fit
     /// the groups; [`Error::DeviceOutOfMemory`].
     pub fn new(
@@ -84,7 +81,7 @@ impl Arenas {
         budget: u64,
         stream: &Stream,
     ) -> Result<Self> {
-        groups.iter().try_for_each(|group| check_head_dim(group.head_dim))?;
+        groups.iter().try_for_each(|group| group.geometry.check(Kernels::CudaPages))?;
         // No class can have more than the device.
         let room = budget.min(device.info().memory);
         let chunk_bytes = (budget / 256).min(MOST_CHUNK_BYTES);
@@ -364,16 +361,6 @@ impl Arenas {
 
 fn missing(block: BlockRef) -> Error {
     Error::NotFound { what: format!("KV block {} of class {}", block.index, block.class.0) }
-}
-
-fn check_head_dim(head_dim: usize) -> Result<()> {
-    if head_dim.is_multiple_of(32) && (32..=MAX_HEAD_DIM).contains(&head_dim) {
-        return Ok(());
-    }
-    Err(Error::Unsupported {
-        what: format!("head_dim {head_dim}"),
-        remedy: format!("it must be a multiple of 32, at most {MAX_HEAD_DIM}"),
-    })
 }
 
 /// The layer of a stream of a group, which must exist.

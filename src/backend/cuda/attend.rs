@@ -20,6 +20,7 @@ use super::forms::form_of;
 use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
 use crate::backend::driver::{Device, DeviceBuffer, Launch, Stream};
 use crate::backend::kv::check_mask;
+use crate::backend::{Geometry, Kernels};
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 
@@ -137,7 +138,7 @@ impl Attention {
     /// is no kernel; [`Error::Config`] for a field out of range.
     pub fn new(device: &Device, shape: AttentionShape) -> Result<Self> {
         let AttentionShape { head_dim, heads, kv_heads, ref format, .. } = shape;
-        check_head_dim(head_dim)?;
+        Geometry::gqa(head_dim).check(Kernels::CudaAttention)?;
         if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(Error::misuse("heads", format!("{heads} do not fit {kv_heads} KV heads")));
         }
@@ -420,15 +421,4 @@ fn max_splits(tokens: usize) -> usize {
     };
     // A shorter stream may have more of them.
     SPLIT_ENDS.into_iter().filter(|&p| p < pages).chain([pages]).map(splits).max().unwrap_or(1)
-}
-
-/// An error unless there are kernels for the head dim.
-pub(super) fn check_head_dim(head_dim: usize) -> Result<()> {
-    if [64, 128, 256].contains(&head_dim) {
-        return Ok(());
-    }
-    Err(Error::Unsupported {
-        what: format!("head_dim {head_dim} on this device"),
-        remedy: "it must be 64, 128 or 256; the CPU takes others".into(),
-    })
 }

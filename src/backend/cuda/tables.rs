@@ -288,7 +288,7 @@ impl<'a> Tables<'a> {
         if let Some(row) = self.shifts.iter().position(|s| *s == shift) {
             return Ok(row as u32);
         }
-        let half = self.arenas.group(self.group)?.head_dim / 2;
+        let half = self.arenas.group(self.group)?.head_dim() / 2;
         let Some(rope) = self.rope.filter(|rope| rope.inv_freq.len() == half) else {
             let what = format!("a run is relocated by {shift}, which needs {half} frequencies");
             return Err(Error::misuse("rope", what));

@@ -91,7 +91,7 @@ fn rounded(limits: Limits) -> Limits {
 /// The shape of a call.
 pub(super) fn shape(call: &Attend, group: &KvGroup) -> AttentionShape {
     AttentionShape {
-        head_dim: group.head_dim,
+        head_dim: group.head_dim(),
         heads: call.heads,
         kv_heads: group.kv_heads,
         format: group.format,

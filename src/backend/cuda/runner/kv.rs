@@ -6,13 +6,13 @@ use super::backend::{CudaBackend, lock};
 use super::buffer::Buffer;
 use super::repeat::{Key, Stage};
 use crate::backend::cuda::append::{AppendCall, append};
-use crate::backend::cuda::attend::{AttentionCall, check_head_dim};
+use crate::backend::cuda::attend::AttentionCall;
 use crate::backend::cuda::dense::{RopeCall, rope};
 use crate::backend::cuda::element::Element;
 use crate::backend::cuda::seal::seal;
 use crate::backend::cuda::weights::Uploader;
 use crate::backend::score::{Score, Scores, Top, TopHeads};
-use crate::backend::{Attend, GraphKey, Kv, KvGroup, LayerIndex, StepInput};
+use crate::backend::{Attend, GraphKey, Kernels, Kv, KvGroup, LayerIndex, StepInput};
 use crate::cache::{BlockRef, ClassDesc, Compaction};
 use crate::error::{Error, Result};
 use std::ops::Range;
@@ -21,7 +21,7 @@ impl<T: Element> Kv for CudaBackend<T> {
     type Arena = Arena;
 
     fn arena(&mut self, groups: &[KvGroup], classes: &[ClassDesc], budget: u64) -> Result<Arena> {
-        groups.iter().try_for_each(|group| check_head_dim(group.head_dim))?;
+        groups.iter().try_for_each(|group| group.geometry.check(Kernels::CudaAttention))?;
         if let Some(group) = groups.iter().find(|g| g.format.hot() != T::CODEC) {
             let what = format!("{} on a device that computes in {}", group.format, T::CODEC);
             return Err(Error::config("kv", what));
@@ -140,7 +140,7 @@ impl<T: Element> Kv for CudaBackend<T> {
         let Arena { arenas, groups, layers, .. } = arena;
         let (group, tables) = (arenas.group(call.at.group)?, &groups[call.at.group].tables);
         let sizes = tables.sizes();
-        let columns = call.heads * group.head_dim;
+        let columns = call.heads * group.head_dim();
         q.check("q", sizes.rows, columns)?;
         let lse = match lse {
             Some(lse) => lse.set_wide(q.rows(), call.heads, stream)?.address(),

@@ -81,7 +81,7 @@ fn score_call<T: Element>(
     let group = arena.arenas.group(call.at.group)?;
     let tables = &arena.group(call.at)?.tables;
     let sizes = tables.sizes();
-    q.check("q", sizes.rows, call.heads * group.head_dim)?;
+    q.check("q", sizes.rows, call.heads * group.head_dim())?;
     if lse.rows() < sizes.rows || lse.cols() != call.heads {
         let what = format!("[{}, {}], not [rows, {}]", lse.rows(), lse.cols(), call.heads);
         return Err(Error::misuse("lse", what));
