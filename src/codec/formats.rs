@@ -85,7 +85,7 @@ impl Codec {
         self.affine().is_none_or(|affine| affine.fits(head_dim))
     }
 
-    /// Whether rows are stored rotated ([`hadamard`]).
+    /// Whether rows are stored rotated ([`hadamard`](super::hadamard)).
     pub fn rotated(self) -> bool {
         self.affine().is_some_and(|affine| affine.rotated)
     }
