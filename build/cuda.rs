@@ -39,6 +39,7 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
         fatbins.push((stem, output.clone()));
         units.push(Unit { source, output });
     }
+    forget_others(&folder, &fatbins);
     let mut flags: Vec<String> = "--fatbin -std=c++17 -O3 --fmad=true -lineinfo -Xptxas -v -I"
         .split(' ')
         .chain([KERNELS])
@@ -57,6 +58,15 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
     }
     write_table(out, &Table { fatbins, archs, toolkit: nvcc.toolkit })?;
     Ok(compiled.read)
+}
+
+/// Removes the fatbins of sources that are gone: scripts/sass-check reads the folder.
+fn forget_others(folder: &Path, fatbins: &[(String, PathBuf)]) {
+    for old in sources(folder, "fatbin").unwrap_or_default() {
+        if !fatbins.iter().any(|(_, output)| *output == old) {
+            let _ = std::fs::remove_file(old);
+        }
+    }
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -15,7 +15,7 @@
 
 use half::f16;
 use kvfold::backend::cuda::attend::{Attention, AttentionCall, AttentionShape, Limits};
-use kvfold::backend::cuda::params::{AttendSeq, KvArena, KvRun, KvStream, NONE, RUN_HOT};
+use kvfold::backend::cuda::params::{KvArena, KvRun, KvSeq, KvStream, NONE, RUN_HOT};
 use kvfold::backend::driver::Device;
 use kvfold::codec::{Codec, KvFormat};
 
@@ -70,7 +70,7 @@ fn main() -> anyhow::Result<()> {
         ..KvStream::default()
     });
     // One query each: its last token, which was drawn, so decode takes it.
-    let seqs: [AttendSeq; 2] = std::array::from_fn(|s| AttendSeq {
+    let seqs: [KvSeq; 2] = std::array::from_fn(|s| KvSeq {
         first_row: s as u32,
         q_len: 1,
         first_stream: s as u32,
@@ -98,7 +98,7 @@ fn main() -> anyhow::Result<()> {
             scale,
         },
     )?;
-    let mut workspace = attention.workspace(Limits { seqs: 2, generated_rows: 2, tokens: 4096 })?;
+    let mut workspace = attention.scratch(Limits { seqs: 2, generated_rows: 2, tokens: 4096 })?;
     let call = AttentionCall {
         q: queries.address(),
         q_stride: HEADS * D,

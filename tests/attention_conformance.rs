@@ -34,7 +34,7 @@ fn step(bench: &mut Bench, new: &[usize]) {
 /// rounding: the worst of hundreds may err twice as much as a call may.
 fn check(bench: &Bench, layer: &Layer<'_>, seq: usize) -> (f64, f64) {
     let share = &layer.step.seqs[seq];
-    let (d, heads) = (bench.group.head_dim, bench.heads);
+    let (d, heads) = (bench.group.head_dim(), bench.heads);
     let place = [layer.step.call.at.layer, bench.steps, share.first_row];
     let mut random = Random::new(place.iter().fold(0, |seed, &x| seed << 20 | x as u64));
     let (mut error, mut size) = (0f64, 0f64);

@@ -6,7 +6,7 @@ mod common;
 
 use common::plan::cache_of;
 use common::subject::{Kind, LayerStep};
-use kvfold::backend::{Attend, KvGroup, LayerIndex, attend_seqs};
+use kvfold::backend::{Attend, Geometry, KvGroup, LayerIndex, attend_seqs};
 use kvfold::cache::RowKind::{Generated, Prompt};
 use kvfold::cache::{NewTokens, RowKind, SeqId};
 use kvfold::codec::KvFormat;
@@ -43,7 +43,7 @@ fn run(kind: Kind, format: &str, causal: bool, plan: &[Vec<New>]) -> Rows {
     let group = KvGroup {
         layers: 1,
         kv_heads: KV_HEADS,
-        head_dim: D,
+        geometry: Geometry::gqa(D),
         format,
         streams: None,
         sinks: 4,

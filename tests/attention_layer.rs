@@ -2,7 +2,7 @@
 
 use half::f16;
 use kvfold::backend::cuda::attend::{Attention, AttentionCall, AttentionShape, Limits};
-use kvfold::backend::cuda::params::{AttendSeq, KvArena, KvRun, KvStream, NONE, RUN_HOT};
+use kvfold::backend::cuda::params::{KvArena, KvRun, KvSeq, KvStream, NONE, RUN_HOT};
 use kvfold::backend::driver::Device;
 use kvfold::codec::KvFormat;
 
@@ -53,7 +53,7 @@ fn limits_are_checked_and_kept() {
     let stream = device.stream().unwrap();
     let attention = Attention::new(&device, shape()).unwrap();
     let huge = Limits { seqs: 1 << 20, generated_rows: 1 << 24, tokens: 1 << 20 };
-    assert!(attention.workspace(huge).err().unwrap().to_string().contains("32 bits"));
+    assert!(attention.scratch(huge).err().unwrap().to_string().contains("32 bits"));
 
     // A stream of 1,100 tokens has three splits; a workspace for 64 holds one.
     let pages = vec![f16::ZERO; 18 * 2 * 64 * 64 * 2];
@@ -69,7 +69,7 @@ fn limits_are_checked_and_kept() {
     let run =
         KvRun { kind: RUN_HOT, n_tokens: 1100, live: NONE, rotation: NONE, ..KvRun::default() };
     let kv_stream = KvStream { n_runs: 1, kept: 1100, ..KvStream::default() };
-    let seq = AttendSeq { q_len: 1, ..AttendSeq::default() };
+    let seq = KvSeq { q_len: 1, ..KvSeq::default() };
     let table: Vec<u32> = (0..18).collect();
     let arenas = device.upload(&[arena], &stream).unwrap();
     let runs = device.upload(&[run], &stream).unwrap();
@@ -93,7 +93,7 @@ fn limits_are_checked_and_kept() {
     };
     for (tokens, overflows) in [(64, true), (1100, false)] {
         let limits = Limits { seqs: 1, generated_rows: 1, tokens };
-        let mut workspace = attention.workspace(limits).unwrap();
+        let mut workspace = attention.scratch(limits).unwrap();
         // SAFETY: the arrays are consistent and live.
         unsafe { attention.attend(&call, &mut workspace, &stream).unwrap() };
         assert_eq!(attention.overflowed(&workspace, &stream).unwrap(), overflows);
@@ -103,7 +103,7 @@ fn limits_are_checked_and_kept() {
     }
 
     let mut workspace =
-        attention.workspace(Limits { seqs: 1, generated_rows: 1, tokens: 64 }).unwrap();
+        attention.scratch(Limits { seqs: 1, generated_rows: 1, tokens: 64 }).unwrap();
     let refused = |call: AttentionCall, workspace: &mut _| {
         // SAFETY: a refused call reads nothing.
         unsafe { attention.attend(&call, workspace, &stream).err().unwrap().to_string() }

@@ -334,13 +334,13 @@ fn what_cannot_be_scored_is_named() {
     assert!(error.contains("lse"), "{error}");
     let error = refused(AttentionCall { q_stride: 255, ..attention }, PASSES[0]);
     assert!(error.contains("q_stride"), "{error}");
-    let mut workspace = scorer.top_workspace(1, TopHeads::Each, 1).unwrap();
+    let mut workspace = scorer.top_scratch(1, TopHeads::Each, 1).unwrap();
     // SAFETY: as above.
     let top = unsafe { scorer.top(&good, TopHeads::Each, 0, &mut workspace, &stream) };
     let error = top.unwrap_err().to_string();
-    assert!(error.contains("workspace"), "{error}");
+    assert!(error.contains("scratch"), "{error}");
     // No rows, no parts, nothing to do.
-    let mut workspace = scorer.top_workspace(0, TopHeads::Each, 1).unwrap();
+    let mut workspace = scorer.top_scratch(0, TopHeads::Each, 1).unwrap();
     let nothing = ScoreCall { sizes: Sizes { seqs: 1, tokens: 2, ..Sizes::default() }, ..good };
     // SAFETY: there are no rows.
     unsafe { scorer.top(&nothing, TopHeads::Each, 0, &mut workspace, &stream).unwrap() };

@@ -1,8 +1,10 @@
 //! The CPU's KV cache in the default model's geometry: 30 layers, 9 query and 3 KV heads
 //! of 64 channels.
 
-use kvfold::backend::cpu::{CpuArena, CpuBackend, CpuBuffer, Level};
-use kvfold::backend::{Kv, KvGroup, LayerIndex, Memory, RowToken, StepInput, StreamFormat};
+use kvfold::backend::cpu::{Arena, Buffer, CpuBackend, Level};
+use kvfold::backend::{
+    Geometry, Kv, KvGroup, LayerIndex, Memory, RowToken, StepInput, StreamFormat,
+};
 use kvfold::cache::{KvCache, NewTokens, RowKind, SeqId, Step};
 use kvfold::codec::KvFormat;
 use kvfold::model::cache_config;
@@ -30,7 +32,7 @@ impl Cached {
         let group = KvGroup {
             layers: LAYERS,
             kv_heads: KV_HEADS,
-            head_dim: HEAD_DIM,
+            geometry: Geometry::gqa(HEAD_DIM),
             format,
             streams,
             sinks: 4,

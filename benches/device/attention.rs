@@ -3,7 +3,7 @@
 use crate::kv::{HOT_WINDOW, Kv, KvShape, Order, SINKS, VERIFIED};
 use crate::pattern::halves;
 use crate::work::{Cell, Work, rotation};
-use kvfold::backend::cuda::attend::{Attention, AttentionShape, Limits, Workspace};
+use kvfold::backend::cuda::attend::{AttendScratch, Attention, AttentionShape, Limits};
 use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use kvfold::{Error, Result};
 
@@ -66,7 +66,7 @@ impl Case {
 /// Memory of a case.
 pub struct AttentionWork {
     attention: Attention,
-    workspace: Workspace,
+    scratch: AttendScratch,
     kv: Kv,
     q: DeviceBuffer<u16>,
     q_stride: usize,
@@ -100,7 +100,7 @@ impl AttentionWork {
         let n = case.rows() * q_stride;
         let queries = if seed == 0 { vec![0; n] } else { halves(n, seed) };
         Ok(Self {
-            workspace: attention.workspace(case.limits())?,
+            scratch: attention.scratch(case.limits())?,
             kv: Kv::new(case.kv, layers, case.order, device, stream)?,
             q: device.upload(&queries, stream)?,
             out: device.alloc(n)?,
@@ -112,8 +112,8 @@ impl AttentionWork {
 
     /// Outputs and log-sum-exps of the last run.
     pub fn results(&self, stream: &DeviceStream) -> Result<(Vec<u16>, Vec<f32>)> {
-        if self.attention.overflowed(&self.workspace, stream)? {
-            return Err(Error::config("workspace", "the plan overflowed"));
+        if self.attention.overflowed(&self.scratch, stream)? {
+            return Err(Error::config("scratch", "the plan overflowed"));
         }
         Ok((self.out.to_vec(stream)?, self.lse.to_vec(stream)?))
     }
@@ -125,8 +125,8 @@ impl Work for AttentionWork {
         (call.q, call.q_stride) = (self.q.address(), self.q_stride);
         (call.out, call.lse) = (self.out.address(), self.lse.address());
         // SAFETY: the tables name blocks of the arenas only; queries, outputs and the
-        // workspace are of the case's size, and live as long as the work.
-        unsafe { self.attention.attend(&call, &mut self.workspace, stream) }
+        // scratch are of the case's size, and live as long as the work.
+        unsafe { self.attention.attend(&call, &mut self.scratch, stream) }
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 use half::f16;
 use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::driver::Device;
-use kvfold::backend::{Attend, Kv, KvGroup, LayerIndex, Memory, RowToken, StepInput};
+use kvfold::backend::{Attend, Geometry, Kv, KvGroup, LayerIndex, Memory, RowToken, StepInput};
 use kvfold::cache::{KvCache, NewTokens, RowKind};
 use kvfold::codec::{Codec, KvFormat};
 use kvfold::model::cache_config;
@@ -64,7 +64,7 @@ fn attend(device: &Device, format: KvFormat, rows: &[f32], width: usize) -> Resu
     let group = KvGroup {
         layers: 1,
         kv_heads: KV_HEADS,
-        head_dim: HEAD_DIM,
+        geometry: Geometry::gqa(HEAD_DIM),
         format,
         streams: None,
         sinks: SINKS,

@@ -3,7 +3,7 @@
 
 use crate::random::Random;
 use kvfold::backend::Memory;
-use kvfold::backend::cuda::append::Element;
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::cuda::weights::Matrix;
 use kvfold::backend::driver::{DeviceBuffer, DeviceStream};

@@ -4,13 +4,13 @@
 use crate::pattern::{PAGES, PageForm};
 use crate::random::Random;
 use kvfold::Result;
-use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::attend::AttentionCall;
 use kvfold::backend::cuda::params::{
-    AttendSeq, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT,
+    KvRun, KvSeq, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT,
 };
 use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
+use kvfold::backend::{Geometry, KvGroup};
 use kvfold::cache::{ClassDesc, ClassId, ClassKind};
 use kvfold::codec::{KvFormat, TILE_TOKENS};
 
@@ -128,7 +128,7 @@ pub struct Kv {
     arenas: Arenas,
     runs: DeviceBuffer<KvRun>,
     streams: DeviceBuffer<KvStream>,
-    seqs: DeviceBuffer<AttendSeq>,
+    seqs: DeviceBuffer<KvSeq>,
     table: DeviceBuffer<u32>,
 }
 
@@ -189,7 +189,7 @@ fn arenas(
     let group = KvGroup {
         layers,
         kv_heads: shape.kv_heads,
-        head_dim: shape.head_dim,
+        geometry: Geometry::gqa(shape.head_dim),
         format: shape.format,
         streams: None,
         sinks: SINKS,
@@ -216,7 +216,7 @@ fn arenas(
 struct Tables {
     runs: Vec<KvRun>,
     streams: Vec<KvStream>,
-    seqs: Vec<AttendSeq>,
+    seqs: Vec<KvSeq>,
     table: Vec<u32>,
 }
 
@@ -249,7 +249,7 @@ impl Tables {
             kept: shape.context as u32,
             sealed_bound: 0,
         });
-        self.seqs.push(AttendSeq {
+        self.seqs.push(KvSeq {
             first_row: (seq * shape.q_len) as u32,
             q_len: shape.q_len as u32,
             first_stream: seq as u32,

@@ -4,10 +4,8 @@
 use crate::random::Random;
 use crate::work::{Cell, Work};
 use kvfold::Result;
-use kvfold::backend::cuda::params::{
-    AttendEntry, AttendParams, AttendPlan, AttendSeq, KvStream, NONE,
-};
-use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
+use kvfold::backend::cuda::params::{AttendEntry, AttendParams, AttendPlan, KvSeq, KvStream, NONE};
+use kvfold::backend::driver::{Device, DeviceBuffer, Launch, DeviceStream};
 
 /// One query a sequence, each stream in `splits` parts.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +44,7 @@ pub struct MergeWork {
     case: Case,
     plan: DeviceBuffer<AttendPlan>,
     entries: DeviceBuffer<AttendEntry>,
-    seqs: DeviceBuffer<AttendSeq>,
+    seqs: DeviceBuffer<KvSeq>,
     streams: DeviceBuffer<KvStream>,
     part_out: DeviceBuffer<f32>,
     part_lse: DeviceBuffer<f32>,
@@ -69,7 +67,7 @@ impl MergeWork {
             })
             .collect();
         let seqs: Vec<_> = (0..batch as u32)
-            .map(|i| AttendSeq { first_row: i, q_len: 1, first_stream: i, ..Default::default() })
+            .map(|i| KvSeq { first_row: i, q_len: 1, first_stream: i, ..Default::default() })
             .collect();
         // A stream that is split so: 8 pages each up to 256, then 16.
         let pages = n_splits * if n_splits <= 32 { 8 } else { 16 };

@@ -15,7 +15,7 @@ use crate::kv::KvShape;
 use crate::row::{Outcome, Row};
 use crate::subject::{Subject, WARM_UP, weight_bytes};
 use half::{bf16, f16};
-use kvfold::backend::cuda::append::Element;
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::driver::Device;
 use kvfold::cache::SeqId;
 use kvfold::codec::{Codec, KvFormat};

@@ -4,10 +4,10 @@ use crate::kv::{HOT_WINDOW, SINKS};
 use crate::pattern::PageForm;
 use crate::work::{Cell, Work, rotation};
 use kvfold::Result;
-use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::seal::{SealPlan, seal};
 use kvfold::backend::driver::{Device, DeviceStream};
+use kvfold::backend::{Geometry, KvGroup};
 use kvfold::cache::{BlockRef, ClassDesc, ClassId, ClassKind, RowKind, Seal, SeqId, SeqStep};
 use kvfold::codec::{KvFormat, TILE_TOKENS};
 
@@ -67,7 +67,7 @@ impl SealWork {
         let group = KvGroup {
             layers,
             kv_heads,
-            head_dim,
+            geometry: Geometry::gqa(head_dim),
             format,
             streams: None,
             sinks: SINKS,

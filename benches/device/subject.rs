@@ -3,7 +3,7 @@
 use crate::geometry::{Geometry, RandomWeights, elements};
 use crate::random::Random;
 use kvfold::Result;
-use kvfold::backend::cuda::append::Element;
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::draw::Choice;
 use kvfold::backend::driver::Device;
@@ -69,7 +69,7 @@ impl<T: Element> Subject<T> {
         let groups = kv_groups(self.placed.config(), &KvOptions::new(format));
         let books = KvCache::new(cache_config(&groups, u64::MAX))?;
         let hot_block: usize = (groups.iter())
-            .map(|g| g.layers * g.kv_heads * KvFormat::uniform(format.hot()).page_bytes(g.head_dim))
+            .map(|g| g.layers * g.kv_heads * g.geometry.page_bytes(KvFormat::uniform(format.hot())))
             .sum();
         let hot_blocks = 6 * batch + 2 * (CHUNK.min(tokens) / 64 + 2);
         Ok(batch as u64 * books.bytes_for(tokens, 64) + (hot_blocks * hot_block) as u64)

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "attention/hadamard.cuh"
-#include "common/params.h"
+#include "common/params/attention.h"
 
 // What one column sees.
 struct Column {

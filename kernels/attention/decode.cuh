@@ -99,7 +99,7 @@ struct WarpContext {
 // What a block works on, in shared memory.
 struct Context {
     AttendItem item;
-    AttendSeq seq;
+    KvSeq seq;
     KvStream stream;
     Columns columns;
     uint32_t index; // of the item
@@ -111,7 +111,7 @@ struct Context {
     DEVICE void fetch(const AttendParams& p, uint32_t at_most) {
         if (index >= n_items) return;
         item = load_struct<AttendItem>(p.items, index);
-        seq = load_struct<AttendSeq>(p.seqs, item.seq);
+        seq = load_struct<KvSeq>(p.seqs, item.seq);
         stream = load_struct<KvStream>(p.streams, item.stream);
         // Rows behind the item's share its splits no more.
         uint32_t k = 0;

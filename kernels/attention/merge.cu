@@ -3,13 +3,13 @@
 // (sequence · KV head, columns / 4). Floor: every part is read once.
 #include "attention/element.cuh"
 #include "attention/plan.cuh"
-#include "common/params.h"
+#include "common/params/attention.h"
 #include "common/ptx.cuh"
 
 namespace {
 
 // Splits of the stream that a row of a sequence sees.
-DEVICE uint32_t splits_of_row(const AttendParams& p, const AttendSeq& seq, uint32_t kv_head,
+DEVICE uint32_t splits_of_row(const AttendParams& p, const KvSeq& seq, uint32_t kv_head,
                               uint32_t q_len, uint32_t row) {
     uint32_t stream = load(&seq.first_stream);
     if (load(&seq.flags) & SEQ_RAGGED) stream += p.layer * p.kv_heads + kv_head;
@@ -27,7 +27,7 @@ template <class T> DEVICE void merge(const AttendParams& p, uint32_t head_dim) {
     if (entry.n_splits <= 1) return; // nothing was split, or prefill does it
     if (load(&reinterpret_cast<const AttendPlan*>(p.plan)->overflow)) return;
 
-    const AttendSeq* seq = reinterpret_cast<const AttendSeq*>(p.seqs) + blockIdx.x / p.kv_heads;
+    const KvSeq* seq = reinterpret_cast<const KvSeq*>(p.seqs) + blockIdx.x / p.kv_heads;
     uint32_t group = p.heads / p.kv_heads;
     uint32_t column = blockIdx.y * 4 + warp_id();
     uint32_t q_len = load(&seq->q_len);

@@ -27,7 +27,7 @@ DEVICE uint32_t items_of(const AttendParams& p, const Segment& segment) {
 
 DEVICE Counts count(const AttendParams& p, uint32_t entry) {
     uint32_t s = entry / p.kv_heads, head = entry % p.kv_heads;
-    const AttendSeq* seq = reinterpret_cast<const AttendSeq*>(p.seqs) + s;
+    const KvSeq* seq = reinterpret_cast<const KvSeq*>(p.seqs) + s;
     uint32_t q_len = load(&seq->flags) & SEQ_PROMPT ? 0 : load(&seq->q_len);
     uint32_t stream = load(&seq->first_stream);
     if (load(&seq->flags) & SEQ_RAGGED) stream += p.layer * p.kv_heads + head;

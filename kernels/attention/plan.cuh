@@ -5,7 +5,7 @@
 #pragma once
 
 #include "common/kernel.cuh"
-#include "common/params.h"
+#include "common/params/attention.h"
 
 // Pages of one split of a stream of `pages` pages: at most 64 splits up to
 // 262,144 tokens.

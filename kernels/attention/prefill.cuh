@@ -52,7 +52,7 @@ struct HalfPages {
 
 // What a block works on, in shared memory: registers are dear.
 struct PrefillContext {
-    AttendSeq seq;
+    KvSeq seq;
     KvStream stream;
     Columns columns;
     uint32_t next_run;
@@ -93,7 +93,7 @@ template <class T, int D, class Pages> struct Prefill {
     uint8_t* queries; // this warp's rows, in shared memory
 
     static DEVICE void run(const AttendParams& p) {
-        const AttendSeq* seq = reinterpret_cast<const AttendSeq*>(p.seqs) + blockIdx.z;
+        const KvSeq* seq = reinterpret_cast<const KvSeq*>(p.seqs) + blockIdx.z;
         uint32_t q_len = load(&seq->flags) & SEQ_PROMPT ? load(&seq->q_len) : 0;
         uint32_t tiles = div_ceil(q_len * (p.heads / p.kv_heads), ROWS);
         if (blockIdx.x >= tiles) return;
@@ -102,7 +102,7 @@ template <class T, int D, class Pages> struct Prefill {
             context.next_run = 0;
             context.rotated = 0;
             context.loaded = NONE_LOADED;
-            context.seq = load_struct<AttendSeq>(p.seqs, blockIdx.z);
+            context.seq = load_struct<KvSeq>(p.seqs, blockIdx.z);
             context.stream = load_stream(p, context.seq, blockIdx.y);
             context.columns = columns_of(p, context.stream, q_len, (tiles - 1 - blockIdx.x) * ROWS, ROWS);
         }

@@ -1,7 +1,7 @@
-// Records of params.h as kernels read them.
+// Records of common/params/ as kernels read them.
 #pragma once
 
-#include "common/params.h"
+#include "common/params/attention.h"
 #include "common/ptx.cuh"
 
 // Element `index` of the array at `base`.
@@ -16,7 +16,7 @@ template <class S> DEVICE S load_struct(uint64_t base, uint32_t index) {
 }
 
 // The stream that a KV head of a sequence reads in this layer.
-DEVICE KvStream load_stream(const AttendParams& p, const AttendSeq& seq, uint32_t kv_head) {
+DEVICE KvStream load_stream(const AttendParams& p, const KvSeq& seq, uint32_t kv_head) {
     uint32_t stream = seq.first_stream;
     if (seq.flags & SEQ_RAGGED) stream += p.layer * p.kv_heads + kv_head;
     return load_struct<KvStream>(p.streams, stream);

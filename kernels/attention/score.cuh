@@ -27,6 +27,7 @@
 #include "attention/page_affine.cuh"
 #include "attention/record.cuh"
 #include "attention/walk.cuh"
+#include "common/params/score.h"
 
 // How sealed keys of a kernel are stored.
 template <class K> struct SealedKeys {
@@ -49,7 +50,7 @@ template <class E, class K> struct KeyTile {
 
 // What a block works on, in shared memory.
 struct ScoreContext {
-    AttendSeq seq;
+    KvSeq seq;
     KvStream stream;
     Columns all; // the queries that count
     uint32_t rotation; // of the run
@@ -88,7 +89,7 @@ template <class T, int D, class Pages> struct Score {
     static DEVICE Score start(const ScoreParams& p) {
         ScoreContext& context = *reinterpret_cast<ScoreContext*>(shared_memory());
         if (threadIdx.x == 0) {
-            context.seq = load_struct<AttendSeq>(p.attend.seqs, blockIdx.z);
+            context.seq = load_struct<KvSeq>(p.attend.seqs, blockIdx.z);
             context.stream = load_stream(p.attend, context.seq, blockIdx.y);
             uint32_t q_len = context.seq.q_len;
             context.all = queries_of(p.attend, context.stream, q_len, min_of(q_len, p.last));

@@ -2,12 +2,12 @@
 // top_* (score.cuh) has left in `parts`; the one with the lowest index among equals. A
 // thread has one (query, column); the grid is (queries · columns / 128, sequences).
 // Floor: every part is read once.
-#include "common/params.h"
+#include "common/params/score.h"
 #include "common/ptx.cuh"
 
 KERNEL(score_top, ScoreParams, 128, 8) {
     const ScoreParams& p = params;
-    const AttendSeq* seq = reinterpret_cast<const AttendSeq*>(p.attend.seqs) + blockIdx.y;
+    const KvSeq* seq = reinterpret_cast<const KvSeq*>(p.attend.seqs) + blockIdx.y;
     uint32_t columns = p.per_head ? p.attend.heads : p.attend.kv_heads;
     uint32_t i = blockIdx.x * 128 + threadIdx.x;
     if (i >= load(&seq->q_len) * columns) return;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/columns.cuh"
+#include "common/params/cache.h"
 
 // Tiles of ROWS tokens of a run are numbered over the grid: a page has PER_PAGE of
 // them, the sink page at most that. Warp w takes those with number % warps = w,

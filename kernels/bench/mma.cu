@@ -6,7 +6,7 @@
 // the one before it. All warps use the same operands. A thread writes the sum of its
 // accumulators. Work: blocks · 8 warps · rounds · 16 products of 4096 operations.
 
-#include "common/params.h"
+#include "common/params/bench.h"
 #include "common/ptx.cuh"
 
 namespace {

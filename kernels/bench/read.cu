@@ -5,7 +5,7 @@
 // blocks; a thread has DEPTH loads in flight. One word a warp is written, so that
 // no load is optimised away. Must move `n_slabs` slabs, once.
 
-#include "common/params.h"
+#include "common/params/bench.h"
 #include "common/ptx.cuh"
 
 namespace {

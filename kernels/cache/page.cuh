@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/half.cuh"
-#include "common/params.h"
+#include "common/params/cache.h"
 
 // Names of this family are its own: the emulator links all families together.
 namespace cache {

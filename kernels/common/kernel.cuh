@@ -2,7 +2,7 @@
 // with KVFOLD_EMULATED, by the host's C++ compiler (kernels/emulator/).
 //
 // Rules that make this possible:
-//  - a kernel is defined with KERNEL and takes one struct of params.h;
+//  - a kernel is defined with KERNEL and takes one struct of params/;
 //  - shared memory comes from shared_memory(), never from __shared__ variables;
 //  - global memory is read and written through load() and store() or cp_async;
 //  - inline assembly and intrinsics live in ptx.cuh only;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/half.cuh"
-#include "common/params.h"
+#include "common/params/dense.h"
 
 namespace dense {
 

@@ -11,7 +11,7 @@
 // times x.
 
 #include "attention/element.cuh"
-#include "common/params.h"
+#include "common/params/dense.h"
 
 namespace gemm {
 

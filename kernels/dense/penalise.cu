@@ -7,7 +7,7 @@
 // sass: penalise wide=0
 
 #include "common/half.cuh"
-#include "common/params.h"
+#include "common/params/dense.h"
 
 namespace dense {
 

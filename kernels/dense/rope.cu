@@ -5,7 +5,7 @@
 //
 // sass: rope_* wide=2; narrow=4
 
-#include "common/params.h"
+#include "common/params/dense.h"
 #include "common/rope.cuh"
 
 namespace dense {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/half.cuh"
-#include "common/params.h"
+#include "common/params/dense.h"
 #include "dense/weight.cuh"
 
 namespace dense {

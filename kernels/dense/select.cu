@@ -7,7 +7,7 @@
 // sass: select_rows wide=1; narrow=1
 
 #include "common/half.cuh"
-#include "common/params.h"
+#include "common/params/dense.h"
 
 namespace dense {
 

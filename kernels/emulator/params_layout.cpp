@@ -2,7 +2,11 @@
 // in src/backend/cuda/params.
 #include <stddef.h>
 
-#include "common/params.h"
+#include "common/params/attention.h"
+#include "common/params/bench.h"
+#include "common/params/cache.h"
+#include "common/params/dense.h"
+#include "common/params/score.h"
 
 namespace {
 
@@ -28,9 +32,9 @@ const Row rows[] = {
     SIZE(KvStream),
     FIELD(KvStream, first_run), FIELD(KvStream, n_runs), FIELD(KvStream, first_entry),
     FIELD(KvStream, first_mask), FIELD(KvStream, kept), FIELD(KvStream, sealed_bound),
-    SIZE(AttendSeq),
-    FIELD(AttendSeq, first_row), FIELD(AttendSeq, q_len), FIELD(AttendSeq, first_stream),
-    FIELD(AttendSeq, flags),
+    SIZE(KvSeq),
+    FIELD(KvSeq, first_row), FIELD(KvSeq, q_len), FIELD(KvSeq, first_stream),
+    FIELD(KvSeq, flags),
     SIZE(AttendItem),
     FIELD(AttendItem, seq), FIELD(AttendItem, kv_head), FIELD(AttendItem, stream),
     FIELD(AttendItem, column), FIELD(AttendItem, first_page), FIELD(AttendItem, n_pages),

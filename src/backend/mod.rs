@@ -20,6 +20,7 @@ pub mod draw;
 pub mod driver;
 mod geometry;
 mod kv;
+mod kv_group;
 mod layout;
 mod memory;
 pub mod score_pass;
@@ -27,8 +28,9 @@ mod tokens;
 
 pub use capabilities::Capabilities;
 pub use dense::{Activation, Dense};
-pub use geometry::{KvGroup, LayerIndex, Rope, StreamFormat};
+pub use geometry::{Geometry, Kernels, MAX_HEAD_DIM};
 pub use kv::{Attend, AttendSeq, GraphKey, Kv, RowToken, StepInput, attend_seqs};
+pub use kv_group::{KvGroup, LayerIndex, Rope, StreamFormat};
 pub use memory::{MatrixBytes, Memory, WeightPolicy};
 pub use tokens::Tokens;
 

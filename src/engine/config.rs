@@ -18,7 +18,7 @@ const UNCALIBRATED: KvFormat = KvFormat::new(Codec::Kivi4, Codec::Kivi2);
 #[serde(default)]
 #[non_exhaustive]
 pub struct EngineConfig {
-    /// KV format: `auto`, `f16`, `bf16`, `fp8`, `kivi4`, `kivi2`, `kf4`, `kf3`, `kf3.2`, `kf2`,
+    /// KV format: `auto`, a name of [`NAMED_FORMATS`](crate::codec::formats::NAMED_FORMATS),
     /// `keys/values`, or the path of a [`Calibration`]. `auto` is the calibration that
     /// kvfold comes with, on the CPU and if it has one of the model, else `kivi4/kivi2`.
     pub kv: String,

@@ -5,7 +5,7 @@ use super::device::DeviceChoice;
 use super::memory::weight_bytes;
 use crate::backend::WeightPolicy;
 use crate::backend::cpu::CpuBackend;
-use crate::backend::cuda::append::Element;
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::runner::CudaBackend;
 use crate::backend::driver::Device;
 use crate::codec::Codec;

@@ -332,6 +332,6 @@ fn prepare(model: &mut LoadedModel, config: &EngineConfig) -> Result<Prepared> {
     let cache = KvCache::new(cache_config(&groups, budget))?;
     placed.set_arena(&groups, cache.classes(), budget)?;
     let token_bytes_16_bit =
-        groups.iter().map(|g| (g.layers * g.kv_heads * g.head_dim * 4) as u64).sum();
+        groups.iter().map(|g| (g.layers * g.kv_heads * g.geometry.row_bytes()) as u64).sum();
     Ok(Prepared { cache, options, token_bytes_16_bit })
 }

@@ -2,7 +2,7 @@
 
 use super::spec::LayerSpec;
 use super::{Calibration, ModelConfig};
-use crate::backend::{KvGroup, LayerIndex, Rope, StreamFormat};
+use crate::backend::{Geometry, KvGroup, LayerIndex, Rope, StreamFormat};
 use crate::cache::{CacheConfig, GroupSpec, SealedBytes};
 use crate::codec::KvFormat;
 use crate::codec::feedback::Feedback;
@@ -52,7 +52,7 @@ pub fn kv_groups(config: &ModelConfig, options: &KvOptions) -> Vec<KvGroup> {
         Some(KvGroup {
             layers,
             kv_heads: attention.kv_heads,
-            head_dim: attention.head_dim,
+            geometry: Geometry::gqa(attention.head_dim),
             format: options.format,
             streams: options.calibration.as_ref().map(|all| streams(&specs, all, index)),
             sinks: options.sinks,
@@ -83,7 +83,7 @@ pub fn cache_config(groups: &[KvGroup], budget_bytes: u64) -> CacheConfig {
     let spec = |group: &KvGroup| GroupSpec {
         layers: group.layers,
         kv_heads: group.kv_heads,
-        hot_page_bytes: KvFormat::uniform(group.format.hot()).page_bytes(group.head_dim) as u64,
+        hot_page_bytes: group.geometry.page_bytes(KvFormat::uniform(group.format.hot())) as u64,
         sealed: group.format.seals().then(|| {
             let (page_bytes, block_bytes) = group.sealed_bytes();
             SealedBytes { page: page_bytes, block: block_bytes }

@@ -2,7 +2,8 @@
 
 use crate::world::{World, devices, group, narrow, rope, widen};
 use half::{bf16, f16};
-use kvfold::backend::cuda::append::{AppendCall, AppendPlan, Element, append, inv_turns};
+use kvfold::backend::cuda::append::{AppendCall, AppendPlan, append, inv_turns};
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::seal::{SealPlan, seal};
 use kvfold::backend::{KvGroup, LayerIndex, Rope};
 use kvfold::cache::{SeqId, SeqStep};
@@ -38,7 +39,7 @@ impl World {
                     &step.seqs,
                     &before,
                     &after,
-                    rotate.then(|| rope(group.head_dim)),
+                    rotate.then(|| rope(group.head_dim())),
                 );
                 self.expect_rows(at, &step.seqs, &after);
                 seal(&mut self.arenas, &seals, g, layer..layer + 1, &self.stream).unwrap();
@@ -52,7 +53,7 @@ impl World {
 
     fn rows(&mut self, group: &KvGroup, queries: usize, n: usize) -> Rows {
         let heads = queries * group.kv_heads;
-        let stride = (heads + 2 * group.kv_heads) * group.head_dim + 8;
+        let stride = (heads + 2 * group.kv_heads) * group.head_dim() + 8;
         let hot = group.format.hot();
         let bits = (0..n * stride).map(|_| narrow(hot, self.random.float() * 3.0)).collect();
         Rows { heads, stride, bits }
@@ -67,7 +68,7 @@ impl World {
     ) -> Vec<u16> {
         let elements: &[T] = bytemuck::cast_slice(&rows.bits);
         let mut qkv = self.device.upload(elements, &self.stream).unwrap();
-        let turns = inv_turns(&rope(self.groups[at.group].head_dim), &self.stream).unwrap();
+        let turns = inv_turns(&rope(self.groups[at.group].head_dim()), &self.stream).unwrap();
         let inv_turns = rotate.then_some(&turns);
         let call = AppendCall { at, heads: rows.heads, stride: rows.stride, inv_turns };
         append(&mut self.arenas, plan, &call, &mut qkv, &self.stream).unwrap();
@@ -77,7 +78,7 @@ impl World {
     /// The keys and values of a layer in their pages.
     fn expect_rows(&mut self, at: LayerIndex, seqs: &[SeqStep], bits: &[u16]) {
         let group = self.groups[at.group].clone();
-        let (n, d) = (group.kv_heads, group.head_dim);
+        let (n, d) = (group.kv_heads, group.head_dim());
         let rows = seqs.iter().map(|s| s.new_tokens).sum::<usize>();
         let stride = bits.len() / rows;
         let mut first = 0;
@@ -104,7 +105,7 @@ impl World {
 /// `[q | k]` are rotated to within one rounding, everything else is as it was.
 fn check_rows(group: &KvGroup, seqs: &[SeqStep], before: &Rows, after: &[u16], rope: Option<Rope>) {
     let positions = seqs.iter().flat_map(|s| s.position..s.position + s.new_tokens);
-    let (d, hot) = (group.head_dim, group.format.hot());
+    let (d, hot) = (group.head_dim(), group.format.hot());
     let rotated = rope.as_ref().map_or(0, |_| (before.heads + group.kv_heads) * d);
     let old = before.bits.chunks_exact(before.stride);
     for ((old, new), position) in old.zip(after.chunks_exact(before.stride)).zip(positions) {

@@ -19,12 +19,12 @@ impl World {
                 for side in [Side::Key, Side::Value] {
                     let (hot, from) = self.half(seal.from, stream, side);
                     let (codec, to) = self.half(seal.to, stream, side);
-                    let mut rows = vec![0f32; TILE_TOKENS * group.head_dim];
+                    let mut rows = vec![0f32; TILE_TOKENS * group.head_dim()];
                     let from = &self.bytes[usize::from(seal.from.class.0)][from];
-                    hot.tile().decode(side, from, group.head_dim, &mut rows);
+                    hot.tile().decode(side, from, group.head_dim(), &mut rows);
                     let to = &mut self.bytes[usize::from(seal.to.class.0)][to];
                     let (_, feedback) = group.sealing_of(stream);
-                    codec.encode(feedback, side, &rows, group.head_dim, to);
+                    codec.encode(feedback, side, &rows, group.head_dim(), to);
                 }
             }
         }
@@ -35,9 +35,9 @@ impl World {
         let group = self.groups[0].clone();
         for kind in [ClassKind::Hot, ClassKind::RaggedHot] {
             let class = usize::from(self.class(kind).0);
-            let tile = TILE_TOKENS * group.head_dim;
+            let tile = TILE_TOKENS * group.head_dim();
             for i in 0..self.bytes[class].len() / (2 * tile) {
-                let mut rows = numbers(i, group.format.hot(), group.head_dim, &mut self.random);
+                let mut rows = numbers(i, group.format.hot(), group.head_dim(), &mut self.random);
                 // The rotated codecs say what becomes of what is not a finite number.
                 if i % 3 == 1 && [group.format.key, group.format.value].iter().all(|c| c.rotated())
                 {

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::driver::emulated::EmulatorOptions;
 use kvfold::backend::driver::{Device, DeviceStream};
-use kvfold::backend::{KvGroup, Rope};
+use kvfold::backend::{Geometry, KvGroup, Rope};
 use kvfold::cache::{
     BlockRef, CacheConfig, ClassDesc, ClassId, ClassKind, GroupSpec, KvCache, SealedBytes,
 };
@@ -23,7 +23,7 @@ pub fn group(format: &str, head_dim: usize, layers: usize, kv_heads: usize) -> K
     KvGroup {
         layers,
         kv_heads,
-        head_dim,
+        geometry: Geometry::gqa(head_dim),
         format,
         streams: None,
         sinks: 4,
@@ -55,9 +55,9 @@ pub fn cache_of(groups: &[KvGroup]) -> KvCache {
     let spec = |g: &KvGroup| GroupSpec {
         layers: g.layers,
         kv_heads: g.kv_heads,
-        hot_page_bytes: KvFormat::uniform(g.format.hot()).page_bytes(g.head_dim) as u64,
+        hot_page_bytes: g.geometry.page_bytes(KvFormat::uniform(g.format.hot())) as u64,
         sealed: (g.format.seals()).then(|| {
-            SealedBytes::equal(g.format.page_bytes(g.head_dim) as u64, g.layers * g.kv_heads)
+            SealedBytes::equal(g.geometry.page_bytes(g.format) as u64, g.layers * g.kv_heads)
         }),
         sinks: g.sinks,
         hot_window: g.hot_window,
@@ -116,7 +116,8 @@ impl World {
         let sealed = matches!(class.kind, ClassKind::Sealed | ClassKind::RaggedSealed);
         let hot = KvFormat::uniform(group.format.hot());
         let format = if sealed { group.format } else { hot };
-        let size = |c: Codec| c.tile().tile_bytes(group.head_dim) * class.page_tokens / TILE_TOKENS;
+        let size =
+            |c: Codec| c.tile().tile_bytes(group.head_dim()) * class.page_tokens / TILE_TOKENS;
         let (key, value) = (size(format.key), size(format.value));
         let page = if is_ragged(class) { 0 } else { stream * (key + value) };
         let first = class.block_bytes as usize * block.index as usize + page;

@@ -78,7 +78,7 @@ impl Bench {
         let n = group.layers * group.kv_heads;
         group.streams = group.streams.map(|all| all.iter().take(n).cloned().collect());
         let mut cache = cache_of(&group);
-        let rope = rope(group.head_dim);
+        let rope = rope(group.head_dim());
         let mut subject = kind.subject();
         subject.configure(&group, cache.classes());
         let streams = vec![Stream::default(); group.layers * group.kv_heads];
@@ -150,7 +150,7 @@ impl Bench {
         }
         self.subject.begin(&step);
         let seqs = attend_seqs(&step.seqs, 0).unwrap();
-        let cols = (self.heads + 2 * self.group.kv_heads) * self.group.head_dim;
+        let cols = (self.heads + 2 * self.group.kv_heads) * self.group.head_dim();
         for layer in 0..self.group.layers {
             let qkv = self.rows(layer, new, cols);
             let call = Attend {
@@ -160,7 +160,7 @@ impl Bench {
                 causal: self.causal,
                 window: self.window,
             };
-            let head_dim = self.group.head_dim;
+            let head_dim = self.group.head_dim();
             let step =
                 LayerStep { call: &call, step: &step, seqs: &seqs, head_dim, qkv: &qkv, cols };
             let attended = self.subject.layer(&step);
@@ -177,7 +177,7 @@ impl Bench {
     }
 
     fn scale(&self) -> f32 {
-        (self.group.head_dim as f32).powf(-0.5)
+        (self.group.head_dim() as f32).powf(-0.5)
     }
 
     /// Query, key and value heads of the new tokens, as the subject rounds them.
@@ -190,7 +190,7 @@ impl Bench {
                 let first = rows.len();
                 rows.extend((0..cols).map(|_| random.float()));
                 if self.indifferent {
-                    rows[first..][..self.heads * self.group.head_dim].fill(0.0);
+                    rows[first..][..self.heads * self.group.head_dim()].fill(0.0);
                 }
             }
         }
@@ -201,7 +201,7 @@ impl Bench {
     }
 
     fn remember(&mut self, layer: usize, new: &[usize], qkv: &[f32], cols: usize) {
-        let (d, n) = (self.group.head_dim, self.group.kv_heads);
+        let (d, n) = (self.group.head_dim(), self.group.kv_heads);
         let hot = self.group.format.hot();
         let mut rows = qkv.chunks_exact(cols);
         for (seq, new) in self.sequences.iter_mut().zip(new) {
@@ -225,7 +225,7 @@ impl Bench {
         head: usize,
     ) -> (&'a Stream, Query<'a>) {
         let LayerStep { call, seqs, qkv, cols, .. } = layer.step;
-        let (d, kv_heads) = (self.group.head_dim, self.group.kv_heads);
+        let (d, kv_heads) = (self.group.head_dim(), self.group.kv_heads);
         let kv_head = head / (self.heads / kv_heads);
         let sequence = &self.sequences[layer.asked[share]];
         let stream = call.at.layer * kv_heads + kv_head;

@@ -65,13 +65,13 @@ impl Stream {
             let page = rows[first..first + TILE_TOKENS].concat();
             let KvFormat { key, value, .. } = query.format;
             let codec = if side == Side::Key { key } else { value };
-            let mut bytes = vec![0; codec.tile().tile_bytes(group.head_dim)];
+            let mut bytes = vec![0; codec.tile().tile_bytes(group.head_dim())];
             let mut back = vec![0f32; page.len()];
-            codec.encode(query.feedback, side, &page, group.head_dim, &mut bytes);
-            codec.tile().decode(side, &bytes, group.head_dim, &mut back);
+            codec.encode(query.feedback, side, &page, group.head_dim(), &mut bytes);
+            codec.tile().decode(side, &bytes, group.head_dim(), &mut back);
             back
         });
-        (page[(t - first) * group.head_dim..][..group.head_dim].to_vec(), true)
+        (page[(t - first) * group.head_dim()..][..group.head_dim()].to_vec(), true)
     }
 
     fn shift_of(&self, t: usize, query: &Query<'_>) -> i32 {
@@ -105,7 +105,7 @@ impl Stream {
     /// Output row and base-2 log-sum-exp.
     pub fn attend(&self, query: &Query<'_>) -> (Vec<f64>, f64) {
         let (weights, total, max) = self.softmax(query);
-        let mut out = vec![0f64; query.group.head_dim];
+        let mut out = vec![0f64; query.group.head_dim()];
         for (t, weight) in weights {
             let (value, _) = self.row(Side::Value, t, query);
             for (o, v) in out.iter_mut().zip(value) {

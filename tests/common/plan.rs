@@ -1,6 +1,6 @@
 //! What tests of steps through a cache have in common.
 
-use kvfold::backend::{KvGroup, Rope, StreamFormat};
+use kvfold::backend::{Geometry, KvGroup, Rope, StreamFormat};
 use kvfold::cache::{GroupView, KvCache, RunKind};
 use kvfold::codec::Codec;
 use kvfold::codec::feedback::Feedback;
@@ -15,7 +15,7 @@ pub fn group(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {
     let mut group = KvGroup {
         layers: 1,
         kv_heads,
-        head_dim,
+        geometry: Geometry::gqa(head_dim),
         format: if format == MIXED { "kf3.2" } else { format }.parse().unwrap(),
         streams: None,
         sinks: 4,

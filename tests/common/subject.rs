@@ -3,10 +3,11 @@
 use super::on_backend::{ByElement, OnBackend};
 use half::{bf16, f16};
 use kvfold::backend::cpu::{CpuBackend, Level};
-use kvfold::backend::cuda::append::{AppendCall, AppendPlan, Element, append};
+use kvfold::backend::cuda::append::{AppendCall, AppendPlan, append};
 use kvfold::backend::cuda::arenas::Arenas;
 use kvfold::backend::cuda::attend::{Attention, AttentionCall, AttentionShape, Limits};
 use kvfold::backend::cuda::copy::Copier;
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::gather::Gatherer;
 use kvfold::backend::cuda::params::ScoreTop;
 use kvfold::backend::cuda::score::{ScoreCall, ScoreStarts, Scorer};
@@ -86,7 +87,7 @@ struct Kv {
 impl Kv {
     fn shape(&self, call: &Attend) -> AttentionShape {
         AttentionShape {
-            head_dim: self.group.head_dim,
+            head_dim: self.group.head_dim(),
             heads: call.heads,
             kv_heads: self.group.kv_heads,
             format: self.group.format,
@@ -175,7 +176,7 @@ impl OnDevice {
                 if of == TopHeads::Each { step.call.heads } else { scorer.shape().kv_heads };
             let rows = call.sizes.rows;
             let found = [1, 3].map(|chunks| {
-                let mut workspace = scorer.top_workspace(rows, of, chunks).unwrap();
+                let mut workspace = scorer.top_scratch(rows, of, chunks).unwrap();
                 let tops = stream.device().alloc::<ScoreTop>(rows * columns).unwrap();
                 let to = tops.address();
                 // SAFETY: as above.
@@ -223,8 +224,8 @@ impl OnDevice {
         let attention = Attention::new(device, kv.shape(call)).unwrap();
         let Sizes { seqs, generated_rows, tokens, .. } = kv.tables.sizes();
         let limits = Limits { seqs, generated_rows, tokens };
-        let mut workspace = attention.workspace(limits).unwrap();
-        let d = kv.group.head_dim;
+        let mut workspace = attention.scratch(limits).unwrap();
+        let d = kv.group.head_dim();
         // NaN: every row must be written.
         let mut out = device.alloc::<T>(rows * call.heads * d).unwrap();
         let mut lse = device.alloc::<f32>(rows * call.heads).unwrap();
@@ -363,9 +364,10 @@ impl Kind {
         let format = FORMATS.contains(&name.trim_start_matches("bf16+"))
             && name != "bf16+f16"
             && group.streams.is_none();
-        let fits = group.format.key.fits(group.head_dim) && group.format.value.fits(group.head_dim);
+        let fits =
+            group.format.key.fits(group.head_dim()) && group.format.value.fits(group.head_dim());
         let cpu = matches!(self, Kind::Cpu(_)) && fits;
-        cpu || (format && [64, 128, 256].contains(&group.head_dim))
+        cpu || (format && [64, 128, 256].contains(&group.head_dim()))
     }
 
     pub fn subject(self) -> Box<dyn Subject> {

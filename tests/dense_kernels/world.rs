@@ -2,7 +2,7 @@
 
 pub use crate::random::Random;
 use half::{bf16, f16};
-use kvfold::backend::cuda::append::Element;
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::driver::emulated::EmulatorOptions;
 use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use std::fmt::Debug;

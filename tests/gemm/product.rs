@@ -1,8 +1,8 @@
 //! One product and its oracle.
 
 use half::{bf16, f16};
-use kvfold::backend::cuda::append::Element;
-use kvfold::backend::cuda::gemm::{Gemm, GemmShape, Output};
+use kvfold::backend::cuda::element::{Element, Output};
+use kvfold::backend::cuda::gemm::{Gemm, GemmShape};
 use kvfold::backend::driver::emulated::EmulatorOptions;
 use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
 

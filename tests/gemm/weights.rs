@@ -6,7 +6,7 @@ use candle_core::{Device as CandleDevice, Tensor};
 use half::{bf16, f16};
 use kvfold::Error;
 use kvfold::backend::MatrixBytes;
-use kvfold::backend::cuda::append::Element;
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::gemm::Gemm;
 use kvfold::backend::cuda::weights::{Matrix, Uploader};
 use kvfold::backend::driver::Device;

@@ -3,7 +3,7 @@
 use crate::runner::{Golden, Runner, error, golden_dir};
 use half::{bf16, f16};
 use kvfold::backend::WeightPolicy;
-use kvfold::backend::cuda::append::Element;
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::driver::Device;
 use kvfold::backend::driver::emulated::EmulatorOptions;

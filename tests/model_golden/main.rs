@@ -105,7 +105,7 @@ fn gemma3_sliding_layers_keep_their_window() {
         let (short, long) = (at(&mut runner, 256), at(&mut runner, 448));
         // Three pages of one full layer with two heads.
         let format: KvFormat = kv.parse().unwrap();
-        let page = 2 * format.page_bytes(256) as u64;
+        let page = 2 * format.page_bytes([256; 2]) as u64;
         assert_eq!(long - short, 3 * page, "{kv}");
     }
 }

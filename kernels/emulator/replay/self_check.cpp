@@ -1,7 +1,7 @@
 // What replays must catch, and what they must let pass.
 #include <string.h>
 
-#include "common/params.h"
+#include "common/params/cache.h"
 #include "emulator/emulator.h"
 #include "emulator/fiber.h"
 #include "emulator/pages.h"

@@ -10,7 +10,7 @@ use super::{ops, seal};
 use crate::backend::draw::Choice;
 use crate::backend::score_pass::{Score, Scores, Top, TopHeads};
 use crate::backend::{
-    Attend, AttendSeq, GraphKey, Kv, KvGroup, LayerIndex, StepInput, attend_seqs,
+    Attend, AttendSeq, GraphKey, Kernels, Kv, KvGroup, LayerIndex, StepInput, attend_seqs,
 };
 use crate::cache::{BlockRef, ClassDesc, Compaction, SeqStep};
 use crate::codec::{Codec, Side};
@@ -81,7 +81,7 @@ impl Kv for CpuBackend {
         classes: &[ClassDesc],
         _budget: u64,
     ) -> Result<CpuArena> {
-        groups.iter().try_for_each(|g| attention::check_head_dim(g.head_dim))?;
+        groups.iter().try_for_each(|group| group.geometry.check(Kernels::Cpu))?;
         let angles = groups.iter().map(|_| ops::Angles::default()).collect();
         let blocks = ClassArenas::new(groups, classes)?;
         Ok(CpuArena { groups: groups.to_vec(), blocks, angles, begun: CpuStep::default() })
@@ -151,7 +151,7 @@ impl Kv for CpuBackend {
         qkv: &mut CpuBuffer,
     ) -> Result<()> {
         let group = arena.group(at)?;
-        let (d, n) = (group.head_dim, group.kv_heads);
+        let (d, n) = (group.head_dim(), group.kv_heads);
         if !rotated {
             // Keys follow queries in the columns, so both rotate at once.
             arena.turn(at, heads + n, qkv);
@@ -197,7 +197,7 @@ impl Kv for CpuBackend {
         let Some(last) = layers.end.checked_sub(1) else { return Ok(()) };
         let at = LayerIndex { group, layer: last };
         let group = arena.group(at)?.clone();
-        let (d, n) = (group.head_dim, group.kv_heads);
+        let (d, n) = (group.head_dim(), group.kv_heads);
         let streams = layers.start * n..layers.end * n;
         let mut pages = Vec::new();
         let seals = arena.begun.seqs.iter().flat_map(|s| &s.seals);

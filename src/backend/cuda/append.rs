@@ -1,7 +1,7 @@
 //! Launches `kernels/cache/append.cu`: RoPE, then new rows to 16-bit pages.
 
 use super::arenas::{Arenas, layer_of};
-use super::gemm::Output;
+use super::element::Element;
 use super::list::{DeviceList, LayerList};
 use super::params::{AppendParams, AppendSlot, NONE};
 use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
@@ -9,51 +9,8 @@ use crate::backend::{KvGroup, LayerIndex, Rope};
 use crate::cache::{Append, SeqStep};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use bytemuck::Pod;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 
 const THREADS: u32 = 64;
-
-/// A 16-bit type of activations.
-pub trait Element: Pod + Send + Sync + Output<Self> {
-    /// Its codec.
-    const CODEC: Codec;
-    /// Its largest finite number.
-    const LARGEST: f32;
-
-    /// Rounds numbers to nearest, ties to even; too large ones become infinite.
-    fn narrow(from: &[f32], to: &mut [Self]);
-
-    /// The same numbers as f32.
-    fn widen(from: &[Self], to: &mut [f32]);
-}
-
-impl Element for f16 {
-    const CODEC: Codec = Codec::F16;
-    const LARGEST: f32 = 65504.0;
-
-    fn narrow(from: &[f32], to: &mut [Self]) {
-        to.convert_from_f32_slice(from);
-    }
-
-    fn widen(from: &[Self], to: &mut [f32]) {
-        from.convert_to_f32_slice(to);
-    }
-}
-
-impl Element for bf16 {
-    const CODEC: Codec = Codec::Bf16;
-    const LARGEST: f32 = f32::from_bits(0x7f7f_0000);
-
-    fn narrow(from: &[f32], to: &mut [Self]) {
-        to.convert_from_f32_slice(from);
-    }
-
-    fn widen(from: &[Self], to: &mut [f32]) {
-        from.convert_to_f32_slice(to);
-    }
-}
 
 /// Uploads what the kernel turns channels by: `inv_freq / 2π`.
 ///
@@ -185,7 +142,7 @@ pub fn append<T: Element>(
     stream: &DeviceStream,
 ) -> Result<()> {
     let group = arenas.group_of(call.at)?;
-    let (d, kv_heads) = (group.head_dim, group.kv_heads);
+    let (d, kv_heads) = (group.head_dim(), group.kv_heads);
     if (plan.arenas, plan.group) != (arenas.id(), call.at.group) {
         return Err(Error::misuse("append", "the plan is of other arenas or another KV group"));
     }
@@ -221,7 +178,7 @@ fn check(
     rows: usize,
     len: usize,
 ) -> Result<()> {
-    let (d, kv_heads, hot) = (group.head_dim, group.kv_heads, group.format.hot());
+    let (d, kv_heads, hot) = (group.head_dim(), group.kv_heads, group.format.hot());
     let cols = (call.heads + 2 * kv_heads) * d;
     let wrong = if element != hot {
         format!("rows are {element}, pages are {hot}")

@@ -9,23 +9,16 @@
 mod tests;
 
 use super::class_memory::ClassMemory;
-use super::params::{
-    CODEC_BF16, CODEC_F16, CODEC_FP8, CODEC_KF2, CODEC_KF3, CODEC_KF4, CODEC_KIVI2, CODEC_KIVI4,
-    KvArena,
-};
+use super::params::KvArena;
 use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 pub use crate::backend::layout::PageLayout;
-use crate::backend::{KvGroup, LayerIndex};
+use crate::backend::{Kernels, KvGroup, LayerIndex};
 use crate::cache::{BlockRef, ClassDesc, ClassId};
-use crate::codec::Codec;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A chunk of memory is a 256th of the budget, but at most this.
 const MOST_CHUNK_BYTES: u64 = 16 << 20;
-
-/// The widest head that the kernels take.
-pub const MAX_HEAD_DIM: usize = 256;
 
 /// The feedback of a group's streams; none of a stream counts as none fed back.
 fn upload_feedback(
@@ -39,7 +32,7 @@ fn upload_feedback(
     }
     let weights = all().flat_map(|feedback| match feedback {
         Some(feedback) => feedback.weights().to_vec(),
-        None => vec![0.0; group.head_dim * (group.head_dim - 1) / 2],
+        None => vec![0.0; group.head_dim() * (group.head_dim() - 1) / 2],
     });
     device.upload(&weights.collect::<Vec<_>>(), stream).map(Some)
 }
@@ -53,22 +46,8 @@ fn entry(layout: &PageLayout, base: u64) -> KvArena {
         key_bytes: layout.key_bytes as u32,
         page_tokens: layout.page_tokens as u32,
         ragged: u32::from(layout.ragged),
-        key_codec: number(layout.key),
-        value_codec: number(layout.value),
-    }
-}
-
-/// A codec as `KvCodec` numbers it.
-fn number(codec: Codec) -> u32 {
-    match codec {
-        Codec::F16 => CODEC_F16,
-        Codec::Bf16 => CODEC_BF16,
-        Codec::Fp8 => CODEC_FP8,
-        Codec::Kivi4 => CODEC_KIVI4,
-        Codec::Kivi2 => CODEC_KIVI2,
-        Codec::Kf4 => CODEC_KF4,
-        Codec::Kf3 => CODEC_KF3,
-        Codec::Kf2 => CODEC_KF2,
+        key_codec: layout.key.number(),
+        value_codec: layout.value.number(),
     }
 }
 
@@ -92,7 +71,7 @@ impl Arenas {
     /// Empty arenas of at most `budget` bytes of blocks in all.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a head dim that the kernels lack, and for a device
+    /// [`Error::Unsupported`] for a geometry that the kernels lack, and for a device
     /// without virtual memory management; [`Error::Misuse`] if the classes do not fit
     /// the groups; [`Error::DeviceOutOfMemory`].
     pub fn new(
@@ -102,7 +81,7 @@ impl Arenas {
         budget: u64,
         stream: &DeviceStream,
     ) -> Result<Self> {
-        groups.iter().try_for_each(|group| check_head_dim(group.head_dim))?;
+        groups.iter().try_for_each(|group| group.geometry.check(Kernels::CudaPages))?;
         // No class can have more than the device.
         let room = budget.min(device.info().memory);
         let chunk_bytes = (budget / 256).min(MOST_CHUNK_BYTES);
@@ -382,16 +361,6 @@ impl Arenas {
 
 fn missing(block: BlockRef) -> Error {
     Error::NotFound { what: format!("KV block {} of class {}", block.index, block.class.0) }
-}
-
-fn check_head_dim(head_dim: usize) -> Result<()> {
-    if head_dim.is_multiple_of(32) && (32..=MAX_HEAD_DIM).contains(&head_dim) {
-        return Ok(());
-    }
-    Err(Error::Unsupported {
-        what: format!("head_dim {head_dim}"),
-        remedy: format!("it must be a multiple of 32, at most {MAX_HEAD_DIM}"),
-    })
 }
 
 /// The layer of a stream of a group, which must exist.

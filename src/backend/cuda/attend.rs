@@ -16,9 +16,11 @@
 //!
 //! [`SEQ_PROMPT`]: super::params::SEQ_PROMPT
 
+use super::forms::form_of;
 use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
 use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
 use crate::backend::kv::check_mask;
+use crate::backend::{Geometry, Kernels};
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 
@@ -47,7 +49,7 @@ pub struct AttentionShape {
     pub scale: f32,
 }
 
-/// The most that calls with one [`Workspace`] may ask for.
+/// The most that calls with one [`AttendScratch`] may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Sequences of a call.
@@ -60,7 +62,7 @@ pub struct Limits {
 
 /// Memory for plans and partial results. Calls that share one must be on one
 /// stream.
-pub struct Workspace {
+pub struct AttendScratch {
     limits: Limits,
     /// Whether the plan was ever made.
     planned: bool,
@@ -71,7 +73,7 @@ pub struct Workspace {
     part_lse: DeviceBuffer<f32>,
 }
 
-impl Workspace {
+impl AttendScratch {
     /// What it was made for.
     pub fn limits(&self) -> Limits {
         self.limits
@@ -91,7 +93,7 @@ pub struct AttentionCall {
     pub out: u64,
     /// Base-2 log-sum-exp: f32 `[rows][heads]`, −∞ for a row that sees nothing; or 0.
     pub lse: u64,
-    /// [`AttendSeq`](super::params::AttendSeq)`[n_seqs]`.
+    /// [`KvSeq`](super::params::KvSeq)`[n_seqs]`.
     pub seqs: u64,
     /// Sequences.
     pub n_seqs: usize,
@@ -136,7 +138,7 @@ impl Attention {
     /// is no kernel; [`Error::Config`] for a field out of range.
     pub fn new(device: &Device, shape: AttentionShape) -> Result<Self> {
         let AttentionShape { head_dim, heads, kv_heads, ref format, .. } = shape;
-        check_head_dim(head_dim)?;
+        Geometry::gqa(head_dim).check(Kernels::CudaAttention)?;
         if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(Error::misuse("heads", format!("{heads} do not fit {kv_heads} KV heads")));
         }
@@ -156,7 +158,7 @@ impl Attention {
             return Err(Error::config("scale, window", what));
         }
         check_mask(shape.causal, shape.window)?;
-        let form = form(format)?;
+        let form = form_of(*format)?.stem;
         let element = format.hot();
         // A wider tile serves two columns of 8 with one read of the pages; at 256
         // channels its accumulators would not fit the registers.
@@ -185,7 +187,7 @@ impl Attention {
     ///
     /// # Errors
     /// [`Error::DeviceOutOfMemory`]; [`Error::Misuse`] for limits beyond 32 bits.
-    pub fn workspace(&self, limits: Limits) -> Result<Workspace> {
+    pub fn scratch(&self, limits: Limits) -> Result<AttendScratch> {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
         let splits = max_splits(limits.tokens);
         // Each length of splits that rows of a sequence have adds at most one tile that is
@@ -198,7 +200,7 @@ impl Attention {
         if u32::try_from(items.max(parts)).is_err() {
             return Err(Error::misuse("limits", format!("{limits:?} exceed 32 bits")));
         }
-        Ok(Workspace {
+        Ok(AttendScratch {
             limits,
             planned: false,
             plan: self.device.alloc(1)?,
@@ -212,24 +214,24 @@ impl Attention {
     /// Attention of one layer. Enqueues work and returns.
     ///
     /// # Errors
-    /// [`Error::Misuse`] for more sequences than the workspace was made for and for
+    /// [`Error::Misuse`] for more sequences than the scratch was made for and for
     /// a stride that does not fit; [`Error::NoKernelForArch`] and the like.
     ///
     /// # Safety
     /// The arrays are as [`AttentionCall`] says, consistent with each other and with
-    /// the shape, within the limits of the workspace, and live until the work is
+    /// the shape, within the limits of the scratch, and live until the work is
     /// done; `out` and `lse` are not used by other work meanwhile.
     pub unsafe fn attend(
         &self,
         call: &AttentionCall,
-        workspace: &mut Workspace,
+        scratch: &mut AttendScratch,
         stream: &DeviceStream,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.launch(call, workspace, true, stream) }
+        unsafe { self.launch(call, scratch, true, stream) }
     }
 
-    /// As [`attend`](Self::attend), by the plan that the last such call on this workspace
+    /// As [`attend`](Self::attend), by the plan that the last such call on this scratch
     /// made, if it had generated rows: for another layer of the same step, if no sequence is
     /// ragged.
     ///
@@ -241,11 +243,11 @@ impl Attention {
     pub unsafe fn attend_as_planned(
         &self,
         call: &AttentionCall,
-        workspace: &mut Workspace,
+        scratch: &mut AttendScratch,
         stream: &DeviceStream,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.launch(call, workspace, false, stream) }
+        unsafe { self.launch(call, scratch, false, stream) }
     }
 
     /// # Safety
@@ -254,29 +256,29 @@ impl Attention {
     unsafe fn launch(
         &self,
         call: &AttentionCall,
-        workspace: &mut Workspace,
+        scratch: &mut AttendScratch,
         plan: bool,
         stream: &DeviceStream,
     ) -> Result<()> {
         let shape = &self.shape;
         let group = shape.heads / shape.kv_heads;
-        if call.n_seqs > workspace.limits.seqs {
-            let what = format!("{} in a workspace for {}", call.n_seqs, workspace.limits.seqs);
+        if call.n_seqs > scratch.limits.seqs {
+            let what = format!("{} in a scratch for {}", call.n_seqs, scratch.limits.seqs);
             return Err(Error::misuse("n_seqs", what));
         }
         self.check_stride(call)?;
         if call.n_seqs == 0 {
             return Ok(());
         }
-        let params = self.params(call, workspace);
+        let params = self.params(call, scratch);
         let entries = (call.n_seqs * shape.kv_heads) as u32;
         let columns = call.max_generated * group;
-        // SAFETY: the caller's promise; plans and parts are the workspace's, whose
+        // SAFETY: the caller's promise; plans and parts are the scratch's, whose
         // capacity the plan kernel respects.
         unsafe {
             if call.max_generated > 0 {
                 if plan {
-                    workspace.planned = true;
+                    scratch.planned = true;
                     stream.launch("attend_plan", Launch::new(1, 256).shared(4 * 256), &params)?;
                 }
                 stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
@@ -300,30 +302,30 @@ impl Attention {
         Err(Error::misuse("q_stride", what))
     }
 
-    /// Whether the last call with generated rows needed more than its workspace holds, in
+    /// Whether the last call with generated rows needed more than its scratch holds, in
     /// which case it has written none of them. Waits for the stream. Cannot happen within
     /// the limits.
     ///
     /// # Errors
     /// What went wrong in the stream's work.
-    pub fn overflowed(&self, workspace: &Workspace, stream: &DeviceStream) -> Result<bool> {
-        Ok(workspace.planned && workspace.plan.to_vec(stream)?[0].overflow != 0)
+    pub fn overflowed(&self, scratch: &AttendScratch, stream: &DeviceStream) -> Result<bool> {
+        Ok(scratch.planned && scratch.plan.to_vec(stream)?[0].overflow != 0)
     }
 
-    fn params(&self, call: &AttentionCall, workspace: &Workspace) -> AttendParams {
+    fn params(&self, call: &AttentionCall, scratch: &AttendScratch) -> AttendParams {
         AttendParams {
-            plan: workspace.plan.address(),
-            items: workspace.items.address(),
-            entries: workspace.entries.address(),
-            part_out: workspace.part_out.address(),
-            part_lse: workspace.part_lse.address(),
-            max_items: workspace.items.len() as u32,
-            max_parts: workspace.part_lse.len() as u32,
+            plan: scratch.plan.address(),
+            items: scratch.items.address(),
+            entries: scratch.entries.address(),
+            part_out: scratch.part_out.address(),
+            part_lse: scratch.part_lse.address(),
+            max_items: scratch.items.len() as u32,
+            max_parts: scratch.part_lse.len() as u32,
             ..self.call_params(call)
         }
     }
 
-    /// What a call says, without a workspace.
+    /// What a call says, without a scratch.
     pub(super) fn call_params(&self, call: &AttentionCall) -> AttendParams {
         let shape = &self.shape;
         let seals = shape.format.seals();
@@ -402,28 +404,6 @@ fn warp_bytes(shape: &AttentionShape) -> usize {
     if three <= 24 << 10 { three } else { two }
 }
 
-/// The part of a kernel's name that says how pages are sealed.
-fn form(format: &KvFormat) -> Result<&'static str> {
-    Ok(match (format.key, format.value) {
-        _ if !format.seals() => "half",
-        (Codec::Fp8, Codec::Fp8) => "fp8",
-        (Codec::Kivi4, Codec::Kivi4) => "kivi4",
-        (Codec::Kivi2, Codec::Kivi2) => "kivi2",
-        (Codec::Kivi4, Codec::Kivi2) => "kivi42",
-        (Codec::Kf4, Codec::Kf4) => "kf4",
-        (Codec::Kf3, Codec::Kf3) => "kf3",
-        (Codec::Kf3, Codec::Kf2) => "kf32",
-        (Codec::Kf2, Codec::Kf2) => "kf2",
-        _ => {
-            return Err(Error::Unsupported {
-                what: format!("the KV format {format} on this device"),
-                remedy: "f16, bf16, fp8, kivi4, kivi2, kivi4/kivi2, kf4, kf3, kf3.2 and kf2 are"
-                    .into(),
-            });
-        }
-    })
-}
-
 /// The most pages of streams whose splits have 8, 16 and 32 pages; those of longer ones
 /// have 64: `most_pages` of kernels/attention/plan.cuh.
 const SPLIT_ENDS: [usize; 3] = [256, 1024, 2048];
@@ -441,15 +421,4 @@ fn max_splits(tokens: usize) -> usize {
     };
     // A shorter stream may have more of them.
     SPLIT_ENDS.into_iter().filter(|&p| p < pages).chain([pages]).map(splits).max().unwrap_or(1)
-}
-
-/// An error unless there are kernels for the head dim.
-pub(super) fn check_head_dim(head_dim: usize) -> Result<()> {
-    if [64, 128, 256].contains(&head_dim) {
-        return Ok(());
-    }
-    Err(Error::Unsupported {
-        what: format!("head_dim {head_dim} on this device"),
-        remedy: "it must be 64, 128 or 256; the CPU takes others".into(),
-    })
 }

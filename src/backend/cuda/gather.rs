@@ -58,7 +58,7 @@ impl Gatherer {
             rows: self.rows.address_of(0),
             arenas: arenas.table(),
             n_rows: rows.len() as u32,
-            head_dim: arenas.group(group)?.head_dim as u32,
+            head_dim: arenas.group(group)?.head_dim() as u32,
         };
         let shape = Launch::new(params.n_rows.div_ceil(WARPS), 32 * WARPS);
         // SAFETY: blocks, slots and streams were checked against the arenas, which

@@ -9,6 +9,8 @@ pub mod attend;
 mod class_memory;
 pub mod copy;
 pub mod dense;
+pub mod element;
+mod forms;
 pub mod gather;
 pub mod gemm;
 mod list;

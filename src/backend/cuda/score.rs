@@ -6,12 +6,12 @@
 //! log-sum-exps that it wrote.
 
 use super::attend::{Attention, AttentionCall, AttentionShape};
+use super::forms::form_of;
 use super::list::DeviceList;
 use super::params::{SCORE_MAX, SCORE_SUM_MAX, SCORE_SUM_MEAN, ScoreParams, ScoreTop};
 use super::tables::Sizes;
-use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
+use crate::backend::driver::{Device, DeviceBuffer, Launch, DeviceStream};
 use crate::backend::score_pass::{Heads, Score, Spans, TopHeads};
-use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
 
 /// Most shares of a stream's pages that [`Scorer::top`] hands out.
@@ -77,7 +77,8 @@ impl Scorer {
     pub fn new(device: &Device, shape: AttentionShape) -> Result<Self> {
         let attention = Attention::new(device, shape)?;
         let shape = attention.shape();
-        let (form, element, d) = (form(&shape.format)?, shape.format.hot(), shape.head_dim);
+        let (format, d) = (shape.format, shape.head_dim);
+        let (form, element) = (form_of(format)?.key_stem(), format.hot());
         Ok(Self {
             score: format!("score_{form}_{element}_d{d}"),
             top: format!("top_{form}_{element}_d{d}"),
@@ -130,28 +131,28 @@ impl Scorer {
     ///
     /// # Errors
     /// [`Error::DeviceOutOfMemory`].
-    pub fn top_workspace(&self, rows: usize, of: TopHeads, chunks: usize) -> Result<TopWorkspace> {
+    pub fn top_scratch(&self, rows: usize, of: TopHeads, chunks: usize) -> Result<TopScratch> {
         let per_chunk = rows * self.columns(of);
         let chunks = chunks.clamp(1, MAX_CHUNKS);
-        Ok(TopWorkspace { parts: self.attention.device().alloc(per_chunk * chunks)?, chunks })
+        Ok(TopScratch { parts: self.attention.device().alloc(per_chunk * chunks)?, chunks })
     }
 
-    /// Makes a workspace serve such calls. Its memory only grows; no work may use it.
+    /// Makes a scratch serve such calls. Its memory only grows; no work may use it.
     ///
     /// # Errors
-    /// As [`top_workspace`](Self::top_workspace).
+    /// As [`top_scratch`](Self::top_scratch).
     pub fn reserve_top(
         &self,
-        workspace: &mut TopWorkspace,
+        scratch: &mut TopScratch,
         rows: usize,
         of: TopHeads,
         chunks: usize,
     ) -> Result<()> {
         let chunks = chunks.clamp(1, MAX_CHUNKS);
-        if rows * self.columns(of) * chunks > workspace.parts.len() {
-            *workspace = self.top_workspace(rows.next_power_of_two(), of, chunks)?;
+        if rows * self.columns(of) * chunks > scratch.parts.len() {
+            *scratch = self.top_scratch(rows.next_power_of_two(), of, chunks)?;
         }
-        workspace.chunks = chunks;
+        scratch.chunks = chunks;
         Ok(())
     }
 
@@ -160,7 +161,7 @@ impl Scorer {
     /// work and returns.
     ///
     /// # Errors
-    /// As [`score`](Self::score), and [`Error::Misuse`] for more rows than the workspace
+    /// As [`score`](Self::score), and [`Error::Misuse`] for more rows than the scratch
     /// was made for.
     ///
     /// # Safety
@@ -171,7 +172,7 @@ impl Scorer {
         call: &ScoreCall,
         of: TopHeads,
         tops: u64,
-        workspace: &mut TopWorkspace,
+        scratch: &mut TopScratch,
         stream: &DeviceStream,
     ) -> Result<()> {
         let Some(params) = self.params(call)? else { return Ok(()) };
@@ -180,13 +181,13 @@ impl Scorer {
         if per_chunk == 0 {
             return Ok(());
         }
-        let chunks = (workspace.parts.len() / per_chunk).min(workspace.chunks);
+        let chunks = (scratch.parts.len() / per_chunk).min(scratch.chunks);
         if chunks == 0 {
-            let what = format!("{per_chunk} parts, {} are there", workspace.parts.len());
-            return Err(Error::misuse("workspace", what));
+            let what = format!("{per_chunk} parts, {} are there", scratch.parts.len());
+            return Err(Error::misuse("scratch", what));
         }
         let params = ScoreParams {
-            parts: workspace.parts.address(),
+            parts: scratch.parts.address(),
             tops,
             last: u32::MAX,
             chunks: chunks as u32,
@@ -195,7 +196,7 @@ impl Scorer {
         };
         let merge = (call.sizes.max_q_len() * columns).div_ceil(THREADS as usize);
         let grid = [merge as u32, call.attention.n_seqs as u32, 1];
-        // SAFETY: the caller's promise; the parts are the workspace's.
+        // SAFETY: the caller's promise; the parts are the scratch's.
         unsafe {
             stream.launch(&self.top, self.launch(call, chunks), &params)?;
             stream.launch("score_top", Launch::grid(grid, THREADS), &params)
@@ -236,13 +237,13 @@ impl Scorer {
 
 /// Memory for the best tokens of parts of streams. Calls that share one must be on one
 /// stream.
-pub struct TopWorkspace {
+pub struct TopScratch {
     parts: DeviceBuffer<ScoreTop>,
     /// Shares of a stream's pages, at most.
     chunks: usize,
 }
 
-impl TopWorkspace {
+impl TopScratch {
     /// For calls without rows.
     ///
     /// # Errors
@@ -250,23 +251,4 @@ impl TopWorkspace {
     pub fn new(device: &Device) -> Result<Self> {
         Ok(Self { parts: device.alloc(0)?, chunks: 1 })
     }
-}
-
-/// The part of a kernel's name that says how keys are sealed.
-fn form(format: &KvFormat) -> Result<&'static str> {
-    Ok(match format.key {
-        _ if !format.seals() => "half",
-        Codec::Fp8 => "fp8",
-        Codec::Kivi4 => "kivi4",
-        Codec::Kivi2 => "kivi2",
-        Codec::Kf4 => "kf4",
-        Codec::Kf3 => "kf3",
-        Codec::Kf2 => "kf2",
-        Codec::F16 | Codec::Bf16 => {
-            return Err(Error::Unsupported {
-                what: format!("the KV format {format} on this device"),
-                remedy: "keys that are not sealed go with values that are not".into(),
-            });
-        }
-    })
 }

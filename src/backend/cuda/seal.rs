@@ -100,7 +100,7 @@ pub fn seal(
         return Err(Error::NotFound { what: format!("KV layer {}", layers.end - 1) });
     }
     let streams = (layers.len() * group.kv_heads) as u32;
-    let (hot, d) = (group.format.hot(), group.head_dim);
+    let (hot, d) = (group.format.hot(), group.head_dim());
     for (side, codec) in [(Side::Key, group.format.key), (Side::Value, group.format.value)] {
         let kernel = kernel(hot, codec, side)?;
         let fed = feedback != 0 && codec.rotated() && side == Side::Key;

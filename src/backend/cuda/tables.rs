@@ -4,8 +4,7 @@ use super::arenas::Arenas;
 use super::attend::AttentionCall;
 use super::list::DeviceList;
 use super::params::{
-    AttendSeq as SeqEntry, KvRun, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT,
-    SEQ_RAGGED,
+    KvRun, KvSeq, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT, SEQ_RAGGED,
 };
 use crate::backend::driver::{Device, DeviceStream};
 use crate::backend::score_pass::Spans;
@@ -18,7 +17,7 @@ use crate::error::{Error, Result};
 pub struct AttendTables {
     arenas: u64,
     group: usize,
-    seqs: DeviceList<SeqEntry>,
+    seqs: DeviceList<KvSeq>,
     streams: DeviceList<KvStream>,
     runs: DeviceList<KvRun>,
     table: DeviceList<u32>,
@@ -30,7 +29,7 @@ pub struct AttendTables {
     kept: Vec<Vec<u32>>,
 }
 
-/// What a call asks of its buffers and its workspace.
+/// What a call asks of its buffers and its scratch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
     /// Rows of queries and outputs.
@@ -94,7 +93,7 @@ impl AttendTables {
         self.arenas = 0;
         let mut tables = Tables::new(arenas, group, rope);
         seqs.iter().try_for_each(|seq| tables.add(seq))?;
-        tables.seqs.resize(seqs.len() + padding, SeqEntry::default());
+        tables.seqs.resize(seqs.len() + padding, KvSeq::default());
         tables.sizes.seqs = tables.seqs.len();
         self.seqs.set(&tables.seqs, stream)?;
         self.streams.set(&tables.streams, stream)?;
@@ -161,7 +160,7 @@ struct Tables<'a> {
     arenas: &'a Arenas,
     group: usize,
     rope: Option<&'a Rope>,
-    seqs: Vec<SeqEntry>,
+    seqs: Vec<KvSeq>,
     streams: Vec<KvStream>,
     runs: Vec<KvRun>,
     table: Vec<u32>,
@@ -203,7 +202,7 @@ impl<'a> Tables<'a> {
             let what = format!("{} views for {} layers", views.len(), group.layers);
             return Err(Error::misuse("view", what));
         }
-        self.seqs.push(SeqEntry {
+        self.seqs.push(KvSeq {
             first_row: seq.first_row as u32,
             q_len: seq.q_len as u32,
             first_stream: self.streams.len() as u32,
@@ -305,7 +304,7 @@ impl<'a> Tables<'a> {
         if let Some(row) = self.shifts.iter().position(|s| *s == shift) {
             return Ok(row as u32);
         }
-        let half = self.arenas.group(self.group)?.head_dim / 2;
+        let half = self.arenas.group(self.group)?.head_dim() / 2;
         let Some(rope) = self.rope.filter(|rope| rope.inv_freq.len() == half) else {
             let what = format!("a run is relocated by {shift}, which needs {half} frequencies");
             return Err(Error::misuse("rope", what));

@@ -1,6 +1,6 @@
 //! Weight matrices in device memory: what a model file holds, as a 16-bit type.
 
-use super::append::Element;
+use super::element::Element;
 use crate::backend::cpu::pool::{Shared, parallel_for};
 use crate::backend::dequantize::{dequantize, row_bytes};
 use crate::backend::driver::{DeviceBuffer, DeviceStream};

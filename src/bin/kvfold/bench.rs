@@ -10,6 +10,7 @@ use kvfold::backend::RowToken;
 use kvfold::backend::cpu::{Level, threads};
 use kvfold::backend::draw::Choice;
 use kvfold::cache::SeqId;
+use kvfold::codec::formats::known;
 use kvfold::engine::{EngineConfig, Runner, Share, Want};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -24,8 +25,8 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// KV formats, each f16, bf16, fp8, kivi4, kivi2, kf4, kf3, kf3.2, kf2, KEYS/VALUES, or a file of `calibrate`
-    #[arg(long, value_delimiter = ',', default_value = "f16,kivi2")]
+    /// KV formats
+    #[arg(long, value_delimiter = ',', default_value = "f16,kivi2", help = format!("KV formats, each {}, or a file of `calibrate`", known()))]
     pub kv: Vec<String>,
 
     /// Tokens of the prompt whose prefill is timed; 0: none

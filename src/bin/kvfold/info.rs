@@ -6,7 +6,8 @@ use anyhow::Result;
 use clap::Args;
 use kvfold::backend::cpu::{Level, threads};
 use kvfold::backend::driver::embedded;
-use kvfold::codec::{Codec, KvFormat};
+use kvfold::codec::KvFormat;
+use kvfold::codec::formats::NAMED_FORMATS;
 use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, cache_dir, find};
 use kvfold::model::{Checkpoint, ModelConfig};
 use std::io::Write;
@@ -124,12 +125,12 @@ fn describe(out: &mut impl Write, checkpoint: &Checkpoint) -> Result<()> {
 fn formats(out: &mut impl Write, config: Option<&ModelConfig>) -> Result<()> {
     writeln!(
         out,
-        "\nKV format  bits an element{}",
+        "\nKV format    bits an element{}",
         if config.is_some() { "  whole context" } else { "" }
     )?;
-    for codec in Codec::ALL {
-        let format = KvFormat::uniform(codec);
-        write!(out, "{:<9}  {:>15.1}", format.to_string(), format.bits())?;
+    for named in NAMED_FORMATS {
+        let format = KvFormat::new(named.key, named.value);
+        write!(out, "{:<11}  {:>15.1}", named.name, format.bits())?;
         if let Some(c) = config {
             let window = c.sliding_window.unwrap_or(c.context).min(c.context);
             let kept =
@@ -138,7 +139,7 @@ fn formats(out: &mut impl Write, config: Option<&ModelConfig>) -> Result<()> {
             let bytes = (2 * tokens * c.kv_width()) as f64 * format.bits() / 8.0;
             write!(out, "  {:>13}", size::show(bytes as u64))?;
         }
-        writeln!(out)?;
+        writeln!(out, "  {}", named.what)?;
     }
     Ok(())
 }

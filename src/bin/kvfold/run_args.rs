@@ -3,6 +3,7 @@
 use crate::model_args::ModelArgs;
 use crate::size;
 use clap::Args;
+use kvfold::codec::formats::known;
 use kvfold::engine::{AUTO, EngineConfig};
 use kvfold::sample::SamplingParams;
 use std::path::PathBuf;
@@ -34,8 +35,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// KV format: f16, bf16, fp8, kivi4, kivi2, kf4, kf3, kf3.2, kf2, KEYS/VALUES, or a file of `calibrate`; auto: the calibration that kvfold comes with if it has one of the model, else kivi4/kivi2
-    #[arg(long, default_value = AUTO)]
+    /// The KV format
+    #[arg(long, default_value = AUTO, help = format!("KV format: {}, or a file of `calibrate`; auto: the calibration that kvfold comes with if it has one of the model, else kivi4/kivi2", known()))]
     pub kv: String,
 
     /// Tokens at the start that stay in 16 bits

@@ -23,7 +23,7 @@ use crate::codec::fragment::{span, tile_words, unit_words};
 use crate::codec::{Side, TILE_TOKENS};
 
 /// Channels of a head that the kernels can hold.
-pub(super) const MAX_HEAD_DIM: usize = 256;
+pub(super) const MAX_HEAD_DIM: usize = crate::backend::MAX_HEAD_DIM;
 
 /// Lanes of the biases of a tile: a vector of up to 16 for 32 rows or more.
 pub(super) const MAX_BIASES: usize = MAX_HEAD_DIM / 32 * 16;

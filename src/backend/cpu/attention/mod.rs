@@ -66,17 +66,6 @@ const ITEM_COLUMNS: usize = 12;
 /// Heads of a prefill work item.
 const PREFILL_HEADS: usize = 4;
 
-/// Head dimensions that the kernels can take.
-pub(super) fn check_head_dim(head_dim: usize) -> Result<()> {
-    if head_dim.is_multiple_of(32) && (32..=MAX_HEAD_DIM).contains(&head_dim) {
-        return Ok(());
-    }
-    Err(Error::Unsupported {
-        what: format!("head_dim {head_dim}"),
-        remedy: format!("it must be a multiple of 32, at most {MAX_HEAD_DIM}"),
-    })
-}
-
 /// An [`Attend`](crate::backend::Attend) with what the step and the KV group say of it.
 pub(super) struct Asked<'a> {
     pub at: LayerIndex,
@@ -144,7 +133,7 @@ pub(super) fn attend(
     lse: Option<&mut CpuBuffer>,
 ) -> Result<()> {
     check_call(arenas, group, call, q)?;
-    let d = group.head_dim;
+    let d = group.head_dim();
     out.resize(q.rows(), call.heads * d);
     let out_stride = out.stride();
     let lse = lse.map(|lse| {
@@ -165,10 +154,10 @@ fn check_call(
     q: &CpuBuffer,
 ) -> Result<()> {
     check_mask(call.causal, call.window)?;
-    if !call.heads.is_multiple_of(group.kv_heads) || q.cols() < call.heads * group.head_dim {
+    if !call.heads.is_multiple_of(group.kv_heads) || q.cols() < call.heads * group.head_dim() {
         return Err(Error::misuse("heads", format!("{} do not fit the KV heads", call.heads)));
     }
-    let half = group.head_dim / 2;
+    let half = group.head_dim() / 2;
     if call.rope.is_some_and(|rope| (1..=half).contains(&rope.inv_freq.len())) {
         return Ok(());
     }
@@ -228,7 +217,7 @@ impl<'a> Call<'a> {
         // The longest items first: the last ones then fill the gaps.
         items.reverse();
 
-        let d = self.group.head_dim;
+        let d = self.group.head_dim();
         let (mut outs, mut lses) = (vec![0f32; n_parts * d], vec![0f32; n_parts]);
         let shared = (Shared::new(&mut outs), Shared::new(&mut lses));
         let failed = Mutex::new(None);
@@ -330,7 +319,7 @@ impl<'a> Call<'a> {
     ) -> Result<()> {
         match *item {
             Item::Decode { n, part, .. } => {
-                let d = self.group.head_dim;
+                let d = self.group.head_dim();
                 // SAFETY: each item has parts of its own.
                 let (out, lse) = unsafe { (outs.slice(part * d, n * d), lses.slice(part, n)) };
                 self.decode(item, following, out, lse)
@@ -368,7 +357,7 @@ impl<'a> Call<'a> {
         lse: &mut [f32],
     ) -> Result<()> {
         let Item::Decode { seq, kv_head, first, n, .. } = *item else { return Ok(()) };
-        let d = self.group.head_dim;
+        let d = self.group.head_dim();
         let mut pages = Vec::with_capacity(SPLIT_PAGES + 3);
         let query = self.decode_pages(item, SPLIT_PAGES, &mut pages)?;
         let own = pages.len();
@@ -422,7 +411,7 @@ impl<'a> Call<'a> {
         head: usize,
         heads: usize,
     ) -> Result<()> {
-        let d = self.group.head_dim;
+        let d = self.group.head_dim();
         let share = &self.call.seqs[seq];
         let stream = self.stream(seq, kv_head);
         let first = stream.view.kept as usize - share.q_len + queries.start;
@@ -455,7 +444,7 @@ impl<'a> Call<'a> {
 
     /// Writes one head of one output row.
     fn write(&self, row: usize, head: usize, values: &[f32], lse: f32) {
-        let d = self.group.head_dim;
+        let d = self.group.head_dim();
         // SAFETY: every (row, head) is written by one item or merged once.
         unsafe {
             self.out.slice(row * self.out_stride + head * d, d).copy_from_slice(values);
@@ -467,7 +456,7 @@ impl<'a> Call<'a> {
 
     /// Merges the parts of each column in page order.
     fn merge(&self, parts: &Parts, outs: &[f32], lses: &[f32]) {
-        let (d, group) = (self.group.head_dim, self.group_size());
+        let (d, group) = (self.group.head_dim(), self.group_size());
         let mut values = [0f32; MAX_HEAD_DIM];
         for i in 0..parts.n {
             let places = || (0..parts.splits).map(|split| parts.part + split * parts.n + i);

@@ -103,7 +103,7 @@ impl<'a> StreamPages<'a> {
         for run in &self.view.runs {
             let layout = self.arenas.layout(run.class);
             let form = layout.page(self.index);
-            debug_assert!(layout.head_dim <= MAX_HEAD_DIM);
+            debug_assert!(layout.geometry.key_dim <= MAX_HEAD_DIM);
             let start_page = run.start as usize / PAGE_TOKENS;
             let entries = (run.n_tokens as usize).div_ceil(layout.page_tokens);
             let wanted = match run.kind {

@@ -232,7 +232,7 @@ impl ScorePass<'_> {
         item: &Item,
         mut take: impl FnMut(&Range<usize>, &PageView<'_>, &[f32], usize),
     ) -> Result<()> {
-        let (d, group) = (self.group.head_dim, self.group_size());
+        let (d, group) = (self.group.head_dim(), self.group_size());
         let share = &self.call.seqs[item.seq];
         let stream = self.stream(item.seq, item.kv_head);
         let head = item.kv_head * group;

@@ -1,12 +1,12 @@
 //! One budget, many classes, on the emulated device with its small chunks.
 
 use super::*;
-use crate::backend::AttendSeq;
 use crate::backend::cuda::append::AppendPlan;
 use crate::backend::cuda::copy::Copier;
 use crate::backend::cuda::seal::SealPlan;
 use crate::backend::cuda::tables::AttendTables;
 use crate::backend::driver::emulated::EmulatorOptions;
+use crate::backend::{AttendSeq, Geometry};
 use crate::cache::{
     CacheConfig, ClassKind, CopyBlock, GroupSpec, KvCache, RowKind, Seal, SealedBytes,
 };
@@ -29,7 +29,7 @@ fn world(memory: u64) -> World {
     let group = KvGroup {
         layers: 1,
         kv_heads: 2,
-        head_dim: 64,
+        geometry: Geometry::gqa(64),
         format,
         streams: None,
         sinks: 4,
@@ -37,7 +37,7 @@ fn world(memory: u64) -> World {
         rope: None,
         window: None,
     };
-    let page = |format: KvFormat| format.page_bytes(64) as u64;
+    let page = |format: KvFormat| format.page_bytes([64; 2]) as u64;
     let spec = GroupSpec {
         layers: 1,
         kv_heads: 2,

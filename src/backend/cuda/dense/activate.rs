@@ -1,7 +1,7 @@
 //! Launches `kernels/dense/activate.cu`: gated activations.
 
-use super::Shapes;
-use crate::backend::cuda::append::Element;
+use super::shapes::Shapes;
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::params::ActivateParams;
 use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! Launches `kernels/dense/bias.cu`.
 
-use super::Shapes;
-use crate::backend::cuda::append::Element;
+use super::shapes::Shapes;
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::params::BiasParams;
 use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! Launches `kernels/dense/embed.cu`: rows of an embedding table.
 
-use super::Shapes;
-use crate::backend::cuda::append::Element;
+use super::shapes::Shapes;
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::params::EmbedParams;
 use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! Launches `kernels/dense/norm.cu`: RMS norms of rows and of heads.
 
-use super::Shapes;
-use crate::backend::cuda::append::Element;
+use super::shapes::Shapes;
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::params::{HeadNormParams, NormParams};
 use crate::backend::driver::{DeviceBuffer, DeviceStream, Launch};
 use crate::error::Result;

@@ -1,6 +1,7 @@
 //! Launches `kernels/dense/penalise.cu`: the repetition penalty.
 
-use super::{Logits, Shapes};
+use super::sample::Logits;
+use super::shapes::Shapes;
 use crate::backend::cuda::params::PenaliseParams;
 use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;

@@ -1,8 +1,8 @@
 //! Launches `kernels/dense/rope.cu`. [`append`](fn@crate::backend::cuda::append::append)
 //! can do the same on its way.
 
-use super::Shapes;
-use crate::backend::cuda::append::Element;
+use super::shapes::Shapes;
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::params::RopeParams;
 use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;

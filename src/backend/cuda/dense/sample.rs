@@ -1,6 +1,6 @@
 //! Launches `kernels/dense/sample.cu`: from logits to tokens.
 
-use super::Shapes;
+use super::shapes::Shapes;
 use crate::backend::cuda::params::{SampleDraw, SampleParams};
 use crate::backend::draw::{Draw, MAX_VOCAB};
 use crate::backend::driver::{DeviceBuffer, DeviceStream};

@@ -1,6 +1,6 @@
 //! Launches `kernels/dense/select.cu`: copies of rows by number.
 
-use super::Shapes;
+use super::shapes::Shapes;
 use crate::backend::cuda::params::SelectParams;
 use crate::backend::driver::{DeviceBuffer, DeviceStream};
 use crate::error::Result;

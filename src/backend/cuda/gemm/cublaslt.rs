@@ -5,7 +5,7 @@
 //! k × n and X k × rows, none of them copied.
 
 use super::library::{self, Handle, Heuristic, Library, Status};
-use super::{ALIGNMENT, GemmShape, Operands, Problem};
+use super::problem::{ALIGNMENT, GemmShape, Operands, Problem};
 use crate::backend::driver::cuda::Current;
 use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use crate::codec::Codec;

@@ -16,93 +16,17 @@ mod cublaslt;
 #[cfg(feature = "cuda")]
 mod library;
 mod plain;
+mod problem;
 
 #[cfg(feature = "cuda")]
 pub use library::describe as describe_cublaslt;
+pub use problem::GemmShape;
 
-use super::append::Element;
-use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, RawStream};
-use crate::codec::Codec;
+use super::element::{Element, Output};
+use crate::backend::driver::{Device, DeviceBuffer, RawStream, Stream};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
-use half::{bf16, f16};
-use std::fmt;
-
-/// Addresses are multiples of this, and rows of `x` and `w` are.
-const ALIGNMENT: usize = 16;
-
-/// The sizes of a product: `x [rows][k]`, `w [n][k]`, `y [rows][n]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct GemmShape {
-    /// Rows of `x` and `y`: tokens.
-    pub rows: usize,
-    /// Rows of `w`: output features.
-    pub n: usize,
-    /// Columns of `x` and `w`, input features: a multiple of 8.
-    pub k: usize,
-}
-
-/// A type that products of `T` are written in: `T`, or f32.
-pub trait Output<T: Element>: Pod {
-    /// Whether it is f32.
-    const WIDE: bool;
-}
-
-impl Output<f16> for f16 {
-    const WIDE: bool = false;
-}
-
-impl Output<bf16> for bf16 {
-    const WIDE: bool = false;
-}
-
-impl<T: Element> Output<T> for f32 {
-    const WIDE: bool = true;
-}
-
-/// A product without its matrices: what an algorithm is chosen for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Problem {
-    shape: GemmShape,
-    /// f16 or bf16.
-    element: Codec,
-    /// Whether `y` is f32.
-    wide: bool,
-}
-
-impl Problem {
-    fn new<T: Element, Out: Output<T>>(shape: GemmShape) -> Result<Self> {
-        let GemmShape { rows, n, k } = shape;
-        if [rows, n, k].into_iter().any(|size| size > i32::MAX as usize) {
-            return Err(Error::misuse("gemm", format!("{rows}×{n}×{k} exceeds 31 bits")));
-        }
-        if k == 0 || !(k * size_of::<T>()).is_multiple_of(ALIGNMENT) {
-            return Err(Error::misuse("gemm", format!("k = {k} is no multiple of 8 above 0")));
-        }
-        Ok(Self { shape, element: T::CODEC, wide: Out::WIDE })
-    }
-
-    /// Whether there is nothing to compute.
-    fn is_empty(&self) -> bool {
-        self.shape.rows == 0 || self.shape.n == 0
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let GemmShape { rows, n, k } = self.shape;
-        let out = if self.wide { "f32".into() } else { self.element.to_string() };
-        write!(f, "multiply {rows}×{k} by {n}×{k} of {} to {out}", self.element)
-    }
-}
-
-/// The addresses of `x`, `w` and `y`.
-#[derive(Clone, Copy)]
-struct Operands {
-    x: u64,
-    w: u64,
-    y: u64,
-}
+use problem::{ALIGNMENT, Operands, Problem};
 
 /// Multiplies matrices on one device and one stream, since products share a workspace.
 pub struct Gemm {

@@ -1,6 +1,6 @@
 //! Launches `kernels/dense/gemm.cu`: a plain loop.
 
-use super::{GemmShape, Operands, Problem};
+use super::problem::{GemmShape, Operands, Problem};
 use crate::backend::cuda::params::GemmParams;
 use crate::backend::driver::{DeviceStream, Launch};
 use crate::error::{Error, Result};

@@ -28,9 +28,9 @@ mirror! {
         12 start: u32,
         /// Tokens, live or not; later ones than a query's own are masked anyway.
         16 n_tokens: u32,
-        /// First word in `masks`, relative to the stream's, or [`NONE`](super::NONE).
+        /// First word in `masks`, relative to the stream's, or [`NONE`](super::none::NONE).
         20 live: u32,
-        /// Row of `rotations` that turns queries by −Δ, or [`NONE`](super::NONE).
+        /// Row of `rotations` that turns queries by −Δ, or [`NONE`](super::none::NONE).
         24 rotation: u32,
         /// 0.
         28 reserved: u32,
@@ -57,7 +57,7 @@ mirror! {
 
 mirror! {
     /// One sequence of an attention call: its queries are the last q_len tokens.
-    AttendSeq, 16 bytes {
+    KvSeq, 16 bytes {
         /// First row of `q` and `out`.
         0 first_row: u32,
         /// Its queries.
@@ -129,7 +129,7 @@ mirror! {
         8 out: u64,
         /// `f32 [rows][heads]`, base 2, or 0.
         16 lse: u64,
-        /// `AttendSeq [n_seqs]`.
+        /// `KvSeq [n_seqs]`.
         24 seqs: u64,
         /// `KvStream []`.
         32 streams: u64,
@@ -165,9 +165,9 @@ mirror! {
         136 layer: u32,
         /// S; 0 if the group never seals.
         140 sinks: u32,
-        /// R / 64, or [`NONE`](super::NONE) if the group never seals.
+        /// R / 64, or [`NONE`](super::none::NONE) if the group never seals.
         144 hot_pages: u32,
-        /// A query sees the last `window` tokens; [`NONE`](super::NONE): all.
+        /// A query sees the last `window` tokens; [`NONE`](super::none::NONE): all.
         148 window: u32,
         /// Columns of a decode item: 8 or 16.
         152 tile_columns: u32,

@@ -2,23 +2,6 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// Storage of a half of a page: `KvCodec`.
-pub const CODEC_F16: u32 = 0;
-/// Storage of a half of a page: `KvCodec`.
-pub const CODEC_BF16: u32 = 1;
-/// Storage of a half of a page: `KvCodec`.
-pub const CODEC_FP8: u32 = 2;
-/// Storage of a half of a page: `KvCodec`.
-pub const CODEC_KIVI4: u32 = 3;
-/// Storage of a half of a page: `KvCodec`.
-pub const CODEC_KIVI2: u32 = 4;
-/// kvfold's own, 4 bits.
-pub const CODEC_KF4: u32 = 5;
-/// kvfold's own, 3 bits.
-pub const CODEC_KF3: u32 = 6;
-/// kvfold's own, 2 bits.
-pub const CODEC_KF2: u32 = 7;
-
 mirror! {
     /// One arena: equal blocks of pages, of a single page in ragged arenas. A page is
     /// its key half, `key_bytes` long, then its value half. The page of a stream is at
@@ -37,9 +20,9 @@ mirror! {
         24 page_tokens: u32,
         /// 1: a block is one page of one stream.
         28 ragged: u32,
-        /// A `CODEC_` constant.
+        /// Of the key half: [`Codec::number`](crate::codec::Codec::number).
         32 key_codec: u32,
-        /// A `CODEC_` constant.
+        /// Likewise of the value half.
         36 value_codec: u32,
     }
 }
@@ -75,7 +58,7 @@ mirror! {
 mirror! {
     /// One row of one page.
     AppendSlot, 24 bytes {
-        /// Row of `qkv`; [`NONE`](super::NONE): there is nothing to do.
+        /// Row of `qkv`; [`NONE`](super::none::NONE): there is nothing to do.
         0 row: u32,
         /// Index in `arenas`.
         4 arena: u32,
@@ -83,7 +66,7 @@ mirror! {
         8 block: u32,
         /// Token within the page.
         12 slot: u32,
-        /// [`NONE`](super::NONE): all KV heads of the layer; else `layer · kv_heads + head`.
+        /// [`NONE`](super::none::NONE): all KV heads of the layer; else `layer · kv_heads + head`.
         16 stream: u32,
         /// 0.
         20 reserved: u32,
@@ -101,7 +84,7 @@ mirror! {
         16 feedback: u64,
         /// Jobs.
         24 n_jobs: u32,
-        /// Jobs with `stream` [`NONE`](super::NONE) seal the layers
+        /// Jobs with `stream` [`NONE`](super::none::NONE) seal the layers
         /// `[first_layer, first_layer + n_layers)`.
         28 first_layer: u32,
         /// See `first_layer`.
@@ -120,13 +103,13 @@ mirror! {
     SealJob, 24 bytes {
         /// Index in `arenas`.
         0 from_arena: u32,
-        /// Block number; [`NONE`](super::NONE): there is nothing to do.
+        /// Block number; [`NONE`](super::none::NONE): there is nothing to do.
         4 from_block: u32,
         /// Index in `arenas`.
         8 to_arena: u32,
         /// Block number.
         12 to_block: u32,
-        /// [`NONE`](super::NONE): all of the layers asked for.
+        /// [`NONE`](super::none::NONE): all of the layers asked for.
         16 stream: u32,
         /// 0.
         20 reserved: u32,

@@ -2,6 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
+/// A row's token is in the slot that the other bits name.
+pub const TOKEN_DRAWN: u32 = 1 << 31;
+
 mirror! {
     /// `y = x · wᵀ`.
     GemmParams, 40 bytes {
@@ -67,7 +70,7 @@ mirror! {
     EmbedParams, 56 bytes {
         /// `T [vocab][cols]`.
         0 table: u64,
-        /// `u32 [rows]`: ids, or [`TOKEN_DRAWN`](super::TOKEN_DRAWN) and a slot.
+        /// `u32 [rows]`: ids, or [`TOKEN_DRAWN`] and a slot.
         8 tokens: u64,
         /// `u32 [n_slots]`: ids.
         16 slots: u64,
@@ -179,7 +182,7 @@ mirror! {
         0 logits: u64,
         /// `SampleDraw [rows]`; 0 of `argmax`.
         8 draws: u64,
-        /// `u32 []`: of `argmax` one a row, of `sample` by slot; [`NONE`](super::NONE) where no
+        /// `u32 []`: of `argmax` one a row, of `sample` by slot; [`NONE`](super::none::NONE) where no
         /// logit is above −∞.
         16 ids: u64,
         /// Logits of a row: at most 2^22.

@@ -1,6 +1,6 @@
 //! Score passes.
 
-use super::AttendParams;
+use super::attention::AttendParams;
 use bytemuck::{Pod, Zeroable};
 
 /// What probabilities are reduced to: `ScoreReduce`.
@@ -43,7 +43,7 @@ mirror! {
     ScoreTop, 8 bytes {
         /// 0 if it sees nothing.
         0 value: f32,
-        /// Kept index, sinks included; [`NONE`](super::NONE) if it sees nothing.
+        /// Kept index, sinks included; [`NONE`](super::none::NONE) if it sees nothing.
         4 index: u32,
     }
 }

@@ -3,7 +3,7 @@
 
 use super::attention::Layers;
 use super::begun::Begun;
-use super::score::ScoreBuffers;
+use super::score_buffers::ScoreBuffers;
 use crate::backend::cuda::append::{AppendPlan, inv_turns};
 use crate::backend::cuda::arenas::Arenas;
 use crate::backend::cuda::copy::Copier;

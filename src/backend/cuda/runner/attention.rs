@@ -1,6 +1,6 @@
 //! The attention layers that a model has used, and the memory that they share.
 
-use crate::backend::cuda::attend::{Attention, AttentionShape, Limits, Workspace};
+use crate::backend::cuda::attend::{AttendScratch, Attention, AttentionShape, Limits};
 use crate::backend::cuda::tables::Sizes;
 use crate::backend::driver::DeviceStream;
 use crate::backend::{Attend, KvGroup};
@@ -14,8 +14,8 @@ pub(super) struct Layers {
 
 pub(super) struct Layer {
     pub attention: Attention,
-    pub workspace: Workspace,
-    /// The KV group of the step in hand for whose tables the workspace holds a plan.
+    pub scratch: AttendScratch,
+    /// The KV group of the step in hand for whose tables the scratch holds a plan.
     pub planned: Option<usize>,
 }
 
@@ -32,8 +32,8 @@ impl Layers {
             Some(at) => at,
             None => {
                 let attention = Attention::new(stream.device(), shape)?;
-                let workspace = attention.workspace(rounded(needed))?;
-                self.layers.push(Layer { attention, workspace, planned: None });
+                let scratch = attention.scratch(rounded(needed))?;
+                self.layers.push(Layer { attention, scratch, planned: None });
                 self.layers.len() - 1
             }
         };
@@ -54,7 +54,7 @@ impl Layers {
 
 impl Layer {
     fn reserve(&mut self, needed: Limits, stream: &DeviceStream) -> Result<()> {
-        let has = self.workspace.limits();
+        let has = self.scratch.limits();
         let enough = needed.seqs <= has.seqs
             && needed.generated_rows <= has.generated_rows
             && needed.tokens <= has.tokens;
@@ -67,14 +67,14 @@ impl Layer {
                 tokens: needed.tokens.max(has.tokens),
             };
             // If that fails, the old one stays, with its limits.
-            self.workspace = self.attention.workspace(rounded(most))?;
+            self.scratch = self.attention.scratch(rounded(most))?;
             self.planned = None;
         }
         Ok(())
     }
 }
 
-/// What a call over tables of these sizes asks of its workspace.
+/// What a call over tables of these sizes asks of its scratch.
 pub(super) fn limits(sizes: &Sizes) -> Limits {
     Limits { seqs: sizes.seqs, generated_rows: sizes.generated_rows, tokens: sizes.tokens }
 }
@@ -91,7 +91,7 @@ fn rounded(limits: Limits) -> Limits {
 /// The shape of a call.
 pub(super) fn shape(call: &Attend, group: &KvGroup) -> AttentionShape {
     AttentionShape {
-        head_dim: group.head_dim,
+        head_dim: group.head_dim(),
         heads: call.heads,
         kv_heads: group.kv_heads,
         format: group.format,

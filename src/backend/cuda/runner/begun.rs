@@ -1,5 +1,6 @@
 //! What the step in hand has said, on the device.
 
+use super::room::reserve;
 use super::slots::Slots;
 use crate::backend::cuda::dense::{Penalties, draw_to};
 use crate::backend::cuda::list::DeviceList;
@@ -63,11 +64,7 @@ impl Begun {
         let mut tokens: Vec<u32> = input.tokens.iter().map(token).collect();
         tokens.resize(tokens.len() + padding, 0);
         self.tokens.set(&tokens, stream)?;
-        if tokens.len() > self.ids.len() {
-            // Kernels may still use the old memory.
-            stream.synchronize()?;
-            self.ids = stream.device().alloc(tokens.len().next_power_of_two())?;
-        }
+        reserve(&mut self.ids, tokens.len(), 1, stream)?;
         let mut rows: Vec<u32> = input.rows.iter().map(|&row| row as u32).collect();
         rows.resize(rows.len() + padding, 0);
         self.rows.set(&rows, stream)?;

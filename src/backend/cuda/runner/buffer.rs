@@ -1,9 +1,9 @@
 //! Activations on the device.
 
-use crate::backend::cuda::append::Element;
+use super::room::reserve;
+use crate::backend::cuda::element::Element;
 use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use crate::error::{Error, Result};
-use bytemuck::Pod;
 
 /// A row-major matrix `[rows][cols]` of f32 or of `T`, whichever its last writer chose.
 ///
@@ -37,6 +37,15 @@ impl<T: Element> Buffer<T> {
     pub(super) fn room(&self) -> usize {
         let len = if self.is_wide { self.wide.len() } else { self.narrow.len() };
         len / self.cols.max(1)
+    }
+
+    /// An error unless it holds the rows of a step.
+    pub(super) fn check(&self, name: &'static str, rows: usize, cols: usize) -> Result<()> {
+        if self.rows >= rows && self.cols >= cols {
+            return Ok(());
+        }
+        let has = format!("[{}, {}]", self.rows, self.cols);
+        Err(Error::misuse(name, format!("{has} does not hold the step's [{rows}, {cols}]")))
     }
 
     /// Makes it a matrix of f32 of unspecified content.
@@ -86,20 +95,4 @@ impl<T: Element> Buffer<T> {
 
 fn wrong(wanted: &str, held: &str) -> Error {
     Error::misuse("buffer", format!("it holds {held}, the operation takes {wanted}"))
-}
-
-/// Makes room for a matrix; what was in the buffer is lost if it has to grow.
-fn reserve<E: Pod>(
-    buffer: &mut DeviceBuffer<E>,
-    rows: usize,
-    cols: usize,
-    stream: &DeviceStream,
-) -> Result<()> {
-    if rows * cols > buffer.len() {
-        // Kernels may still use the old one.
-        stream.synchronize()?;
-        *buffer = stream.device().alloc(0)?;
-        *buffer = stream.device().alloc(rows.next_power_of_two() * cols)?;
-    }
-    Ok(())
 }

@@ -1,8 +1,9 @@
 //! Products, norms and activations on the device.
 
-use super::{Buffer, CudaBackend};
-use crate::backend::cuda::append::Element;
+use super::backend::CudaBackend;
+use super::buffer::Buffer;
 use crate::backend::cuda::dense::{self, HeadNorm, RmsNorm};
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::weights::Matrix;
 use crate::backend::driver::DeviceBuffer;
 use crate::backend::{Activation, Dense};

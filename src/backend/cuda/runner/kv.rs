@@ -2,15 +2,17 @@
 
 use super::arena::Arena;
 use super::attention::{limits, shape};
+use super::backend::{CudaBackend, lock};
+use super::buffer::Buffer;
 use super::repeat::{Key, Stage};
-use super::{Buffer, CudaBackend, check_rows, lock};
-use crate::backend::cuda::append::{AppendCall, Element, append};
-use crate::backend::cuda::attend::{AttentionCall, check_head_dim};
+use crate::backend::cuda::append::{AppendCall, append};
+use crate::backend::cuda::attend::AttentionCall;
 use crate::backend::cuda::dense::{RopeCall, rope};
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::seal::seal;
 use crate::backend::cuda::weights::Uploader;
 use crate::backend::score_pass::{Score, Scores, Top, TopHeads};
-use crate::backend::{Attend, GraphKey, Kv, KvGroup, LayerIndex, StepInput};
+use crate::backend::{Attend, GraphKey, Kernels, Kv, KvGroup, LayerIndex, StepInput};
 use crate::cache::{BlockRef, ClassDesc, Compaction};
 use crate::error::{Error, Result};
 use std::ops::Range;
@@ -19,7 +21,7 @@ impl<T: Element> Kv for CudaBackend<T> {
     type Arena = Arena;
 
     fn arena(&mut self, groups: &[KvGroup], classes: &[ClassDesc], budget: u64) -> Result<Arena> {
-        groups.iter().try_for_each(|group| check_head_dim(group.head_dim))?;
+        groups.iter().try_for_each(|group| group.geometry.check(Kernels::CudaAttention))?;
         if let Some(group) = groups.iter().find(|g| g.format.hot() != T::CODEC) {
             let what = format!("{} on a device that computes in {}", group.format, T::CODEC);
             return Err(Error::config("kv", what));
@@ -139,8 +141,8 @@ impl<T: Element> Kv for CudaBackend<T> {
         let Arena { arenas, groups, layers, .. } = arena;
         let (group, tables) = (arenas.group(call.at.group)?, &groups[call.at.group].tables);
         let sizes = tables.sizes();
-        let columns = call.heads * group.head_dim;
-        check_rows("q", q, sizes.rows, columns)?;
+        let columns = call.heads * group.head_dim();
+        q.check("q", sizes.rows, columns)?;
         let lse = match lse {
             Some(lse) => lse.set_wide(q.rows(), call.heads, stream)?.address(),
             None => 0,
@@ -154,13 +156,13 @@ impl<T: Element> Kv for CudaBackend<T> {
         };
         let layer = layers.get(shape(call, group), limits(&sizes), stream)?;
         // SAFETY: the tables were checked against the arenas when the step began, the
-        // buffers hold its rows, and the workspace its limits; all live as long as the
+        // buffers hold its rows, and the scratch its limits; all live as long as the
         // arena and the backend, which wait for their stream before they let go of any.
         unsafe {
             if layer.planned == Some(call.at.group) && tables.are_uniform() {
-                return layer.attention.attend_as_planned(&call_at, &mut layer.workspace, stream);
+                return layer.attention.attend_as_planned(&call_at, &mut layer.scratch, stream);
             }
-            layer.attention.attend(&call_at, &mut layer.workspace, stream)?;
+            layer.attention.attend(&call_at, &mut layer.scratch, stream)?;
         }
         layer.planned = Some(call.at.group);
         Ok(())

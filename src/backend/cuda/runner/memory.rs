@@ -1,7 +1,8 @@
 //! Buffers and weights on the device.
 
-use super::{Buffer, CudaBackend, lock};
-use crate::backend::cuda::append::Element;
+use super::backend::{CudaBackend, lock};
+use super::buffer::Buffer;
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::weights::{self, Matrix};
 use crate::backend::driver::DeviceBuffer;
 use crate::backend::{Capabilities, MatrixBytes, Memory, WeightPolicy};

@@ -1,10 +1,11 @@
 //! Tokens on the device.
 
 use super::arena::Arena;
-use super::{Buffer, CudaBackend};
+use super::backend::CudaBackend;
+use super::buffer::Buffer;
 use crate::backend::Tokens;
-use crate::backend::cuda::append::Element;
 use crate::backend::cuda::dense::{self, Logits};
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::params::NONE;
 use crate::backend::cuda::weights::Matrix;
 use crate::error::{Error, Result};

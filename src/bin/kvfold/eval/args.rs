@@ -3,6 +3,7 @@
 use crate::model_args::ModelArgs;
 use clap::{Args, Subcommand};
 use kvfold::Result;
+use kvfold::codec::formats::known;
 use kvfold::engine::EngineConfig;
 use kvfold::eval::{
     NeedleSpec, PerplexitySpec, QaSpec, Setting, StarsSpec, TaskSpec, VtSpec, WordsSpec,
@@ -40,8 +41,8 @@ pub struct CommonArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// KV formats to compare: f16, bf16, fp8, kivi4, kivi2, kf4, kf3, kf3.2, kf2, KEYS/VALUES or a file of `calibrate`; the first is the reference
-    #[arg(long, value_delimiter = ',', default_value = "f16,kivi4,kivi2", value_name = "LIST")]
+    /// KV formats to compare
+    #[arg(long, value_delimiter = ',', default_value = "f16,kivi4,kivi2", value_name = "LIST", help = format!("KV formats to compare: {} or a file of `calibrate`; the first is the reference", known()))]
     kv: Vec<String>,
 
     /// Numbers of tokens at the start that stay in 16 bits, each tried with every format

@@ -1,46 +1,21 @@
 //! Score passes over what a call attended to.
 
 use super::arena::Arena;
-use super::{Buffer, CudaBackend, attention, check_rows};
-use crate::backend::cuda::append::Element;
+use super::attention;
+use super::backend::CudaBackend;
+use super::buffer::Buffer;
+use super::room::reserve;
+use super::score_buffers::ScoreBuffers;
 use crate::backend::cuda::attend::AttentionCall;
+use crate::backend::cuda::element::Element;
 use crate::backend::cuda::params::ScoreTop;
-use crate::backend::cuda::score::{ScoreCall, ScoreStarts, Scorer, TopWorkspace};
-use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
+use crate::backend::cuda::score::{ScoreCall, Scorer};
 use crate::backend::score_pass::{Score, Scores, Top, TopHeads};
 use crate::backend::{Attend, KvGroup};
 use crate::error::{Error, Result};
-use bytemuck::Pod;
 
 /// With fewer rows, most of the device is idle unless several blocks share a stream.
 const FEW_ROWS: usize = 16;
-
-/// Memory of passes. It only grows, so that captured steps outlive a pass.
-pub(super) struct ScoreBuffers {
-    starts: ScoreStarts,
-    scores: DeviceBuffer<f32>,
-    tops: DeviceBuffer<ScoreTop>,
-    parts: TopWorkspace,
-}
-
-impl ScoreBuffers {
-    pub fn new(device: &Device) -> Result<Self> {
-        Ok(Self {
-            starts: ScoreStarts::new(device)?,
-            scores: device.alloc(0)?,
-            tops: device.alloc(0)?,
-            parts: TopWorkspace::new(device)?,
-        })
-    }
-}
-
-/// Makes room for `n` elements.
-fn reserve<E: Pod>(buffer: &mut DeviceBuffer<E>, n: usize, stream: &DeviceStream) -> Result<()> {
-    if n > buffer.len() {
-        *buffer = stream.device().alloc(n.next_power_of_two())?;
-    }
-    Ok(())
-}
 
 impl<T: Element> CudaBackend<T> {
     pub(super) fn run_score(
@@ -60,7 +35,7 @@ impl<T: Element> CudaBackend<T> {
         let ScoreBuffers { starts, scores, .. } = &mut arena.scores;
         // Scores of the last pass were read, so nothing uses the buffers.
         starts.set(&out.spans, stream)?;
-        reserve(scores, total, stream)?;
+        reserve(scores, total, 1, stream)?;
         // SAFETY: as in `attend`; the scores have room for all spans, and are read, and
         // so complete, before anything is dropped.
         unsafe { scorer.score(&score, pass, starts.address(), scores.address(), stream)? };
@@ -85,7 +60,7 @@ impl<T: Element> CudaBackend<T> {
         let chunks = if rows <= FEW_ROWS { 8 } else { 1 };
         let ScoreBuffers { tops, parts, .. } = &mut arena.scores;
         scorer.reserve_top(parts, rows, of, chunks)?;
-        reserve(tops, rows * columns, stream)?;
+        reserve(tops, rows, columns, stream)?;
         // SAFETY: as in `score`; all rows are of sequences, so all tops are written.
         unsafe { scorer.top(&score, of, tops.address(), parts, stream)? };
         let mut found = vec![ScoreTop::default(); rows * columns];
@@ -106,7 +81,7 @@ fn score_call<T: Element>(
     let group = arena.arenas.group(call.at.group)?;
     let tables = &arena.group(call.at)?.tables;
     let sizes = tables.sizes();
-    check_rows("q", q, sizes.rows, call.heads * group.head_dim)?;
+    q.check("q", sizes.rows, call.heads * group.head_dim())?;
     if lse.rows() < sizes.rows || lse.cols() != call.heads {
         let what = format!("[{}, {}], not [rows, {}]", lse.rows(), lse.cols(), call.heads);
         return Err(Error::misuse("lse", what));
