@@ -1,7 +1,7 @@
 //! The CPU's KV cache in the default model's geometry: 30 layers, 9 query and 3 KV heads
 //! of 64 channels.
 
-use kvfold::backend::cpu::{Arena, Buffer, CpuBackend, Level};
+use kvfold::backend::cpu::{CpuArena, CpuBackend, CpuBuffer, Level};
 use kvfold::backend::{
     Geometry, Kv, KvGroup, LayerIndex, Memory, RowToken, StepInput, StreamFormat,
 };

@@ -1,6 +1,6 @@
 //! `--test`: the bench's own tables and memory, on the emulated device and, if there
 //! is one, on a CUDA device. Whether kernels are right is for the tests to say
-//! (`tests/attention_conformance.rs`); here it is whether cells ask for what they mean,
+//! (`tests/kernels/attention_conformance.rs`); here it is whether cells ask for what they mean,
 //! and whether the goals find their cells.
 
 use crate::attention::{AttentionWork, Case};

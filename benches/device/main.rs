@@ -28,7 +28,7 @@ mod kv;
 mod merge;
 mod model;
 mod pattern;
-#[path = "../../tests/common/random.rs"]
+#[path = "../../tests/kernels/common/random.rs"]
 mod random;
 mod report;
 mod roofs;

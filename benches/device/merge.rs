@@ -5,7 +5,7 @@ use crate::random::Random;
 use crate::work::{Cell, Work};
 use kvfold::Result;
 use kvfold::backend::cuda::params::{AttendEntry, AttendParams, AttendPlan, KvSeq, KvStream, NONE};
-use kvfold::backend::driver::{Device, DeviceBuffer, Launch, DeviceStream};
+use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
 
 /// One query a sequence, each stream in `splits` parts.
 #[derive(Clone, Copy, Debug)]

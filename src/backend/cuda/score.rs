@@ -10,7 +10,7 @@ use super::forms::form_of;
 use super::list::DeviceList;
 use super::params::{SCORE_MAX, SCORE_SUM_MAX, SCORE_SUM_MEAN, ScoreParams, ScoreTop};
 use super::tables::Sizes;
-use crate::backend::driver::{Device, DeviceBuffer, Launch, DeviceStream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
 use crate::backend::score_pass::{Heads, Score, Spans, TopHeads};
 use crate::error::{Error, Result};
 

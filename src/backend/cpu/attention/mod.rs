@@ -12,7 +12,7 @@
 //! | `prefill.rs` | rows of prompts, a tile at a time |
 //! | `score.rs` | what became of each token: score passes |
 //!
-//! The float64 oracle is in `tests/common/oracle.rs`.
+//! The float64 oracle is in `tests/kernels/common/oracle.rs`.
 //!
 //! Work items depend on one stream only (ARCHITECTURE, rule 4): a decode item is
 //! [`SPLIT_PAGES`] grid pages of one head, and partial results merge in page

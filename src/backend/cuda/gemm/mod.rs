@@ -23,7 +23,7 @@ pub use library::describe as describe_cublaslt;
 pub use problem::GemmShape;
 
 use super::element::{Element, Output};
-use crate::backend::driver::{Device, DeviceBuffer, RawStream, Stream};
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, RawStream};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use problem::{ALIGNMENT, Operands, Problem};

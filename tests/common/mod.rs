@@ -1,9 +1,0 @@
-//! Shared by the integration tests.
-#![allow(dead_code)] // each test binary uses its own part
-
-pub mod bench;
-pub mod on_backend;
-pub mod oracle;
-pub mod plan;
-pub mod random;
-pub mod subject;

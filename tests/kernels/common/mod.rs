@@ -1,0 +1,8 @@
+//! Shared by the integration tests.
+
+pub mod bench;
+pub mod on_backend;
+pub mod oracle;
+pub mod plan;
+pub mod random;
+pub mod subject;

@@ -1,0 +1,12 @@
+//! Attention, the cache's and the dense layers' kernels, matrix products: on every SIMD
+//! level of this processor, the emulated device, and CUDA device 0 if there is one.
+//! `common/` has what they share.
+
+mod attention_conformance;
+mod attention_invariance;
+mod attention_layer;
+mod cache_kernels;
+mod common;
+mod dense_kernels;
+mod gemm;
+mod score_conformance;

@@ -1,0 +1,12 @@
+//! What lies above the kernels, as a library: the cache's books, tokenizers, models and the
+//! engine on the CPU and on devices, retrieval, evaluation.
+
+mod cache_properties;
+mod engine_device;
+mod eval;
+mod eval_tasks;
+mod model_golden;
+mod rag;
+#[path = "../tiny_model/mod.rs"]
+mod tiny_model;
+mod tokenizer;
