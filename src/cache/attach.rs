@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::PAGE_TOKENS;
-use super::class::{BlockRef, ClassId, SeqId};
+use super::class::{BlockRef, ClassId, PAGE_TOKENS, SeqId};
 use super::kv_cache::{KvCache, idle};
 use super::page::Page;
 use super::pool::Pool;

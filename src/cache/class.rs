@@ -1,6 +1,9 @@
 //! Names of sequences and blocks: a class is an arena of equal blocks, a block is an index
 //! in it.
 
+/// Tokens in a page.
+pub const PAGE_TOKENS: usize = 64;
+
 /// A sequence of a [`KvCache`](super::KvCache); never given twice by the same cache.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct SeqId(pub u64);

@@ -1,7 +1,6 @@
 //! What the cache is told about a model and its memory.
 
-use super::PAGE_TOKENS;
-use super::class::ClassId;
+use super::class::{ClassId, PAGE_TOKENS};
 use crate::error::{Error, Result};
 
 /// One KV group: the layers that share codec, retention and head geometry.
@@ -110,7 +109,7 @@ impl CacheConfig {
     /// # Errors
     /// [`Error::Config`] naming the field that is out of range.
     pub fn validate(&self) -> Result<()> {
-        let classes_of_a_group = super::ClassKind::ALL.len();
+        let classes_of_a_group = super::class::ClassKind::ALL.len();
         let most = usize::from(ClassId(u16::MAX).0) / classes_of_a_group;
         if self.groups.is_empty() || self.groups.len() > most {
             return Err(Error::config(

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::PAGE_TOKENS;
-use super::class::{BlockRef, ClassId, SeqId};
+use super::class::{BlockRef, ClassId, PAGE_TOKENS, SeqId};
 use super::kv_cache::{KvCache, idle};
 use super::ops::{Compaction, Gather, PageMove};
 use super::page::{Of, Page};

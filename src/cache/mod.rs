@@ -42,14 +42,12 @@ mod spec;
 mod step;
 mod stream;
 mod view;
+mod views;
 
 pub use attach::SharedRun;
-pub use class::{BlockRef, ClassDesc, ClassId, ClassKind, SeqId};
+pub use class::{BlockRef, ClassDesc, ClassId, ClassKind, PAGE_TOKENS, SeqId};
 pub use config::{CacheConfig, GroupSpec, SealedBytes};
 pub use kv_cache::KvCache;
 pub use ops::{Append, Compaction, CopyBlock, Gather, PageMove, Restore, Seal};
 pub use step::{NewTokens, RowKind, SeqStep, Step};
 pub use view::{GroupView, Run, RunKind, StreamView};
-
-/// Tokens in a page.
-pub const PAGE_TOKENS: usize = 64;

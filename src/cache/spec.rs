@@ -1,7 +1,6 @@
 //! The arithmetic of a stream's kept indices: sinks, pages, the sealing rule.
 
-use super::PAGE_TOKENS;
-use super::class::{ClassDesc, ClassId, ClassKind};
+use super::class::{ClassDesc, ClassId, ClassKind, PAGE_TOKENS};
 use super::config::GroupSpec;
 use super::pool::Pool;
 

@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::PAGE_TOKENS;
-use super::class::{BlockRef, ClassId};
+use super::class::{BlockRef, ClassId, PAGE_TOKENS};
 use super::ops::{Append, CopyBlock, Seal};
 use super::page::{Of, Page};
 use super::pool::Pool;
 use super::spec::StreamSpec;
-use super::view::{StreamView, Views};
+use super::view::StreamView;
+use super::views::{Pages, Views};
 
 /// The kept tokens of one stream, or of all streams of a uniform group.
 #[derive(Clone, Debug)]
@@ -97,10 +97,8 @@ impl Stream {
     /// What the queries of a step read that adds the tokens `[kept, to)`; their blocks are in
     /// place.
     pub(super) fn view(&mut self, spec: &StreamSpec, to: usize) -> Arc<StreamView> {
-        let mut views = std::mem::take(&mut self.views);
-        let view = views.of(self, spec, self.kept, to);
-        self.views = views;
-        view
+        let (sink, grid, sealed, bound) = (&self.sink, &self.pages, self.sealed, self.bound(spec));
+        self.views.of(&Pages { sink, grid, sealed, bound }, spec, self.kept, to)
     }
 
     /// Puts whole pages that others may hold too in front of its own.

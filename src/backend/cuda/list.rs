@@ -13,8 +13,8 @@ const LEAST: usize = 64;
 /// A list in device memory that grows and is never given back. Use it on one
 /// stream: the order of its work is what keeps a list until it has been read.
 ///
-/// It is copied from page-locked memory, so that the host need not wait, and only
-/// when it has changed.
+/// It is copied from page-locked memory, so that the host need not wait, and only what
+/// has changed of it: in a step, a few entries of many.
 pub(super) struct DeviceList<T> {
     buffer: DeviceBuffer<T>,
     len: usize,
@@ -47,20 +47,22 @@ impl<T: Pod> DeviceList<T> {
             self.grow(items.len(), stream)?;
         }
         self.len = items.len();
-        let has = self.content.get(..items.len()).unwrap_or_default();
-        if bytemuck::cast_slice::<T, u8>(has) == bytemuck::cast_slice::<T, u8>(items) {
+        let changed = difference(&self.content, items);
+        if changed.is_empty() {
+            self.content.truncate(items.len());
             return Ok(());
         }
-        self.content.clear();
         self.turn = (self.turn + 1) % DEPTH;
         let Staged { host, copied } = &mut self.staged[self.turn];
         copied.wait()?;
-        host.as_mut_slice()[..items.len()].copy_from_slice(items);
+        host.as_mut_slice()[changed.clone()].copy_from_slice(&items[changed.clone()]);
+        // What the device will have is not known until the copy is under way.
+        self.content.truncate(changed.start);
         // SAFETY: this memory is not touched again before `copied` was waited for, here
         // or in `grow` or `drop`.
-        unsafe { self.buffer.write_pinned(0, host, 0..items.len(), stream)? };
+        unsafe { self.buffer.write_pinned(changed.start, host, changed, stream)? };
         stream.record(copied)?;
-        self.content.extend_from_slice(items);
+        self.content.extend_from_slice(&items[self.content.len()..]);
         Ok(())
     }
 
@@ -89,6 +91,18 @@ impl<T: Pod> DeviceList<T> {
         self.content.clear();
         Ok(())
     }
+}
+
+/// The items of `new` that `old` has not at their places: from the first of them to the last.
+fn difference<T: Pod>(old: &[T], new: &[T]) -> Range<usize> {
+    let differ = |(a, b): (&T, &T)| bytemuck::bytes_of(a) != bytemuck::bytes_of(b);
+    let both = old.len().min(new.len());
+    let first = old.iter().zip(new).position(differ).unwrap_or(both);
+    let last = match new.len() > old.len() {
+        true => new.len(),
+        false => old[..both].iter().zip(new).rposition(differ).map_or(first, |last| last + 1),
+    };
+    first..last
 }
 
 impl<T> Drop for Staged<T> {
@@ -138,5 +152,26 @@ impl<T: Pod> LayerList<T> {
         [part(0..start(0), all), part(start(layers.start)..start(layers.end), 1)]
             .into_iter()
             .filter(|(_, n, _)| *n > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::difference;
+
+    #[test]
+    fn only_what_differs_is_copied() {
+        let cases: [(&[u32], &[u32], std::ops::Range<usize>); 7] = [
+            (&[], &[], 0..0),
+            (&[], &[1, 2], 0..2),
+            (&[1, 2], &[1, 2], 2..2),
+            (&[1, 2], &[1, 2, 3], 2..3),
+            (&[1, 2, 3], &[1, 2], 2..2),
+            (&[1, 2, 3, 4, 5], &[1, 9, 3, 8, 5], 1..4),
+            (&[1, 2, 3, 4], &[0, 2], 0..1),
+        ];
+        for (old, new, range) in cases {
+            assert_eq!(difference(old, new), range, "{old:?} {new:?}");
+        }
     }
 }
