@@ -21,7 +21,7 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
     })?;
     let version = String::from_utf8_lossy(&answer.stdout).lines().next().unwrap_or_default().into();
 
-    let folder = out.join("emulator");
+    let folder = objects(out);
     std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     // Its own tests and replays of traces are programs of their own.
     let emulator = Path::new(KERNELS).join("emulator");
@@ -58,6 +58,13 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
     let runtime = if cfg!(target_os = "macos") { "c++" } else { "stdc++" };
     println!("cargo::rustc-link-lib=dylib={runtime}");
     Ok(compiled.read)
+}
+
+/// Objects are the same for all sets of features and for lints, which have output folders
+/// of their own beside this one: `build/kvfold-HASH/out`.
+fn objects(out: &Path) -> PathBuf {
+    let all = out.ancestors().nth(2).filter(|folder| folder.ends_with("build"));
+    all.map_or_else(|| out.join("emulator"), |folder| folder.join("kvfold-emulator"))
 }
 
 fn tool(variable: &str, default: &str) -> PathBuf {

@@ -7,6 +7,9 @@ mod eval;
 mod eval_tasks;
 mod model_golden;
 mod rag;
+#[path = "../kernels/common/random.rs"]
+mod random;
+mod soak;
 #[path = "../tiny_model/mod.rs"]
 mod tiny_model;
 mod tokenizer;
