@@ -19,7 +19,7 @@ const COLS: usize = (HEADS + 2 * KV_HEADS) * D;
 type Rows = HashMap<(usize, usize), Vec<u32>>;
 
 /// New tokens of a sequence, and what they are. Those that are nothing are appended, and
-/// nothing attends.
+/// nothing attends. Sequence 10·h + s is a second s, whose first h pages are those of s.
 type New = (usize, usize, Option<RowKind>);
 
 const P: Option<RowKind> = Some(Prompt);
@@ -27,7 +27,8 @@ const G: Option<RowKind> = Some(Generated);
 
 /// The row of a token: the same in every plan.
 fn qkv(seq: usize, token: usize) -> impl Iterator<Item = f32> {
-    let mut state = (seq as u32) << 20 ^ (token as u32).wrapping_mul(0x9e37_79b9) ^ 0x5bd1_e995;
+    let mut state =
+        (seq as u32 % 10) << 20 ^ (token as u32).wrapping_mul(0x9e37_79b9) ^ 0x5bd1_e995;
     (0..COLS).map(move |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         // Exact in every 16-bit type.
@@ -55,9 +56,20 @@ fn run(kind: Kind, format: &str, causal: bool, plan: &[Vec<New>]) -> Rows {
     let mut seqs: HashMap<usize, (SeqId, usize)> = HashMap::new();
     let mut rows = Rows::new();
     for step in plan {
-        let asked: Vec<_> = (step.iter())
-            .map(|&(s, n, _)| (seqs.entry(s).or_insert_with(|| (cache.create(), 0)).0, n))
-            .collect();
+        for &(s, ..) in step {
+            if seqs.contains_key(&s) {
+                continue;
+            }
+            let (id, pages) = (cache.create(), s / 10);
+            let shared =
+                if pages > 0 { 64 * pages + if format.seals() { 4 } else { 0 } } else { 0 };
+            if shared > 0 {
+                let run = cache.share(seqs[&(s % 10)].0, 0..shared).unwrap();
+                cache.attach(id, &run, 0).unwrap();
+            }
+            seqs.insert(s, (id, shared));
+        }
+        let asked: Vec<_> = step.iter().map(|&(s, n, _)| (seqs[&s].0, n)).collect();
         let flat: Vec<f32> = (step.iter())
             .flat_map(|&(s, n, _)| (0..n).map(move |i| (s, i)))
             .flat_map(|(s, i)| qkv(s, seqs[&s].1 + i))
@@ -255,6 +267,30 @@ fn chunks_change_no_bit() {
             for n in [1, 7, 50] {
                 assert_same(&format!("{kind:?} {format} {n}"), &whole, &cut(n), 0);
             }
+        }
+    }
+}
+
+/// What reads a shared prefix sealed anyway has the bits that it has without sharing, and with
+/// 16-bit formats so has everything.
+#[test]
+fn a_shared_prefix_changes_no_bit() {
+    for kind in Kind::all(11..12) {
+        for format in ["f16", "kivi2", "kf3.2"] {
+            let own = [(0, 4 + 4 * 64, P), (0, 70, P), (0, 3, G), (0, 2, G)];
+            let sharing = [(20, 2 * 64 + 10, P), (20, 60, P), (20, 3, G), (20, 2, G)];
+            let plan: Vec<_> = own.into_iter().chain(sharing).map(|new| vec![new]).collect();
+            let mut rows = run(kind, format, true, &plan);
+            let first = if format == "f16" { 2 * 64 } else { 4 + 4 * 64 };
+            rows.retain(|&(_, token), _| token >= first);
+            let of = |s| rows.iter().filter(move |(key, _)| key.0 == s);
+            let again: Rows = of(20).map(|(&(_, token), row)| ((0, token), row.clone())).collect();
+            let own: Rows = of(0)
+                .filter(|(key, _)| again.contains_key(key))
+                .map(|(k, r)| (*k, r.clone()))
+                .collect();
+            assert!(again.len() > 50);
+            assert_same(&format!("{kind:?} {format}"), &own, &again, 0);
         }
     }
 }

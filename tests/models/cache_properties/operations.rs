@@ -352,7 +352,7 @@ impl World {
         let (model, rule) = (&self.seqs[&seq], self.rules[0]);
         let first = (mix(pick, 1) % 6) as usize;
         let end = first + 1 + (mix(pick, 2) % 4) as usize;
-        let with_sinks = first == 0 && mix(pick, 3) % 4 > 0;
+        let with_sinks = first == 0 && !mix(pick, 3).is_multiple_of(4);
         let start = if with_sinks { 0 } else { rule.sinks + 64 * first };
         let range = start..rule.sinks + 64 * end;
         match self.cache.share(seq, range.clone()) {
