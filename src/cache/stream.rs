@@ -261,9 +261,11 @@ impl Stream {
         if !sinks {
             return;
         }
-        self.sink.release(spec.sink, spec.sealed, pool);
-        self.views.forget(0);
         let end = gone.min(self.pages.len());
+        if self.sink.hot.is_some() || end > self.gone {
+            self.views.forget(0);
+        }
+        self.sink.release(spec.sink, spec.sealed, pool);
         for page in &mut self.pages[self.gone.min(end)..end] {
             page.release(spec.hot, spec.sealed, pool);
         }

@@ -55,9 +55,10 @@ impl StreamView {
     }
 
     fn push_mask(&mut self, live: &Live) {
-        let columns = live.words().len().max(self.masks.len());
-        let first = self.masks_of(0).to_vec();
-        self.masks.resize(columns, first);
+        if live.words().len() > self.masks.len() {
+            let first = self.masks_of(0).to_vec();
+            self.masks.resize(live.words().len(), first);
+        }
         self.masks.iter_mut().enumerate().for_each(|(s, masks)| masks.push(live.of(s)));
     }
 }
@@ -67,7 +68,8 @@ impl StreamView {
 #[derive(Clone, Debug, Default)]
 struct Growing {
     view: Arc<StreamView>,
-    /// Pages whose sealed form stands in the view for good: the first ones.
+    /// Pages that stand in the view for good, the first ones: those that are sealed or, where
+    /// nothing is, full.
     settled: usize,
     /// The view's length there: runs, tokens of the last one, entries, masks.
     end: [usize; 4],
@@ -85,7 +87,9 @@ impl Growing {
     fn update(&mut self, stream: &Pages<'_>, spec: &StreamSpec, from: usize, to: usize) {
         let view = Arc::make_mut(&mut self.view);
         if self.settled == 0 {
-            *view = StreamView::default();
+            view.runs.clear();
+            view.table.clear();
+            view.masks.clear();
             view.push(RunKind::Sink, spec.sink, stream.sink, 0, to.min(spec.sinks));
         } else {
             let [runs, tokens, entries, masks] = self.end;

@@ -41,6 +41,10 @@ pub struct BenchArgs {
     #[arg(long, value_delimiter = ',', default_value = "0,128,4096,7680", value_name = "TOKENS")]
     pub depth: Vec<usize>,
 
+    /// Also time steps that verify so many drafted tokens at once
+    #[arg(long, value_delimiter = ',', value_name = "ROWS", value_parser = clap::value_parser!(u16).range(2..))]
+    pub verify: Vec<u16>,
+
     /// Times that everything is repeated; formats take turns
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub repeat: u16,
@@ -59,15 +63,26 @@ struct Cell {
     /// `None`: prefill.
     depth: Option<usize>,
     tokens: usize,
+    /// Of a step.
+    rows: usize,
     /// Tokens a second of each repetition.
     rates: Vec<f64>,
 }
 
 impl Cell {
     fn name(&self) -> String {
-        match self.depth {
-            None => format!("prefill {}", self.tokens),
-            Some(depth) => format!("decode {} at {depth}", self.tokens),
+        match (self.depth, self.rows) {
+            (None, _) => format!("prefill {}", self.tokens),
+            (Some(depth), 1) => format!("decode {} at {depth}", self.tokens),
+            (Some(depth), rows) => format!("verify {rows} at {depth}"),
+        }
+    }
+
+    fn test(&self) -> &'static str {
+        match (self.depth, self.rows) {
+            (None, _) => "prefill",
+            (Some(_), 1) => "decode",
+            _ => "verify",
         }
     }
 
@@ -149,13 +164,18 @@ fn config(args: &BenchArgs, kv: &str) -> EngineConfig {
 impl Report {
     /// The tests that are asked for, none of them run.
     fn new(args: &BenchArgs, kv: &str) -> Self {
-        let cell = |depth, tokens| Cell { depth, tokens, rates: Vec::new() };
+        let cell = |depth, tokens, rows| Cell { depth, tokens, rows, rates: Vec::new() };
         let mut depths = args.depth.clone();
         depths.sort_unstable();
         depths.dedup();
-        let decodes = depths.into_iter().map(|depth| cell(Some(depth), args.generate));
-        let mut cells: Vec<Cell> =
-            std::iter::once(cell(None, args.prompt)).chain(decodes).collect();
+        let rows: Vec<usize> =
+            std::iter::once(1).chain(args.verify.iter().map(|&rows| rows.into())).collect();
+        let mut cells = vec![cell(None, args.prompt, args.prefill_chunk)];
+        for depth in depths {
+            // Whole steps.
+            let tokens = |&rows: &usize| args.generate.next_multiple_of(rows);
+            cells.extend(rows.iter().map(|rows| cell(Some(depth), tokens(rows), *rows)));
+        }
         cells.retain(|cell| cell.tokens > 0);
         Self { kv: kv.to_owned(), cells, kv_peak_bytes: 0, kv_budget_bytes: 0 }
     }
@@ -164,7 +184,9 @@ impl Report {
 /// Tokens for the longest test.
 fn draw_ids(args: &BenchArgs, runner: &Runner) -> Result<Vec<u32>> {
     let deepest = args.depth.iter().max().filter(|_| args.generate > 0);
-    let longest = deepest.map_or(0, |depth| depth + args.generate).max(args.prompt);
+    let rows = args.verify.iter().copied().max().unwrap_or(1).into();
+    let generate = args.generate.next_multiple_of(rows);
+    let longest = deepest.map_or(0, |depth| depth + generate).max(args.prompt);
     let limit = runner.model().context();
     ensure!(
         longest <= limit,
@@ -210,7 +232,11 @@ fn walk(runner: &mut Runner, ids: &[u32], cells: &mut [Cell], cancel: &AtomicBoo
             prefill(runner, seq, &ids[held..depth], cancel)?;
         }
         let start = Instant::now();
-        decode(runner, seq, &ids[depth..depth + cell.tokens], cancel)?;
+        let ids = &ids[depth..depth + cell.tokens];
+        match cell.rows {
+            1 => decode(runner, seq, ids, cancel)?,
+            rows => verify(runner, seq, ids, rows, cancel)?,
+        }
         cell.rates.push(cell.tokens as f64 / start.elapsed().as_secs_f64());
         held = depth + cell.tokens;
     }
@@ -244,6 +270,26 @@ fn decode(runner: &mut Runner, seq: SeqId, ids: &[u32], cancel: &AtomicBool) -> 
     Ok(())
 }
 
+/// Appends tokens `rows` at a time, as if each step accepted a whole draft, and looks at the
+/// logits of every one.
+fn verify(
+    runner: &mut Runner,
+    seq: SeqId,
+    ids: &[u32],
+    rows: usize,
+    cancel: &AtomicBool,
+) -> Result<()> {
+    for ids in ids.chunks(rows) {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled.into());
+        }
+        let tokens = ids.iter().map(|&id| RowToken::Given(id)).collect();
+        runner.submit(&[Share::generated(seq, tokens, Want::Rows(0..ids.len()))])?;
+        runner.logits(0..ids.len(), |_, _| Ok(()))?;
+    }
+    Ok(())
+}
+
 /// The same tokens in every run.
 fn random_ids(n: usize, vocab: usize) -> Vec<u32> {
     let mut state = 0x2545_f491u32;
@@ -269,7 +315,8 @@ fn as_json(totals: &Totals, reports: &[Report]) -> Value {
         .map(|(r, c)| {
             json!({
                 "kv": r.kv,
-                "test": if c.depth.is_some() { "decode" } else { "prefill" },
+                "test": c.test(),
+                "rows": c.rows,
                 "depth": c.depth.unwrap_or(0),
                 "tokens": c.tokens,
                 "tokens_per_second": c.rates,
@@ -345,7 +392,7 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle() {
-        let cell = |rates: &[f64]| Cell { depth: None, tokens: 1, rates: rates.to_vec() };
+        let cell = |rates: &[f64]| Cell { depth: None, tokens: 1, rows: 1, rates: rates.to_vec() };
         assert_eq!(cell(&[3.0, 1.0, 2.0]).median(), 2.0);
         assert_eq!(cell(&[4.0, 1.0]).median(), 2.5);
         assert_eq!((cell(&[4.0, 1.0]).best(), cell(&[]).median()), (4.0, 0.0));

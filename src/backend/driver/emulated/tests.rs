@@ -110,14 +110,14 @@ fn calls_are_recorded() {
          write #1 48 {blocks}
          alloc #2 40
          write #2 40 {arenas}
-         alloc #3 16
-         write #3 16 {jobs}
+         alloc #3 24
+         write #3 24 {jobs}
          launch copy [1, 1, 1, 256, 0] seed 6 of {params}
          fill #0 48 9
          copy #1 #0 48
          read #0 48 {after}
          read #2 40 {arenas}
-         read #3 16 {jobs}
+         read #3 24 {jobs}
          free #1
          free #2
          free #3
