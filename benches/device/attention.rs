@@ -1,6 +1,6 @@
 //! Cells of decode and prefill: [`Attention`] over a cache made by hand.
 
-use crate::kv::{HOT_WINDOW, Kv, KvShape, Order, SINKS, VERIFIED};
+use crate::kv::{HOT_WINDOW, KvArenas, KvShape, Order, SINKS, VERIFIED};
 use crate::pattern::halves;
 use crate::work::{Cell, Work, rotation};
 use kvfold::backend::cuda::attend::{AttendScratch, Attention, AttentionShape, Limits};
@@ -67,7 +67,7 @@ impl Case {
 pub struct AttentionWork {
     attention: Attention,
     scratch: AttendScratch,
-    kv: Kv,
+    kv: KvArenas,
     q: DeviceBuffer<u16>,
     q_stride: usize,
     pub out: DeviceBuffer<u16>,
@@ -101,7 +101,7 @@ impl AttentionWork {
         let queries = if seed == 0 { vec![0; n] } else { halves(n, seed) };
         Ok(Self {
             scratch: attention.scratch(case.limits())?,
-            kv: Kv::new(case.kv, layers, case.order, device, stream)?,
+            kv: KvArenas::new(case.kv, layers, case.order, device, stream)?,
             q: device.upload(&queries, stream)?,
             out: device.alloc(n)?,
             lse: device.alloc(case.rows() * case.heads)?,

@@ -1,8 +1,8 @@
 //! `--test` of whole models, in small: captured steps give the tokens of uncaptured ones,
 //! sequences that were copied those of one that was computed, and goals find their cells.
 
-use crate::geometry::TINY;
 use crate::model::{self, Case};
+use crate::shape::TINY;
 use crate::subject::{Subject, WARM_UP};
 use anyhow::{Result, ensure};
 use half::f16;

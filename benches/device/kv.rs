@@ -122,7 +122,7 @@ impl Run {
 }
 
 /// Device memory of such a cache.
-pub struct Kv {
+pub struct KvArenas {
     shape: KvShape,
     layers: usize,
     arenas: Arenas,
@@ -132,7 +132,7 @@ pub struct Kv {
     table: DeviceBuffer<u32>,
 }
 
-impl Kv {
+impl KvArenas {
     /// A cache of `layers` layers. All share one table, as those of a model do.
     ///
     /// # Errors

@@ -9,10 +9,10 @@
 //! over the rate of the read-only reduction: `of read` is the floor as a fraction of
 //! the step. Names: `model/llama-8b/kivi2/b16/24k/captured`.
 
-use crate::geometry::{DEFAULT, Geometry, LLAMA_8B, multiplied};
 use crate::goals::{Bound, Goal};
 use crate::kv::KvShape;
 use crate::row::{Outcome, Row};
+use crate::shape::{DEFAULT, LLAMA_8B, ModelShape, multiplied};
 use crate::subject::{Subject, WARM_UP, weight_bytes};
 use half::{bf16, f16};
 use kvfold::backend::cuda::element::Element;
@@ -71,14 +71,14 @@ impl Case {
         }
     }
 
-    fn name(&self, geometry: &Geometry) -> String {
+    fn name(&self, shape: &ModelShape) -> String {
         let codec = self.codec.map_or("16bit", Codec::name);
-        format!("model/{}/{codec}/b{}/{}k", geometry.name, self.batch, self.context >> 10)
+        format!("model/{}/{codec}/b{}/{}k", shape.name, self.batch, self.context >> 10)
     }
 
-    fn is_quick(&self, geometry: &Geometry) -> bool {
+    fn is_quick(&self, shape: &ModelShape) -> bool {
         self.codec != Some(Codec::Kivi4)
-            && match geometry.name {
+            && match shape.name {
                 "default" => self.batch == 1 && self.context == 1 << 10,
                 _ => self.batch == 16 && self.context == 24 << 10,
             }
@@ -93,7 +93,7 @@ pub fn all(device: &Device, quick: bool, filter: Option<&str>) -> Result<Vec<Mea
 }
 
 fn of<T: Element>(
-    geometry: &Geometry,
+    shape: &ModelShape,
     device: &Device,
     quick: bool,
     filter: Option<&str>,
@@ -105,13 +105,13 @@ fn of<T: Element>(
         }
     }
     cases.retain(|case| {
-        let wanted = filter.is_none_or(|part| case.name(geometry).contains(part));
-        wanted && (case.is_quick(geometry) || !quick)
+        let wanted = filter.is_none_or(|part| case.name(shape).contains(part));
+        wanted && (case.is_quick(shape) || !quick)
     });
     let mut subject = None;
     let mut all = Vec::new();
     for case in cases {
-        let measured = measure::<T>(geometry, &case, device, &mut subject)?;
+        let measured = measure::<T>(shape, &case, device, &mut subject)?;
         println!("{}", measured.line());
         all.push(measured);
     }
@@ -120,13 +120,13 @@ fn of<T: Element>(
 
 /// Measures a case. The model is made when the first case needs it.
 fn measure<T: Element>(
-    geometry: &Geometry,
+    shape: &ModelShape,
     case: &Case,
     device: &Device,
     subject: &mut Option<Subject<T>>,
 ) -> Result<Measured> {
-    let config = geometry.config()?;
-    let tried = try_measure(geometry, case, device, subject);
+    let config = shape.config()?;
+    let tried = try_measure(shape, case, device, subject);
     let times = match tried {
         Err(
             why @ (Error::DeviceOutOfMemory { .. }
@@ -150,7 +150,7 @@ fn measure<T: Element>(
     let pairs = n * (n + 1) / 2;
     let attention = 4 * pairs * (config.q_width() * config.layers) as u64;
     Ok(Measured {
-        name: case.name(geometry),
+        name: case.name(shape),
         batch: case.batch,
         context: case.context,
         floor: multiplied(&config) * size_of::<T>() as u64 + kv.read_bytes() * config.layers as u64,
@@ -160,7 +160,7 @@ fn measure<T: Element>(
 }
 
 fn try_measure<T: Element>(
-    geometry: &Geometry,
+    shape: &ModelShape,
     case: &Case,
     device: &Device,
     subject: &mut Option<Subject<T>>,
@@ -168,11 +168,11 @@ fn try_measure<T: Element>(
     let subject = match subject {
         Some(subject) => subject,
         None => {
-            let (needed, free) = (weight_bytes::<T>(geometry)? + SPARE, device.memory()?.free);
+            let (needed, free) = (weight_bytes::<T>(shape)? + SPARE, device.memory()?.free);
             if needed > free {
                 return Err(Error::DeviceOutOfMemory { needed, free });
             }
-            subject.insert(Subject::new(geometry, device)?)
+            subject.insert(Subject::new(shape, device)?)
         }
     };
     let format = case.format(T::CODEC)?;

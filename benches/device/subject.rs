@@ -1,7 +1,7 @@
 //! A whole model of random weights on a device, with sequences of any length.
 
-use crate::geometry::{Geometry, RandomWeights, elements};
 use crate::random::Random;
+use crate::shape::{ModelShape, RandomWeights, elements};
 use kvfold::Result;
 use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::runner::CudaBackend;
@@ -33,14 +33,14 @@ pub struct Decoded {
 }
 
 /// Bytes that weights take on the device.
-pub fn weight_bytes<T>(geometry: &Geometry) -> Result<u64> {
-    Ok(elements(&geometry.config()?) * size_of::<T>() as u64)
+pub fn weight_bytes<T>(shape: &ModelShape) -> Result<u64> {
+    Ok(elements(&shape.config()?) * size_of::<T>() as u64)
 }
 
 impl<T: Element> Subject<T> {
-    pub fn new(geometry: &Geometry, device: &Device) -> Result<Self> {
+    pub fn new(shape: &ModelShape, device: &Device) -> Result<Self> {
         let backend = CudaBackend::<T>::new(device)?;
-        let config = geometry.config()?;
+        let config = shape.config()?;
         let mut weights = RandomWeights::new(&config);
         let graph = Graph::with_weights(config, &backend, &mut weights)?;
         let mut placed = Placed::new(backend, graph)?;

@@ -24,14 +24,14 @@ pub struct Arena {
     pub(super) arenas: Arenas,
     pub(super) copier: Copier,
     pub(super) gatherer: Gatherer,
-    pub(super) groups: Vec<Group>,
+    pub(super) groups: Vec<GroupPlans>,
     pub(super) begun: Begun,
     pub(super) layers: Layers,
     pub(super) scores: ScoreBuffers,
 }
 
 /// What the step in hand asks of one KV group.
-pub(super) struct Group {
+pub(super) struct GroupPlans {
     pub appends: AppendPlan,
     pub seals: SealPlan,
     pub tables: AttendTables,
@@ -47,9 +47,9 @@ impl Arena {
         stream: &Arc<DeviceStream>,
     ) -> Result<Self> {
         let device = stream.device();
-        let group = |group: &KvGroup| -> Result<Group> {
+        let group = |group: &KvGroup| -> Result<GroupPlans> {
             let turns = group.rope.as_deref().map(|rope| inv_turns(rope, stream));
-            Ok(Group {
+            Ok(GroupPlans {
                 appends: AppendPlan::new(device)?,
                 seals: SealPlan::new(device)?,
                 tables: AttendTables::new(device)?,
@@ -102,7 +102,7 @@ impl Arena {
     }
 
     /// The plans of the group of a layer.
-    pub(super) fn group(&self, at: LayerIndex) -> Result<&Group> {
+    pub(super) fn group(&self, at: LayerIndex) -> Result<&GroupPlans> {
         let missing = || Error::NotFound { what: format!("KV group {}", at.group) };
         self.groups.get(at.group).ok_or_else(missing)
     }

@@ -1,4 +1,4 @@
-//! Models without files: the geometry of known ones, with random weights made on the
+//! Models without files: shapes of known ones, with random weights made on the
 //! device.
 
 use crate::random::Random;
@@ -14,14 +14,14 @@ use std::collections::hash_map::Entry;
 
 /// A model that is measured.
 #[derive(Clone, Copy, Debug)]
-pub struct Geometry {
+pub struct ModelShape {
     pub name: &'static str,
     /// Its `config.json`.
     json: &'static str,
 }
 
 /// The default model, SmolLM2-135M.
-pub const DEFAULT: Geometry = Geometry {
+pub const DEFAULT: ModelShape = ModelShape {
     name: "default",
     json: r#"{"model_type": "llama", "vocab_size": 49152, "hidden_size": 576,
         "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
@@ -30,7 +30,7 @@ pub const DEFAULT: Geometry = Geometry {
 };
 
 /// Llama-3.1-8B.
-pub const LLAMA_8B: Geometry = Geometry {
+pub const LLAMA_8B: ModelShape = ModelShape {
     name: "llama-8b",
     json: r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096,
         "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -41,7 +41,7 @@ pub const LLAMA_8B: Geometry = Geometry {
 };
 
 /// One that the emulated device can run.
-pub const TINY: Geometry = Geometry {
+pub const TINY: ModelShape = ModelShape {
     name: "tiny",
     json: r#"{"model_type": "llama", "vocab_size": 97, "hidden_size": 64,
         "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -49,7 +49,7 @@ pub const TINY: Geometry = Geometry {
         "rope_theta": 10000.0, "tie_word_embeddings": true}"#,
 };
 
-impl Geometry {
+impl ModelShape {
     pub fn config(&self) -> Result<ModelConfig> {
         ModelConfig::from_json(self.json)
     }
