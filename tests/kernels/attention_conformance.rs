@@ -255,12 +255,19 @@ fn compacted_streams_keep_their_sealed_pages() {
 #[test]
 fn attached_pages_are_read_where_they_stand() {
     for kind in kinds(2) {
-        for (format, sinks) in [("kivi2", 4), ("f16", 0), ("kf3.2", 4), (MIXED, 4)] {
+        for (format, sinks, window) in [
+            ("kivi2", 4, None),
+            ("kivi2", 4, Some(150)),
+            ("f16", 0, None),
+            ("kf3.2", 4, None),
+            (MIXED, 4, None),
+        ] {
             let group = two_layers(format, 64, 2);
             if !kind.takes(&group) {
                 continue;
             }
             let mut bench = Bench::new(kind, group, 4, &[67, 68, 69]);
+            bench.window = window;
             step(&mut bench, &[500, 20, 0]);
             bench.attach(0, sinks + 64..sinks + 192, 1, 27);
             // From the beginning: what another request has prefilled already.
