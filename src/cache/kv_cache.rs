@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::class::{ClassDesc, ClassKind, SeqId};
+use super::class::{ClassDesc, ClassKind, PAGE_TOKENS, SeqId};
 use super::config::CacheConfig;
 use super::pool::Pool;
 use super::sequence::{Seq, SeqGroup, stream_index};
@@ -262,6 +262,22 @@ impl KvCache {
             groups.map(|group| group.uniform.step_bytes(&self.pool, from, to)).sum()
         };
         (0..n_tokens).step_by(chunk).map(held).max().unwrap_or(0)
+    }
+
+    /// The most bytes that a fresh sequence holds at any time while `n_tokens` are computed
+    /// in steps of at most `chunk`, however they are cut: in a batch, others decide.
+    pub fn bytes_within(&self, n_tokens: usize, chunk: usize) -> u64 {
+        let chunk = chunk.max(1);
+        let held = |from: usize| {
+            let to = from.saturating_add(chunk).min(n_tokens);
+            let groups = self.groups.iter();
+            groups.map(|group| group.uniform.step_bytes(&self.pool, from, to)).sum()
+        };
+        // Between these a page more is never less.
+        let early = self.groups.iter().map(|group| group.uniform.settled_from()).max();
+        let early = 0..early.unwrap_or(0).min(n_tokens);
+        let late = n_tokens.saturating_sub(chunk.saturating_add(2 * PAGE_TOKENS))..n_tokens;
+        early.chain(late).map(held).max().unwrap_or(0)
     }
 
     fn seq(&self, seq: SeqId) -> Result<&Seq> {

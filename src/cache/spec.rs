@@ -77,6 +77,12 @@ impl StreamSpec {
         self.window.map_or(0, |window| first_seen + window - 1)
     }
 
+    /// Kept tokens from which on a page more only adds bytes, if it changes them at all.
+    pub(super) fn settled_from(&self) -> usize {
+        let hot = self.window_pages.unwrap_or(0) * PAGE_TOKENS;
+        self.window.unwrap_or(0) + hot + self.sinks + 3 * PAGE_TOKENS
+    }
+
     /// Bytes that a stream, filled without a fork or a mask, holds during the
     /// step from `from` to `to` kept tokens: the pages that are sealed in this
     /// step count in both forms.

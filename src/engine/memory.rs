@@ -43,7 +43,7 @@ impl KvPlan {
         }
         let groups = kv_groups(model, &options);
         let unlimited = KvCache::new(cache_config(&groups, u64::MAX))?;
-        let whole = unlimited.bytes_for(model.context, config.prefill_chunk);
+        let whole = unlimited.bytes_within(model.context, config.prefill_chunk);
         // Activations need a share, too.
         let room = free.map(|free| free - free.div_ceil(10));
         let budget = match (config.kv_budget, room.zip(free)) {
@@ -138,7 +138,7 @@ pub fn cache_bytes(model: &ModelConfig, config: &EngineConfig, tokens: usize) ->
     }
     let groups = kv_groups(model, &options);
     let cache = KvCache::new(cache_config(&groups, u64::MAX))?;
-    Ok(cache.bytes_for(tokens, config.prefill_chunk))
+    Ok(cache.bytes_within(tokens, config.prefill_chunk))
 }
 
 /// An estimate from above of the bytes that a checkpoint's weights keep resident on the

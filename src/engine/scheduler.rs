@@ -93,7 +93,7 @@ impl Scheduler {
             return None;
         }
         let tokens = demand.prompt + demand.max_tokens;
-        let (bytes, budget) = (books.bytes_for(tokens, self.limits.rows), books.budget());
+        let (bytes, budget) = (books.bytes_within(tokens, self.limits.rows), books.budget());
         let held = self.running.iter().map(|running| running.bytes).sum::<u64>();
         if bytes > budget {
             self.waiting.pop_front();

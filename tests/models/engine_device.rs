@@ -254,7 +254,7 @@ fn a_budget_bounds_the_batch() {
     let load = || LoadedModel::open(golden("smollm2"), WeightPolicy::Auto).unwrap();
     let budget = {
         let runner = Runner::new(load(), config("f16")).unwrap();
-        2 * runner.cache().bytes_for(162, 96)
+        2 * runner.cache().bytes_within(162, 96)
     };
     let engine = Engine::start(load(), config("f16").with_kv_budget(Some(budget))).unwrap();
     let request = || Request::new(prompt(), 12).with_ignore_eos(true);

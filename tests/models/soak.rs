@@ -112,7 +112,7 @@ fn traffic_changes_no_token_and_leaves_nothing_behind() {
         let requests: Vec<_> = (requests(&mut random).into_iter())
             .map(|r| (r.clone(), generate(&mut runner, r, &go).unwrap().ids))
             .collect();
-        let budget = 2 * runner.cache().bytes_for(LONGEST, chunk);
+        let budget = 2 * runner.cache().bytes_within(LONGEST, chunk);
         drop(runner);
 
         let engine = Engine::start(load(), config.with_kv_budget(Some(budget))).unwrap();

@@ -185,6 +185,34 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn steps_of_any_cut_stay_within_bytes_within(
+        groups in prop::sample::subsequence(all_groups(), 1..=4),
+        n in 1..1500usize,
+        chunk in 1..600usize,
+        cuts in prop::collection::vec(1..600usize, 1..20),
+    ) {
+        let config = CacheConfig { groups: groups.clone(), budget_bytes: u64::MAX };
+        let mut cache = KvCache::new(config).unwrap();
+        let within = cache.bytes_within(n, chunk);
+        prop_assert!(cache.bytes_for(n, chunk) <= within);
+        let seq = cache.create();
+        let mut cuts = cuts.iter().cycle();
+        while cache.len(seq).unwrap() < n {
+            let left = n - cache.len(seq).unwrap();
+            // What is left over is often one whole chunk.
+            let cut = if left > chunk && left < 2 * chunk { left - chunk } else { *cuts.next().unwrap() };
+            let take = cut.min(chunk).min(left);
+            let step = cache.prepare(&[(seq, take)]).unwrap();
+            cache.commit(step, &[take]).unwrap();
+        }
+        prop_assert!(cache.peak_bytes() <= within, "{} of {within}", cache.peak_bytes());
+    }
+}
+
 /// The same harness on a written story, so that seals, copies and gathers
 /// certainly happen.
 #[test]
