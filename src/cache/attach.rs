@@ -17,13 +17,15 @@ use crate::error::{Error, Result};
 pub struct SharedRun {
     position: usize,
     n_tokens: usize,
+    /// Sinks that it begins with, where it begins a sequence.
+    sinks: usize,
     /// Of each KV group.
     groups: Vec<SharedPages>,
 }
 
 #[derive(Clone, Debug)]
 struct SharedPages {
-    /// Of the S tokens in front of the pages, where the run begins at position 0.
+    /// Of the sinks in front of the pages, if there are any; `None`: freed, likewise.
     sink: Option<Named>,
     /// `None`: freed, as no query behind the run sees it.
     pages: Vec<Option<Named>>,
@@ -45,10 +47,6 @@ impl SharedRun {
     /// Its tokens, sinks included.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
-    }
-
-    fn has_sinks(&self) -> bool {
-        self.groups.iter().any(|group| group.sink.is_some())
     }
 
     fn blocks(&self) -> impl Iterator<Item = Named> {
@@ -92,10 +90,9 @@ impl KvCache {
         for (state, group) in state.groups.iter().zip(&self.groups) {
             found.push(found_pages(state, &group.uniform, first..end, with_sinks)?);
         }
-        let position = match found[0].position {
-            _ if tokens.start == 0 => 0,
-            position => position as usize,
-        };
+        // Behind sinks the first page begins at S.
+        let sinks = if with_sinks { sinks } else { 0 };
+        let position = found[0].position as usize - sinks;
         if found.iter().any(|of| of.position != found[0].position) {
             return Err(Error::misuse("tokens", "groups keep other tokens there"));
         }
@@ -105,7 +102,7 @@ impl KvCache {
             sink: of.sink.map(&mut named),
             pages: of.pages.into_iter().map(|block| block.map(&mut named)).collect(),
         });
-        Ok(SharedRun { position, n_tokens, groups: groups.collect() })
+        Ok(SharedRun { position, n_tokens, sinks, groups: groups.collect() })
     }
 
     /// Lets the next tokens of a sequence see a run, as if its tokens stood at the positions
@@ -132,7 +129,7 @@ impl KvCache {
             let what = "memory of the shared run: it was needed for other tokens;".into();
             return Err(Error::NotFound { what });
         }
-        let begins = run.has_sinks();
+        let begins = run.sinks > 0;
         if begins && (state.len > 0 || at > 0) {
             return wrong(format!(
                 "a run with sinks begins a sequence; this one has {}",
@@ -152,13 +149,12 @@ impl KvCache {
         let shift = (at as i64 - run.position as i64) as i32;
         for ((state, group), of) in state.groups.iter_mut().zip(&self.groups).zip(&run.groups) {
             let (spec, stream) = (&group.uniform, &mut state.streams[0]);
-            let sinks = if begins { spec.sinks } else { 0 };
             if begins {
                 stream.sink.hot = of.sink.map(|named| revived(&mut self.pool, named));
-                stream.kept = sinks;
+                stream.kept = run.sinks;
             }
             let pages = of.pages.iter().enumerate().map(|(p, named)| {
-                let mut page = Page::new(run.position + sinks + p * PAGE_TOKENS);
+                let mut page = Page::new(run.position + run.sinks + p * PAGE_TOKENS);
                 page.shift = shift;
                 let block = named.map(|named| revived(&mut self.pool, named));
                 *(if spec.seals() { &mut page.sealed } else { &mut page.hot }) = block;

@@ -63,8 +63,8 @@ impl StreamView {
     }
 }
 
-/// A view that the next step adds to, so that a step costs what it changes and not what
-/// the stream keeps.
+/// A view that the next step adds to, so that making one costs what a step changes and not
+/// what the stream keeps.
 #[derive(Clone, Debug, Default)]
 struct Growing {
     view: Arc<StreamView>,

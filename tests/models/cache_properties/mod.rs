@@ -289,6 +289,40 @@ fn shared_runs_outlive_their_sequence() {
     assert!(message.contains("needed for other tokens"), "{message}");
 }
 
+/// What was attached elsewhere keeps the position of its keys when it is shared again, and a
+/// run whose sinks nobody sees any more still begins a sequence.
+#[test]
+fn runs_are_shared_again() {
+    let cache_of =
+        |group| KvCache::new(CacheConfig { groups: vec![group], budget_bytes: u64::MAX }).unwrap();
+    let fill = |cache: &mut KvCache, seq, n| {
+        let step = cache.prepare(&[(seq, n)]).unwrap();
+        cache.commit(step, &[n]).unwrap();
+    };
+    let mut cache = cache_of(group(1, 1, None, 0, 128));
+    let [first, second, third] = [(); 3].map(|()| cache.create());
+    fill(&mut cache, first, 200);
+    let run = cache.share(first, 64..192).unwrap();
+    cache.attach(second, &run, 10).unwrap();
+    let again = cache.share(second, 0..128).unwrap();
+    assert_eq!((run.position(), again.position(), again.n_tokens()), (64, 64, 128));
+    cache.attach(third, &again, 0).unwrap();
+    let step = cache.prepare(&[(third, 1)]).unwrap();
+    let GroupView::Uniform(view) = &step.seqs[0].views[0] else { panic!("ragged") };
+    assert_eq!((view.runs[0].shift, view.runs[1].shift), (-64, 0));
+
+    let mut cache = cache_of(sliding(100, group(1, 1, Some(48), 4, 0)));
+    let [first, second] = [(); 2].map(|()| cache.create());
+    fill(&mut cache, first, 4 + 256);
+    fill(&mut cache, first, 1);
+    let run = cache.share(first, 0..4 + 256).unwrap();
+    cache.attach(second, &run, 0).unwrap();
+    assert_eq!((cache.len(second).unwrap(), cache.kept(second, 0, None).unwrap()), (260, 260));
+    cache.audit().unwrap();
+    fill(&mut cache, second, 70);
+    cache.audit().unwrap();
+}
+
 fn one_stream(budget_bytes: u64) -> (KvCache, SeqId) {
     let groups = vec![group(1, 1, Some(48), 4, 128)];
     let mut cache = KvCache::new(CacheConfig { groups, budget_bytes }).unwrap();
