@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `crew.rs` | threads, and how they share one job |
 //! | `patience.rs` | how long they spin before they sleep |
+//! | `pace.rs` | how many of them help on a busy machine |
 
 mod crew;
+mod pace;
 mod patience;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@
 //! moment, and that job's caller does not return until they are done. `left` is 0 in all
 //! shares whenever `job` is written: the caller before has emptied them.
 
+use super::pace::Pace;
 use super::patience::Patience;
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -60,6 +61,7 @@ pub(super) struct Crew {
     bell: Apart<AtomicUsize>,
     workers: Box<[Worker]>,
     patience: Patience,
+    pace: Pace,
     /// Whether workers sleep at once, until there is work again.
     resting: AtomicBool,
     /// Whether the caller sleeps until nothing is unfinished.
@@ -110,6 +112,7 @@ impl Crew {
             bell: Apart::default(),
             workers: (1..threads).map(worker).collect(),
             patience: Patience::new(threads),
+            pace: Pace::new(threads - 1),
             resting: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             finished: Default::default(),
@@ -154,6 +157,7 @@ impl Crew {
         if self.workers.is_empty() || self.taken.swap(true, Ordering::Acquire) {
             return f(0..items);
         }
+        let begun = self.pace.begin();
         // SAFETY: `taken` makes this the only caller. Nothing is left or unfinished of the
         // job before, so nobody reads `job`, and nobody will before `left` is stored below.
         unsafe {
@@ -169,7 +173,7 @@ impl Crew {
             let range = share_of(items, shares, share);
             left.0.store(range.len(), Ordering::Release);
         }
-        self.ring(items.div_ceil(chunk) - 1);
+        self.ring((items.div_ceil(chunk) - 1).min(self.pace.helpers()));
         for share in 0..shares {
             while let Some(range) = self.take(share) {
                 watch.own += range.len();
@@ -178,6 +182,9 @@ impl Crew {
         }
         watch.emptied = true;
         drop(watch);
+        if let Some(begun) = begun {
+            self.pace.end((call::<F> as *const () as usize, items), begun);
+        }
     }
 
     /// Sends spinning workers to sleep: somebody else needs the cores.
@@ -235,14 +242,18 @@ impl Crew {
 
     /// Waits for the bell to ring anew, and says how often it has rung.
     fn listen(&self, me: usize, heard: usize) -> usize {
-        let rung = || self.bell.0.load(Ordering::Acquire) != heard;
-        self.patience.spin_for_work(|| rung() || self.resting.load(Ordering::Relaxed));
+        let sent_away = || me > self.pace.helpers();
+        let rung = || self.bell.0.load(Ordering::Acquire) != heard && !sent_away();
+        let resting = || self.resting.load(Ordering::Relaxed) || sent_away();
+        if self.patience.spin_for_work(|| rung() || resting()).missed {
+            self.pace.missed();
+        }
         if !rung() {
             let asleep = &self.workers[me - 1].asleep.0;
             // Anew each time: a ring from before may have taken us for awake since.
             let sleeps = || {
                 asleep.store(true, Ordering::SeqCst);
-                self.bell.0.load(Ordering::SeqCst) == heard
+                self.bell.0.load(Ordering::SeqCst) == heard || sent_away()
             };
             while sleeps() {
                 std::thread::park();
@@ -295,7 +306,11 @@ impl Crew {
     /// Returns when nothing is unfinished.
     fn wait(&self) {
         let done = || self.unfinished.0.load(Ordering::Acquire) == 0;
-        if self.patience.spin_for_end(done) {
+        let spun = self.patience.spin_for_end(done);
+        if spun.missed {
+            self.pace.missed();
+        }
+        if spun.done {
             return;
         }
         self.waiting.store(true, Ordering::SeqCst);

@@ -19,6 +19,14 @@ const BUSY: u32 = 256;
 /// then than in the middle of one, for which its caller would wait.
 const TURN: Duration = Duration::from_millis(1);
 
+/// How a wait ended.
+pub(super) struct Spun {
+    /// What was waited for is there.
+    pub(super) done: bool,
+    /// The thread had no core for a while.
+    pub(super) missed: bool,
+}
+
 /// What is known of the machine.
 pub(super) struct Patience {
     /// Whether every thread can have a core.
@@ -34,42 +42,50 @@ impl Patience {
     }
 
     /// Spins until `done`, or until it has been long enough for a worker.
-    pub(super) fn spin_for_work(&self, done: impl Fn() -> bool) {
+    pub(super) fn spin_for_work(&self, done: impl Fn() -> bool) -> Spun {
         let busy = self.busy.load(Ordering::Relaxed);
         if busy > 0 {
             // Lost counts do not matter.
             self.busy.store(busy - 1, Ordering::Relaxed);
         }
-        self.spin(if busy > 0 { FOR_WORK_BUSY } else { FOR_WORK }, done);
+        self.spin(if busy > 0 { FOR_WORK_BUSY } else { FOR_WORK }, done)
     }
 
-    /// As above for a caller, and says whether it is done.
-    pub(super) fn spin_for_end(&self, done: impl Fn() -> bool) -> bool {
+    /// As above for a caller.
+    pub(super) fn spin_for_end(&self, done: impl Fn() -> bool) -> Spun {
         self.spin(FOR_END, done)
     }
 
-    fn spin(&self, limit: Duration, done: impl Fn() -> bool) -> bool {
+    fn spin(&self, limit: Duration, done: impl Fn() -> bool) -> Spun {
+        let mut missed = false;
         if !self.spins {
-            return done();
+            return Spun { done: done(), missed };
         }
         let start = Instant::now();
         let mut last = start;
         loop {
             for _ in 0..TURNS {
                 if done() {
-                    return true;
+                    missed |= self.misses(Instant::now() - last);
+                    return Spun { done: true, missed };
                 }
                 std::hint::spin_loop();
             }
             let now = Instant::now();
-            if now - last > MISSED {
-                self.busy.store(BUSY, Ordering::Relaxed);
-            }
+            missed |= self.misses(now - last);
             if now - start > limit {
-                return done();
+                return Spun { done: done(), missed };
             }
             last = now;
         }
+    }
+
+    /// Whether so much time between two looks says that there was no core.
+    fn misses(&self, gap: Duration) -> bool {
+        if gap > MISSED {
+            self.busy.store(BUSY, Ordering::Relaxed);
+        }
+        gap > MISSED
     }
 
     /// A worker's turn on its core, from now on.

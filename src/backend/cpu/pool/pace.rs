@@ -1,0 +1,304 @@
+//! How many workers help on a machine that others use, too.
+//!
+//! A worker that loses its core in the middle of an item holds its caller up for
+//! milliseconds, a hundred times what the item takes. How many helpers are worth that depends
+//! on who else runs and on how the system shares cores, so it is tried: while threads are
+//! found to miss their cores, the crew works with some number of helpers for a while, then
+//! with another for a moment, and keeps the one that gets more done.
+//!
+//! ```text
+//! quiet ─ misses ─▶ stay at a level ─▶ probe the next one, up and down in turns ─┐
+//!   ▲                    ▲ twice as long as before, if the probe was no better   │
+//!   └─ none missed ──────┴────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! On a quiet machine nothing is measured.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// So many misses within a [`WINDOW`] are not the system's own work.
+const MISSES: u32 = 5;
+const WINDOW: Duration = Duration::from_millis(100);
+/// A probe is so long: some of the turns that a system gives a process.
+const PROBE: Duration = Duration::from_millis(60);
+/// Between two probes lies so much at the most.
+const STAY: Duration = Duration::from_millis(2000);
+/// What a probe of more helpers has to get done, and one of fewer: as much with fewer leaves
+/// cores to others.
+const MORE: f64 = 1.05;
+const FEWER: f64 = 0.99;
+/// Without work for so long, there was none to do.
+const GAP: Duration = Duration::from_millis(2);
+/// Calls of a kind whose shortest says what one of them is worth.
+const SAMPLES: u32 = 16;
+/// Kinds of calls that are told apart.
+const KINDS: usize = 256;
+
+/// A kind of job: its closure's type, and how many items.
+pub(super) type Kind = (usize, usize);
+
+/// How many workers help.
+pub(super) struct Pace {
+    helpers: AtomicUsize,
+    /// Whether anything is measured.
+    watching: AtomicBool,
+    /// Since when misses are counted, and how many there were.
+    misses: Mutex<(Instant, u32)>,
+    trial: Mutex<Trial>,
+}
+
+/// What is being tried.
+struct Trial {
+    /// Numbers of helpers, from all to none.
+    levels: Vec<usize>,
+    /// The best one so far.
+    kept: usize,
+    /// What it got done a second.
+    kept_rate: f64,
+    /// The one that is tried now, if another.
+    probed: Option<usize>,
+    /// Whether the next probe is of fewer helpers.
+    down: bool,
+    stay: Duration,
+    since: Instant,
+    until: Instant,
+    last: Instant,
+    work: f64,
+    /// What a call of each kind is worth, and how many it was taken from.
+    worth: HashMap<Kind, (f64, u32)>,
+    /// Whether a thread missed its core since the last decision.
+    missed: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pace {
+    /// With up to `workers` helpers.
+    pub(super) fn new(workers: usize) -> Self {
+        let now = Instant::now();
+        let mut levels: Vec<_> = (0..=workers.min(2)).map(|fewer| workers - fewer).collect();
+        levels.extend([workers * 3 / 4, workers / 2, workers / 4, 0]);
+        levels.sort_by(|a, b| b.cmp(a));
+        levels.dedup();
+        let trial = Trial {
+            levels,
+            kept: 0,
+            kept_rate: 0.0,
+            probed: None,
+            down: true,
+            stay: PROBE,
+            since: now,
+            until: now,
+            last: now,
+            work: 0.0,
+            worth: HashMap::new(),
+            missed: false,
+        };
+        Self {
+            helpers: AtomicUsize::new(workers),
+            watching: AtomicBool::new(false),
+            misses: Mutex::new((now, 0)),
+            trial: Mutex::new(trial),
+        }
+    }
+
+    /// Workers that may help now: those of the lowest numbers.
+    pub(super) fn helpers(&self) -> usize {
+        self.helpers.load(Ordering::Relaxed)
+    }
+
+    /// A thread that was spinning had no core for a while.
+    pub(super) fn missed(&self) {
+        let now = Instant::now();
+        if self.watching.load(Ordering::Relaxed) {
+            lock(&self.trial).missed = true;
+            return;
+        }
+        let mut misses = lock(&self.misses);
+        if now - misses.0 > WINDOW {
+            *misses = (now, 0);
+        }
+        misses.1 += 1;
+        if misses.1 >= MISSES {
+            lock(&self.trial).begin(now);
+            self.watching.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A job begins; nothing on a quiet machine.
+    pub(super) fn begin(&self) -> Option<Instant> {
+        self.watching.load(Ordering::Relaxed).then(|| {
+            let now = Instant::now();
+            lock(&self.trial).wait(now);
+            now
+        })
+    }
+
+    /// A job of a kind that began at `begun` is done.
+    pub(super) fn end(&self, kind: Kind, begun: Instant) {
+        let mut trial = lock(&self.trial);
+        let goes_on = trial.did(kind, begun, Instant::now());
+        self.helpers.store(trial.helpers(), Ordering::Relaxed);
+        self.watching.store(goes_on, Ordering::Relaxed);
+    }
+}
+
+impl Trial {
+    fn helpers(&self) -> usize {
+        self.levels[self.probed.unwrap_or(self.kept)]
+    }
+
+    fn begin(&mut self, now: Instant) {
+        (self.probed, self.down, self.stay) = (None, true, PROBE);
+        self.worth.clear();
+        self.last = now;
+        self.phase(now, PROBE);
+    }
+
+    fn phase(&mut self, now: Instant, length: Duration) {
+        (self.since, self.until, self.work, self.missed) = (now, now + length, 0.0, false);
+    }
+
+    /// Time without work does not count.
+    fn wait(&mut self, now: Instant) {
+        let gap = now.saturating_duration_since(self.last);
+        if gap > GAP {
+            self.since += gap;
+            self.until += gap;
+        }
+    }
+
+    /// Adds a job, decides when it is time, and says whether there is more to try.
+    fn did(&mut self, kind: Kind, begun: Instant, now: Instant) -> bool {
+        self.last = now;
+        if self.worth.len() >= KINDS {
+            self.worth.clear();
+        }
+        let took = (now - begun).as_secs_f64();
+        let (worth, samples) = self.worth.entry(kind).or_insert((took, 0));
+        if *samples < SAMPLES {
+            (*worth, *samples) = (worth.min(took), *samples + 1);
+        }
+        self.work += *worth;
+        now < self.until || self.decide(now)
+    }
+
+    fn decide(&mut self, now: Instant) -> bool {
+        let rate = self.work / (now - self.since).as_secs_f64().max(1e-9);
+        match self.probed.take() {
+            None if self.kept == 0 && !self.missed => return false,
+            None => {
+                self.kept_rate = rate;
+                self.probed = self.neighbour();
+                self.phase(now, PROBE);
+            }
+            Some(level) => {
+                let needed = if level > self.kept { FEWER } else { MORE };
+                let better = rate > self.kept_rate * needed;
+                self.stay = if better { PROBE } else { (self.stay * 2).min(STAY) };
+                if better {
+                    self.kept = level;
+                } else {
+                    self.down = !self.down;
+                }
+                self.phase(now, self.stay);
+            }
+        }
+        true
+    }
+
+    /// The level that is tried next.
+    fn neighbour(&mut self) -> Option<usize> {
+        let last = self.levels.len() - 1;
+        if self.kept == 0 || self.kept == last {
+            self.down = self.kept == 0;
+        }
+        let next = if self.down { self.kept + 1 } else { self.kept.checked_sub(1)? };
+        (next <= last).then_some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A made-up machine: how fast a crew is with each number of helpers.
+    fn settles(workers: usize, speed: impl Fn(usize) -> f64, seconds: f64) -> (usize, f64) {
+        let pace = Pace::new(workers);
+        let mut now = Instant::now();
+        lock(&pace.trial).begin(now);
+        let (start, mut done) = (now, 0.0);
+        while (now - start).as_secs_f64() < seconds {
+            let mut trial = lock(&pace.trial);
+            for (kind, work) in [(1, 30e-6), (2, 90e-6)] {
+                trial.wait(now);
+                let begun = now;
+                now += Duration::from_secs_f64(work / speed(trial.helpers()));
+                trial.missed = true;
+                assert!(trial.did((kind, 8), begun, now));
+                done += work;
+            }
+        }
+        let kept = lock(&pace.trial);
+        (kept.levels[kept.kept], done / seconds)
+    }
+
+    #[test]
+    fn the_fastest_level_is_found_and_little_is_lost_by_trying() {
+        let (kept, rate) = settles(1, |helpers| [1.0, 0.5][helpers], 5.0);
+        assert_eq!(kept, 0);
+        assert!(rate > 0.95, "{rate}");
+        let (kept, rate) = settles(1, |helpers| [0.5, 0.8][helpers], 5.0);
+        assert_eq!(kept, 1);
+        assert!(rate > 0.77, "{rate}");
+        // One of 16 cores is somebody else's: the last helper holds all up.
+        let (kept, _) = settles(15, |n| if n == 15 { 8.0 } else { 1.0 + n as f64 }, 5.0);
+        assert_eq!(kept, 14);
+        // Half of them are.
+        let (kept, _) = settles(15, |n| if n > 7 { 4.0 } else { 1.0 + n as f64 }, 5.0);
+        assert_eq!(kept, 7);
+    }
+
+    #[test]
+    fn a_machine_that_gets_quiet_is_used_whole_again() {
+        let pace = Pace::new(1);
+        for _ in 0..MISSES {
+            pace.missed();
+        }
+        assert!(pace.begin().is_some());
+        let mut now = Instant::now();
+        let mut run = |busy: bool, seconds: f64| {
+            let end = now + Duration::from_secs_f64(seconds);
+            while now < end {
+                let mut trial = lock(&pace.trial);
+                let speed = if busy || trial.helpers() == 0 { 1.0 } else { 2.0 };
+                let speed = if busy && trial.helpers() == 1 { 0.5 } else { speed };
+                trial.missed |= busy;
+                let begun = now;
+                now += Duration::from_secs_f64(50e-6 / speed);
+                if !trial.did((1, 8), begun, now) {
+                    return (trial.helpers(), false);
+                }
+            }
+            (lock(&pace.trial).helpers(), true)
+        };
+        assert_eq!(run(true, 1.5), (0, true));
+        assert_eq!(run(false, 5.0), (1, false));
+    }
+
+    #[test]
+    fn a_few_misses_are_no_reason() {
+        let pace = Pace::new(3);
+        for _ in 1..MISSES {
+            pace.missed();
+        }
+        assert!(pace.begin().is_none());
+        assert_eq!(pace.helpers(), 3);
+        assert_eq!(Pace::new(0).helpers(), 0);
+    }
+}
