@@ -236,7 +236,9 @@ impl Crew {
             heard = self.listen(me, heard);
             self.adversity();
             self.help(me);
-            turn.end();
+            if turn.end() {
+                self.pace.missed();
+            }
         }
     }
 

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! quiet ─ misses ─▶ stay at a level ─▶ probe the next one, up and down in turns ─┐
-//!   ▲                    ▲ twice as long as before, if the probe was no better   │
+//!   ▲                    ▲ four times as long, if the probe was no better        │
 //!   └─ none missed ──────┴────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const MISSES: u32 = 5;
 const WINDOW: Duration = Duration::from_millis(100);
 /// A probe is so long: some of the turns that a system gives a process.
-const PROBE: Duration = Duration::from_millis(60);
+const PROBE: Duration = Duration::from_millis(40);
 /// Between two probes lies so much at the most.
 const STAY: Duration = Duration::from_millis(2000);
 /// What a probe of more helpers has to get done, and one of fewer: as much with fewer leaves
@@ -200,7 +200,7 @@ impl Trial {
             Some(level) => {
                 let needed = if level > self.kept { FEWER } else { MORE };
                 let better = rate > self.kept_rate * needed;
-                self.stay = if better { PROBE } else { (self.stay * 2).min(STAY) };
+                self.stay = if better { PROBE } else { (self.stay * 4).min(STAY) };
                 if better {
                     self.kept = level;
                 } else {

@@ -98,11 +98,14 @@ impl Patience {
 pub(super) struct CoreTurn(Instant);
 
 impl CoreTurn {
-    /// Offers the core to others if it has been long enough.
-    pub(super) fn end(&mut self) {
-        if self.0.elapsed() > TURN {
-            std::thread::yield_now();
-            self.0 = Instant::now();
+    /// Offers the core to others if it has been long enough, and says whether one took it.
+    pub(super) fn end(&mut self) -> bool {
+        let before = Instant::now();
+        if before - self.0 <= TURN {
+            return false;
         }
+        std::thread::yield_now();
+        self.0 = Instant::now();
+        self.0 - before > MISSED
     }
 }
