@@ -66,7 +66,11 @@ impl Generation {
         let on_way = self.drawn - received;
         let known = self.history.len() - usize::from(on_way == 0);
         self.drawn += 1;
-        self.sampler.choice(&self.history[..known], self.slot)
+        let first = match self.request.sampling.repetition_of_prompt {
+            true => 0,
+            false => self.request.prompt.len().min(known),
+        };
+        self.sampler.choice(&self.history[first..known], self.slot)
     }
 
     /// Notes what the sequence holds while a step of it is under way.

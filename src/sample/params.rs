@@ -33,6 +33,9 @@ pub struct SamplingParams {
     /// How many of the last tokens the penalty looks at. Default 64, as in
     /// llama.cpp; `usize::MAX` looks at all of them, as `transformers` does.
     pub repetition_window: usize,
+    /// Whether tokens of the prompt count, as in llama.cpp and `transformers`. An answer
+    /// from a text needs the text's words, so there it is better if they do not. Default true.
+    pub repetition_of_prompt: bool,
     /// Seed of the random numbers. Default 0: a caller that wants a different
     /// answer each time draws a seed of its own.
     pub seed: u64,
@@ -47,6 +50,7 @@ impl Default for SamplingParams {
             min_p: 0.0,
             repetition_penalty: 1.0,
             repetition_window: 64,
+            repetition_of_prompt: true,
             seed: 0,
         }
     }
@@ -86,6 +90,12 @@ impl SamplingParams {
     /// Sets [`repetition_window`](Self::repetition_window), in tokens.
     pub fn with_repetition_window(mut self, tokens: usize) -> Self {
         self.repetition_window = tokens;
+        self
+    }
+
+    /// Sets [`repetition_of_prompt`](Self::repetition_of_prompt).
+    pub fn with_repetition_of_prompt(mut self, counts: bool) -> Self {
+        self.repetition_of_prompt = counts;
         self
     }
 
