@@ -45,7 +45,7 @@ pub use format::Format;
 pub use grade::{Grade, contained};
 pub use haystack::Language;
 pub use niah::{NeedleKind, NeedleSpec};
-pub use output::write_whole;
+pub use output::{Output, write_whole};
 pub use paired::{Paired, change_percent, paired};
 pub use perplexity::{Perplexity, PerplexitySpec, Windows};
 pub use qa::QaSpec;

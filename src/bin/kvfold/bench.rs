@@ -3,7 +3,8 @@
 
 use crate::model_args::ModelArgs;
 use crate::size;
-use anyhow::{Context, Result, ensure};
+use crate::terminal::print;
+use anyhow::{Result, ensure};
 use clap::Args;
 use kvfold::Error;
 use kvfold::backend::RowToken;
@@ -148,13 +149,13 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         weight_bytes: runner.model().weight_bytes(),
         peak_rss_bytes: peak_rss(),
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = Vec::new();
     if args.json {
         writeln!(out, "{:#}", as_json(&totals, &reports))?;
     } else {
-        print(&mut out, &totals, &reports)?;
+        show(&mut out, &totals, &reports)?;
     }
-    Ok(())
+    print(&String::from_utf8_lossy(&out))
 }
 
 fn config(args: &BenchArgs, kv: &str) -> EngineConfig {
@@ -347,7 +348,7 @@ fn as_json(totals: &Totals, reports: &[Report]) -> Value {
     })
 }
 
-fn print(out: &mut impl Write, totals: &Totals, reports: &[Report]) -> Result<()> {
+fn show(out: &mut impl Write, totals: &Totals, reports: &[Report]) -> Result<()> {
     writeln!(
         out,
         "kvfold {}, {}, {} threads, {}",
@@ -383,7 +384,7 @@ fn print(out: &mut impl Write, totals: &Totals, reports: &[Report]) -> Result<()
         }
         (Some(peak), _) => writeln!(out, "; peak memory {}", size::show(peak))?,
     }
-    out.flush().context("stdout")
+    Ok(())
 }
 
 #[cfg(test)]

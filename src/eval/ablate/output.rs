@@ -23,10 +23,17 @@ impl ResultFile {
     /// cut off while it was written is removed: [`cut`](Self::cut) says so.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::BadFile`] if another process is writing to it, or naming
-    /// the first line that is not a row; nothing is changed then.
+    /// [`Error::Io`]; [`Error::BadFile`] for what is no file, as nothing can be found there
+    /// again, if another process is writing to it, or naming the first line that is not a
+    /// row; nothing is changed then.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
+        let no_file = std::fs::metadata(&path).is_ok_and(|known| !known.is_file());
+        if no_file || path == Path::new("-") {
+            let what =
+                "results are added to a file, where the next run finds them, and this is none";
+            return Err(Error::bad_file(&path, what, "name a file; `tail -f` follows it"));
+        }
         let io = |error| Error::io(&path, error);
         let mut how = OpenOptions::new();
         let mut file = how.create(true).read(true).append(true).open(&path).map_err(io)?;

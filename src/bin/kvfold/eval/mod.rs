@@ -5,14 +5,14 @@ mod show;
 
 pub use args::EvalArgs;
 
-use anyhow::Result;
+use crate::terminal::{print, say_lines};
+use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::engine::{EngineConfig, LoadedModel, Runner};
-use kvfold::eval::{Question, Setting, Task, paired, write_whole};
+use kvfold::eval::{Output, Question, Setting, Task, paired};
+use kvfold::printable::printable;
 use serde_json::json;
 use show::{EvalRow, Evaluation};
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -22,13 +22,19 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     // What can be wrong without the model is said before it is loaded.
     let common = args.common();
     let settings = common.settings()?;
+    let prompts = args.prompts().map(Output::at).transpose()?;
+    let prompts_only = prompts.as_ref().is_some_and(Output::is_stdout);
+    ensure!(
+        !(prompts_only && common.json),
+        "--prompts: both the prompts and --json would go to standard output; name a file"
+    );
     let spec = args.spec()?;
     let loaded = spec.load()?;
     let first = settings.first().map(|(_, config)| config.clone()).unwrap_or_default();
     let model = common.model.load(&first, cancel)?;
     let task = loaded.prepare(&model.tokenizer, model.template.as_deref(), model.context())?;
-    if let Some(path) = args.prompts() {
-        write_prompts(path, task.questions())?;
+    if let Some(output) = prompts {
+        output.write(lines(task.questions())?)?;
     }
     let evaluation = Evaluation {
         model: model.name.clone(),
@@ -37,11 +43,11 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         spec,
         task,
     };
-    print(&if common.json {
-        serde_json::to_string_pretty(&evaluation.json()?)? + "\n"
-    } else {
-        evaluation.table()
-    })
+    match (common.json, prompts_only) {
+        (true, _) => print(&(serde_json::to_string_pretty(&evaluation.json()?)? + "\n")),
+        (false, false) => print(&evaluation.table()),
+        (false, true) => Ok(say_lines(&evaluation.table())),
+    }
 }
 
 /// Runs the task in every setting on one model, with a progress bar.
@@ -53,7 +59,7 @@ fn measure(
 ) -> Result<Vec<EvalRow>> {
     // Hidden by itself where stderr is no terminal.
     let steps = task.steps();
-    let bar = ProgressBar::new((steps * settings.len()) as u64);
+    let bar = ProgressBar::new(steps.saturating_mul(settings.len()) as u64);
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {eta}") {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -62,8 +68,8 @@ fn measure(
     let mut rows: Vec<EvalRow> = Vec::new();
     for (index, (setting, config)) in settings.into_iter().enumerate() {
         bar.set_message(match setting.sinks {
-            Some(sinks) => format!("{} sinks {sinks}", setting.kv.name),
-            None => setting.kv.name.clone(),
+            Some(sinks) => format!("{} sinks {sinks}", printable(&setting.kv.name)),
+            None => printable(&setting.kv.name),
         });
         let runner = match (&mut runner, model.take()) {
             (Some(runner), _) => {
@@ -85,8 +91,8 @@ fn measure(
     Ok(rows)
 }
 
-/// One JSON object a line; the file appears when it is complete.
-fn write_prompts(path: &Path, questions: &[Question]) -> Result<()> {
+/// One JSON object a line.
+fn lines(questions: &[Question]) -> Result<Vec<u8>> {
     let mut lines = Vec::new();
     for question in questions {
         let mut value = serde_json::to_value(question)?;
@@ -96,11 +102,5 @@ fn write_prompts(path: &Path, questions: &[Question]) -> Result<()> {
         serde_json::to_writer(&mut lines, &value)?;
         lines.push(b'\n');
     }
-    Ok(write_whole(path, &lines)?)
-}
-
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    Ok(lines)
 }

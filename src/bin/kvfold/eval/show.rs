@@ -3,6 +3,7 @@
 use crate::size;
 use anyhow::Result;
 use kvfold::eval::{Metric, Outcome, Paired, Setting, Task, TaskSpec, change_percent, table};
+use kvfold::printable::{Printable, printable};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
@@ -124,7 +125,7 @@ impl Evaluation {
                 let setting = &row.setting;
                 let sinks = setting.sinks.map_or("-".to_owned(), |s| s.to_string());
                 let mut cells =
-                    vec![setting.kv.name.clone(), sinks, format!("{:.2}", setting.kv.bits)];
+                    vec![printable(&setting.kv.name), sinks, format!("{:.2}", setting.kv.bits)];
                 cells.extend(match perplexity {
                     true => vec![
                         format!("{:.4}", row.outcome.value),
@@ -151,12 +152,12 @@ impl Evaluation {
         match &self.spec {
             TaskSpec::Perplexity(spec) => format!(
                 "{}, {}: {trials} x {} tokens, {} predictions",
-                self.model,
-                spec.file.display(),
+                Printable(&self.model),
+                Printable(spec.file.display()),
                 spec.context,
                 trials * (spec.context - 1 - spec.context / 2)
             ),
-            spec => format!("{}: {}, {trials} prompts", self.model, spec.name()),
+            spec => format!("{}: {}, {trials} prompts", Printable(&self.model), spec.name()),
         }
     }
 
