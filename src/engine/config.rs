@@ -114,7 +114,7 @@ impl EngineConfig {
     ///
     /// # Errors
     /// As [`kv_options`](Self::kv_options).
-    pub(super) fn kv_options_of(&self, fingerprint: &str, mixed: bool) -> Result<KvOptions> {
+    pub fn kv_options_of(&self, fingerprint: &str, mixed: bool) -> Result<KvOptions> {
         let options = self.kv_options()?;
         let calibration = match self.kv == AUTO && mixed {
             true => Calibration::shipped(fingerprint).map(Arc::new),

@@ -9,7 +9,7 @@ use crate::terminal::{print, say_lines};
 use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::engine::{EngineConfig, LoadedModel, Runner};
-use kvfold::eval::{Output, Question, Setting, Task, paired};
+use kvfold::eval::{Output, Question, Setting, Task, measure, paired};
 use kvfold::printable::printable;
 use serde_json::json;
 use show::{EvalRow, Evaluation};
@@ -32,6 +32,7 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let loaded = spec.load()?;
     let first = settings.first().map(|(_, config)| config.clone()).unwrap_or_default();
     let model = common.model.load(&first, cancel)?;
+    let settings = resolved(settings, &model)?;
     let task = loaded.prepare(&model.tokenizer, model.template.as_deref(), model.context())?;
     if let Some(output) = prompts {
         output.write(lines(task.questions())?)?;
@@ -39,7 +40,7 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let evaluation = Evaluation {
         model: model.name.clone(),
         hot_window: common.hot_window,
-        rows: measure(task.as_ref(), model, settings, cancel)?,
+        rows: rows(task.as_ref(), model, settings, cancel)?,
         spec,
         task,
     };
@@ -50,8 +51,25 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     }
 }
 
+/// The settings with `auto` as what it is for a model, each once.
+fn resolved(
+    settings: Vec<(Setting, EngineConfig)>,
+    model: &LoadedModel,
+) -> Result<Vec<(Setting, EngineConfig)>> {
+    let mut all: Vec<(Setting, EngineConfig)> = Vec::new();
+    for (setting, config) in settings {
+        let kv = setting.kv.resolved(&model.kv_options(&config)?);
+        let setting = Setting { kv, ..setting };
+        let config = setting.apply(config);
+        if !all.iter().any(|(other, _)| *other == setting) {
+            all.push((setting, config));
+        }
+    }
+    Ok(all)
+}
+
 /// Runs the task in every setting on one model, with a progress bar.
-fn measure(
+fn rows(
     task: &dyn Task,
     model: LoadedModel,
     settings: Vec<(Setting, EngineConfig)>,
@@ -68,8 +86,8 @@ fn measure(
     let mut rows: Vec<EvalRow> = Vec::new();
     for (index, (setting, config)) in settings.into_iter().enumerate() {
         bar.set_message(match setting.sinks {
-            Some(sinks) => format!("{} sinks {sinks}", printable(&setting.kv.name)),
-            None => printable(&setting.kv.name),
+            Some(sinks) => format!("{} sinks {sinks}", printable(&setting.kv.label())),
+            None => printable(&setting.kv.label()),
         });
         let runner = match (&mut runner, model.take()) {
             (Some(runner), _) => {
@@ -80,7 +98,7 @@ fn measure(
             (None, None) => break,
         };
         let start = Instant::now();
-        let outcome = task.run(runner, cancel, &mut |done| {
+        let outcome = measure(task, runner, cancel, &mut |done| {
             bar.set_position((index * steps + done) as u64);
         })?;
         let reference = rows.first().map_or(&outcome, |row| &row.outcome);
