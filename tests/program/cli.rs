@@ -54,15 +54,15 @@ fn options_out_of_range_are_named() {
     ] {
         refused(&place.run(&[&args[..], &["Why?"]].concat()), &[part]);
     }
-    refused(&place.run(&[""]), &["the question is empty"]);
+    refused(&place.run(&[""]), &["there is no question"]);
+    refused(&place.run(&[]), &["there is no question", "pipe it in"]);
 }
 
 #[test]
 fn words_that_cannot_be_read_get_a_usage_line() {
     let place = Place::new();
     for (args, part) in [
-        (&["run"][..], "<QUESTION>"),
-        (&["run", "--kv-budget", "5 parsecs", "Why?"], "unknown unit \"parsecs\""),
+        (&["run", "--kv-budget", "5 parsecs", "Why?"][..], "unknown unit \"parsecs\""),
         (&["run", "--kv-budget=-5", "Why?"], "\"-5\" is not a number of bytes"),
         (&["run", "--threads", "0", "Why?"], "--threads"),
         (&["run", "--threads", "65535", "Why?"], "65535 is not in 1..=1024"),
@@ -103,17 +103,148 @@ fn devices_that_cannot_be_used_are_named() {
 fn what_does_not_fit_says_how_much_it_needs() {
     let place = Place::new();
     refused(&place.run(&["--kv-budget", "1kB", "Why?"]), &["1000 bytes", "--kv-budget", "--kv"]);
-    refused(&place.run(&["--max-tokens", "600", "Why?"]), &["512", "--max-tokens"]);
 
     let long = place.write("long.txt", "The river is long. ".repeat(2000));
-    let parts = ["the prompt has ", "context holds 512", "shorten the prompt"];
+    let parts = ["the files have ", " fit (the model's context holds 512)", "--docs", "shorten"];
     refused(&place.run(&["-n", "8", "--file", &long, "Why?"]), &parts);
     let short = place.write("short.txt", "The river is short.");
     refused(&place.run(&["-n", "8", "--file", &long, "--docs", &short, "Why?"]), &parts);
+    let question = "Why is the river long? ".repeat(200);
+    refused(&place.run(&[&question]), &["the question has ", "512", "shorten it"]);
     let tiny = ["-n", "8", "--docs", &short, "--context-budget", "1", "Why?"];
     refused(&place.run(&tiny), &["1 tokens", "--context-budget"]);
-    // Passages of a long document are chosen to fit.
+    // Passages of a long document are chosen to fit, however long the answer may be.
     success(&place.run(&["-n", "8", "--docs", &long, "Why?"]));
+    for tokens in ["600", "18446744073709551615"] {
+        let args = ["-n", tokens, "--docs", &short, "--stop", "a", "--stop", "e", "Why?"];
+        success(&place.run(&args));
+    }
+}
+
+/// `-n` is a limit: the model's context is another, which is named if it cuts an answer off.
+#[test]
+fn an_answer_is_as_long_as_fits() {
+    let place = Place::new();
+    let run = |tokens: &str| {
+        let args = ["--raw", "--repetition-penalty", "1", "-n", tokens, "Why"];
+        success(&place.run(&args)).1
+    };
+    for tokens in ["600", "18446744073709551615"] {
+        let stderr = run(tokens);
+        assert!(stderr.contains("fill the model's context of 512 tokens"), "{stderr}");
+    }
+    let stderr = run("20");
+    assert!(stderr.contains("cut off by --max-tokens") && !stderr.contains("note: "), "{stderr}");
+    // Ended by itself: nothing was cut.
+    let args = ["--raw", "-n", "600", "--stop", "a", "--stop", "e", "--stop", "o", "The river"];
+    assert!(!success(&place.run(&args)).1.contains("note: "));
+}
+
+/// No number that can be written ends in a panic, an abort or a wrong sum.
+#[test]
+fn numbers_of_any_size_are_taken_or_named() {
+    const HUGE: &str = "18446744073709551615";
+    let place = Place::new();
+    let text = place.write("text.txt", "The river is long. ".repeat(400));
+    let short = place.write("short.txt", "The river is long.");
+    for (option, number, part) in [
+        ("--context-budget", HUGE, None),
+        ("--context-budget", "0", Some("0 tokens")),
+        ("--kv-budget", HUGE, None),
+        ("--kv-budget", "99999999999GB", None),
+        ("--kv-budget", "0", Some("0 bytes")),
+        ("--sinks", HUGE, Some("sinks: 18446744073709551615 is more than 64")),
+        ("--hot-window", "18446744073709551552", Some("hot_window: ")),
+        ("--hot-window", "1048576", None),
+        ("--prefill-chunk", HUGE, Some("prefill_chunk: ")),
+        ("--prefill-chunk", "65536", None),
+        ("--top-k", HUGE, None),
+        ("--seed", HUGE, None),
+        ("--temperature", "1e38", None),
+        ("--temperature", "1e-38", None),
+        ("--temperature", "inf", Some("temperature: inf")),
+        ("--repetition-penalty", "1e-38", None),
+        ("--threads", "1024", None),
+    ] {
+        let args = ["--docs", &short, "-n", "2", option, number, "Is the river long?"];
+        let output = place.run(&args);
+        match part {
+            None => drop(success(&output)),
+            Some(part) => refused(&output, &[part]),
+        }
+    }
+    for (option, number) in [
+        ("-n", "18446744073709551616"),
+        ("-n", "-1"),
+        ("--sinks", "-1"),
+        ("--seed", "1e3"),
+        ("--context-budget", "4k"),
+        ("--kv-budget", "1e400"),
+        ("--threads", "1025"),
+    ] {
+        let output = place.run(&[&format!("{option}={number}"), "Why?"]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{option} {number}: {stderr}");
+        assert!(stderr.starts_with("error: invalid value"), "{stderr}");
+    }
+    let model = model();
+    let model = ["--model", model.to_str().unwrap()];
+    for (args, part) in [
+        (&["bench", "--prompt", HUGE][..], "tokens, but the model's context is 512"),
+        (&["bench", "--gen", HUGE, "--verify", "7"], "tokens, but the model's context is 512"),
+        (&["bench", "--depth", HUGE], "tokens, but the model's context is 512"),
+        (&["bench", "--prompt", "0", "--gen", "0"], "nothing to time"),
+        (&["eval", "perplexity", "--file", &text, "--context", HUGE], "context: "),
+        (
+            &["eval", "perplexity", "--file", &text, "--context", "64", "--windows", "0"],
+            "windows: ",
+        ),
+        (&["eval", "niah", "--lengths", HUGE], "lengths: "),
+        (&["eval", "niah", "--lengths", "300", "--depths", HUGE], "depths: "),
+        (&["eval", "counting-stars", "--lengths", "400", "--stars", HUGE], "stars: "),
+        (&["eval", "vt", "--lengths", "400", "--hops", HUGE], "hops: "),
+        (&["eval", "niah", "--lengths", "300", "--seeds", HUGE], "seeds: "),
+        (&["eval", "fwe", "--lengths", "300", "--seeds", HUGE], "seeds: "),
+        (&["eval", "niah", "--lengths", "300", "--batch", HUGE], "batch: "),
+        (&["eval", "niah", "--lengths", "300", "--hot-window", HUGE], "hot_window: "),
+        (&["calibrate", "--target-bits", "3", "--text", &text, "--context", HUGE], "context"),
+        (&["calibrate", "--target-bits", "3", "--text", &text, "--windows", HUGE], ""),
+        (&["calibrate", "--target-bits", "1e308", "--text", &text], "target_bits: "),
+    ] {
+        refused(&place.kvfold(&[args, &model].concat()), &[part]);
+    }
+}
+
+/// Options that do nothing beside the others are said to do nothing.
+#[test]
+fn options_without_effect_are_named() {
+    let place = Place::new();
+    for (args, part) in [
+        (&["--top-k", "5"][..], "note: --top-k is without effect: at temperature 0"),
+        (
+            &["--top-p", "0.5", "--min-p", "0.1", "--seed", "1"],
+            "note: --top-p, --min-p and --seed are without effect",
+        ),
+        (&["--seed", "0"], "add --temperature 0.7"),
+        (&["--context-budget", "9"], "note: --context-budget is without effect"),
+        (&["--raw", "--system", "Be kind."], "note: --system is without effect: --raw"),
+        (&["--kv", "f16", "--sinks", "4"], "note: --sinks is without effect: f16"),
+        (&["--dtype", "bf16", "--device", "cpu"], "note: --dtype is without effect"),
+        (&["--show-context"], "note: there is no context"),
+    ] {
+        let (_, stderr) = success(&place.run(&[args, &["-q", "-n", "1", "Why?"]].concat()));
+        assert_eq!(stderr.matches("note: ").count(), 1, "{stderr}");
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    for args in [
+        &["--temperature", "1", "--top-k", "5", "--seed", "3"][..],
+        &["--temp", "0.5", "--min-p", "0.1"],
+        &["--system", "Be kind."],
+        &["--kv", "kivi2", "--sinks", "0", "--hot-window", "64"],
+    ] {
+        let (_, stderr) = success(&place.run(&[args, &["-q", "-n", "1", "Why?"]].concat()));
+        assert_eq!(stderr, "", "{args:?}");
+    }
 }
 
 #[test]
@@ -283,6 +414,13 @@ fn bench_times_each_test_in_every_format() {
     assert!(!table.contains("prefill"), "{table}");
     refused(&bench(&["--depth", "600"]), &["602 tokens", "context is 512"]);
     refused(&bench(&["--kv", "f16,absent.json"]), &["absent.json"]);
+
+    let table = success(&bench(&["--kv", "auto", "--depth", "10", "--busy"])).0;
+    assert!(table.contains("auto: kivi4/kivi2"), "{table}");
+    assert!(!table.contains("not shown"), "{table}");
+    // Over before the clock has ticked.
+    let table = success(&bench(&["--kv", "f16", "--prompt", "8", "--depth", "0"])).0;
+    assert!(table.contains("not shown: ") || table.contains("machine busy: not shown"), "{table}");
 }
 
 /// A reader that goes away ends the answer quietly.

@@ -11,3 +11,11 @@ mod fetch;
 mod gpu_report;
 #[cfg(unix)]
 mod gpu_run;
+mod habits;
+#[cfg(unix)]
+mod outputs;
+#[cfg(unix)]
+mod piped;
+mod terminal;
+#[path = "../tiny_model/mod.rs"]
+mod tiny_model;

@@ -100,10 +100,15 @@ fn tip(error: &clap::Error, words: &[String]) -> Option<String> {
         }
         ErrorKind::UnknownArgument | ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             let given = text(ContextKind::InvalidArg)?;
-            // clap reads -ngl as -n gl.
             let short = given.split([' ', '=']).next().unwrap_or(given);
+            let value = text(ContextKind::InvalidValue).filter(|value| !value.is_empty());
+            let is_meant = |word: &str| match value {
+                // clap reads -ngl as -n gl.
+                Some(value) => word.get(2..) == Some(value) && !word.starts_with("--"),
+                None => word.starts_with(short),
+            };
             let habit = words.iter().map(|word| word.split('=').next().unwrap_or(word));
-            let habit = habit.filter(|word| word.starts_with(short));
+            let habit = habit.filter(|word| is_meant(word));
             if let Some((word, way)) = habit.filter_map(|w| Some((w, way(OPTIONS, w)?))).next() {
                 return Some(format!("kvfold has no {word}: {way}"));
             }

@@ -3,7 +3,7 @@
 use super::row::Row;
 use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// An open file of results. A row is on disk when [`append`](Self::append) returns; the
@@ -34,7 +34,13 @@ impl ResultFile {
                 "results are added to a file, where the next run finds them, and this is none";
             return Err(Error::bad_file(&path, what, "name a file; `tail -f` follows it"));
         }
-        let io = |error| Error::io(&path, error);
+        let io = |error: std::io::Error| match path.parent() {
+            Some(folder) if error.kind() == ErrorKind::NotFound => {
+                let remedy = "create it, or choose another --output";
+                Error::bad_file(folder, "there is no such folder", remedy)
+            }
+            _ => Error::io(&path, error),
+        };
         let mut how = OpenOptions::new();
         let mut file = how.create(true).read(true).append(true).open(&path).map_err(io)?;
         match file.try_lock() {
