@@ -16,6 +16,7 @@ mod habits;
 mod outputs;
 #[cfg(unix)]
 mod piped;
+mod prefill_events;
 mod terminal;
 #[path = "../tiny_model/mod.rs"]
 mod tiny_model;

@@ -47,6 +47,17 @@ fn without_a_question_what_is_piped_in_is_it() {
     // A context is no question.
     refused(&place.with_input(&["--file", "-"], b"The code is 4711."), &["there is no question"]);
     refused(&place.with_input(&[], b""), &["there is no question"]);
+    assert_eq!(
+        success(&place.with_input(&["-q", "-n", "8", "-"], b"Why is the sky blue?")).0,
+        given
+    );
+    // By another name it is not taken twice.
+    let args = ["--file", "/dev/stdin", "--show-context", "-n", "1", "Why?"];
+    let (_, stderr) = success(&place.with_input(&args, b"The code is 4711."));
+    assert!(
+        stderr.contains("[/dev/stdin]\nThe code is 4711.") && !stderr.contains("note"),
+        "{stderr}"
+    );
     let twice = ["--file", "-", "--docs", "-", "Why?"];
     refused(&place.with_input(&twice, b"once"), &["only once"]);
 }

@@ -1,13 +1,12 @@
 //! From a question and its documents to the tokens of one prompt.
 
 use crate::run_args::RunArgs;
-use crate::stdin::{self, Input};
+use crate::stdin::piped;
 use crate::terminal::note;
 use anyhow::{Error, Result, anyhow, bail};
 use kvfold::engine::LoadedModel;
 use kvfold::model::Message;
 use kvfold::rag::{Document, Loaded, Packed, fill, load, read_document};
-use std::path::Path;
 
 /// A prompt and what was put into it.
 pub struct Prompt {
@@ -33,6 +32,9 @@ pub struct Sources {
 impl Sources {
     /// Reads files, folders and standard input, which is the question if there is none.
     pub fn read(args: &mut RunArgs) -> Result<Self> {
+        if args.question == "-" {
+            args.question.clear();
+        }
         let piped = piped(args)?;
         let mut files = String::new();
         let mut add = |document: &Document| {
@@ -58,30 +60,6 @@ impl Sources {
         }
         let docs = if args.docs.is_empty() { None } else { Some(load(&args.docs)?) };
         Ok(Self { files, docs })
-    }
-}
-
-/// What was piped in without being asked for, if anything was. What was asked for is waited
-/// for and left to be read where it is named.
-fn piped(args: &RunArgs) -> Result<Option<Document>> {
-    let stdin = Path::new("-");
-    match args.file.iter().chain(&args.docs).filter(|path| *path == stdin).count() {
-        0 if !stdin::is_piped() => return Ok(None),
-        0 => {}
-        1 => {
-            stdin::wait(None);
-            return Ok(None);
-        }
-        _ => bail!("standard input can be read only once; name - once"),
-    }
-    let is_question = args.question.trim().is_empty() && !args.show_context;
-    match stdin::wait((!is_question).then_some(stdin::PATIENCE)) {
-        Input::Comes => Ok(Some(read_document(stdin)?)),
-        Input::Ended => Ok(None),
-        Input::Silent => {
-            note("nothing came, so standard input is not used; --file - waits for it");
-            Ok(None)
-        }
     }
 }
 

@@ -1,20 +1,27 @@
-//! Standard input: who would write to it, and waiting for the first byte.
+//! Standard input: who would write to it, waiting for the first byte, and what it is for.
 
-use crate::terminal::say;
+use crate::run_args::RunArgs;
+use crate::terminal::{note, say};
+use anyhow::{Context, Result, bail};
+use kvfold::rag::{Document, read_document};
 use std::io::{BufRead, IsTerminal};
+use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// How long input that was not asked for may take to begin. Programs that start others often
 /// leave a pipe open to which nobody writes; `--file -` waits for as long as it takes.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Other names of standard input, which are opened and read as files.
+const DEVICES: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 
 /// When the user is told what is waited for.
 const SILENT: Duration = Duration::from_secs(1);
 
 /// What came of waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
+enum Input {
     /// There is something to read.
     Comes,
     /// It has ended, or cannot be read.
@@ -26,7 +33,7 @@ pub enum Input {
 /// Whether a person or program has put something there: a pipe, a file or a socket, as
 /// opposed to a terminal or a device such as `/dev/null`.
 #[cfg(unix)]
-pub fn is_piped() -> bool {
+fn is_piped() -> bool {
     use std::os::fd::AsFd;
     use std::os::unix::fs::FileTypeExt;
     let stdin = std::io::stdin();
@@ -41,12 +48,12 @@ pub fn is_piped() -> bool {
 }
 
 #[cfg(not(unix))]
-pub fn is_piped() -> bool {
+fn is_piped() -> bool {
     !std::io::stdin().is_terminal()
 }
 
 /// Waits for the first byte, no longer than `patience`; after a second the user is told.
-pub fn wait(patience: Option<Duration>) -> Input {
+fn wait(patience: Option<Duration>) -> Input {
     let (found, first) = channel();
     // It goes on waiting when this function gives up, and ends with the process.
     std::thread::spawn(move || {
@@ -72,5 +79,34 @@ pub fn wait(patience: Option<Duration>) -> Input {
         Ok(comes) => input(comes),
         Err(RecvTimeoutError::Timeout) => Input::Silent,
         Err(RecvTimeoutError::Disconnected) => Input::Ended,
+    }
+}
+
+/// What was piped in without being asked for, if anything was. What was asked for is waited
+/// for and left to be read where it is named.
+///
+/// # Errors
+/// If it is not text, or named more than once.
+pub fn piped(args: &RunArgs) -> Result<Option<Document>> {
+    let stdin = Path::new("-");
+    let named = || args.file.iter().chain(&args.docs);
+    let opened = named().any(|path| DEVICES.iter().any(|name| path == Path::new(name)));
+    match named().filter(|path| *path == stdin).count() {
+        0 if opened || !is_piped() => return Ok(None),
+        0 => {}
+        1 if !opened => {
+            wait(None);
+            return Ok(None);
+        }
+        _ => bail!("standard input can be read only once; name - once"),
+    }
+    let is_question = args.question.trim().is_empty() && !args.show_context;
+    match wait((!is_question).then_some(PATIENCE)) {
+        Input::Comes => Ok(Some(read_document(stdin).context("standard input")?)),
+        Input::Ended => Ok(None),
+        Input::Silent => {
+            note("nothing came, so standard input is not used; --file - waits for it");
+            Ok(None)
+        }
     }
 }
