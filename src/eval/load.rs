@@ -29,7 +29,7 @@ impl Load {
     /// enough.
     pub fn idle(&self) -> Option<bool> {
         let known = self.seconds >= SHORTEST && self.cores > 0 && self.others.is_finite();
-        known.then(|| self.others <= IDLE * self.cores as f64)
+        known.then_some(self.others <= IDLE * self.cores as f64)
     }
 }
 

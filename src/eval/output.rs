@@ -197,7 +197,7 @@ fn replace(path: &Path, old: Option<&Metadata>, bytes: &[u8]) -> io::Result<()> 
         let mut file = part(path)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
-        return Ok(file.persist(path).map(drop).map_err(|error| error.error)?);
+        return file.persist(path).map(drop).map_err(|error| error.error);
     };
     match part(path).and_then(|file| exchange(file, path, old, bytes)) {
         Err(error) if is_fixed(&error) => std::fs::write(path, bytes),
@@ -224,7 +224,7 @@ fn exchange(
     // After the owner, whose change takes some of them away.
     file.as_file().set_permissions(old.permissions())?;
     file.as_file().sync_all()?;
-    Ok(file.persist(path).map(drop).map_err(|error| error.error)?)
+    file.persist(path).map(drop).map_err(|error| error.error)
 }
 
 /// Whether an error means that a file can be written but not replaced.

@@ -38,7 +38,7 @@ fn habits_get_a_tip() {
     }
     // A slip is no habit.
     for (args, part) in [
-        (&["rnu", "Why?"][..], "'run'"),
+        (&["reprot", "a.jsonl"][..], "'report'"),
         (&["run", "--tempreature", "1", "Why?"], "'--temperature'"),
         (&["run", "--nonsense\x1b[2J", "Why?"], "'--nonsense\\u{1b}[2J'"),
     ] {

@@ -1,7 +1,7 @@
 //! `kvfold calibrate`: a KV format for each head and what its keys are encoded with.
 
 use crate::model_args::ModelArgs;
-use crate::terminal::{print, say_lines};
+use crate::terminal::print_beside;
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -83,8 +83,7 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         &mut |tokens| bar.set_position(tokens as u64),
     )?;
     bar.finish_and_clear();
-    // Nothing else is printed where the file is.
-    let show = if output.is_stdout() { |text: &str| Ok(say_lines(text)) } else { print };
+    let taken = output.is_stdout();
     output.write(found.calibration.to_json())?;
 
     let row = |name: String, bits: f64, error: f64| {
@@ -101,10 +100,11 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         let values = heads().filter(|format| format.value == codec).count();
         vec![codec.to_string(), keys.to_string(), values.to_string()]
     });
-    show(&format!(
+    let text = format!(
         "{}: relative squared error of attention, a head in the mean\n\n{}\n{}\n",
         Printable(checkpoint.name()),
         table(&["kv", "bits", "error"], &rows),
         table(&["codec", "keys of heads", "values of heads"], &chosen)
-    ))
+    );
+    print_beside(&text, taken)
 }

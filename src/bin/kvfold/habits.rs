@@ -72,9 +72,12 @@ pub fn misread(error: &clap::Error, words: &[OsString]) -> ExitCode {
     } else if words.iter().any(|word| !word.chars().all(is_printable)) {
         // clap quotes what was given, colours and all.
         say_lines(&error.render().to_string());
-    } else {
-        // A closed stream has no reader.
-        let _ = error.print();
+    } else if let (Err(failed), false) = (error.print(), error.use_stderr()) {
+        // A help that nobody reads to its end is no error, a full disk is one.
+        if failed.kind() != std::io::ErrorKind::BrokenPipe {
+            say(format_args!("error: standard output: {failed}"));
+            return ExitCode::FAILURE;
+        }
     }
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }

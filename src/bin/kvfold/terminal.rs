@@ -32,6 +32,18 @@ pub fn print(text: &str) -> Result<()> {
     Screen::stdout().print(text)
 }
 
+/// Prints a text on stdout, or on stderr where stdout has been `taken` by a result.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn print_beside(text: &str, taken: bool) -> Result<()> {
+    if !taken {
+        return print(text);
+    }
+    say_lines(text);
+    Ok(())
+}
+
 /// A place that text is streamed to.
 pub struct Screen<W> {
     out: W,

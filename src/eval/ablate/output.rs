@@ -34,10 +34,10 @@ impl ResultFile {
                 "results are added to a file, where the next run finds them, and this is none";
             return Err(Error::bad_file(&path, what, "name a file; `tail -f` follows it"));
         }
-        let io = |error: std::io::Error| match path.parent() {
-            Some(folder) if error.kind() == ErrorKind::NotFound => {
+        let io = |error: std::io::Error| match error.kind() {
+            ErrorKind::NotFound => {
                 let remedy = "create it, or choose another --output";
-                Error::bad_file(folder, "there is no such folder", remedy)
+                Error::bad_file(&path, "its folder does not exist", remedy)
             }
             _ => Error::io(&path, error),
         };

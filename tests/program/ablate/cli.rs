@@ -136,7 +136,7 @@ fn wrong_input_is_one_line() {
         std::fs::read_to_string(place.path("spec.toml")).unwrap().replace("kontext", "context"),
     );
     let line = error(&kvfold(&place, &["ablate", "good.toml", "-o", "absent/results.jsonl"]));
-    assert!(line.contains("absent: there is no such folder"), "{line}");
+    assert!(line.contains("absent/results.jsonl: its folder does not exist"), "{line}");
 }
 
 /// A run of many short cells that has written three lines.

@@ -5,7 +5,7 @@ mod show;
 
 pub use args::EvalArgs;
 
-use crate::terminal::{print, say_lines};
+use crate::terminal::{print, print_beside};
 use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::engine::{EngineConfig, LoadedModel, Runner};
@@ -44,11 +44,11 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         spec,
         task,
     };
-    match (common.json, prompts_only) {
-        (true, _) => print(&(serde_json::to_string_pretty(&evaluation.json()?)? + "\n")),
-        (false, false) => print(&evaluation.table()),
-        (false, true) => Ok(say_lines(&evaluation.table())),
+    match common.json {
+        true => print(&(serde_json::to_string_pretty(&evaluation.json()?)? + "\n")),
+        false => print_beside(&evaluation.table(), prompts_only),
     }
+}
 }
 
 /// The settings with `auto` as what it is for a model, each once.
