@@ -49,7 +49,6 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         false => print_beside(&evaluation.table(), prompts_only),
     }
 }
-}
 
 /// The settings with `auto` as what it is for a model, each once.
 fn resolved(
