@@ -12,6 +12,7 @@ mod gpu_report;
 #[cfg(unix)]
 mod gpu_run;
 mod habits;
+mod options;
 #[cfg(unix)]
 mod outputs;
 #[cfg(unix)]

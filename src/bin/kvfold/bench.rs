@@ -132,8 +132,8 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     }
     let Some(first) = args.kv.first() else { return Ok(()) };
     ensure!(args.prompt > 0 || args.generate > 0, "--prompt 0 and --gen 0 leave nothing to time");
-    let watch = LoadWatch::begin();
     let model = args.model.load(&config(args, first), cancel)?;
+    let watch = LoadWatch::begin();
     let mut runner = Runner::new(model, config(args, first))?;
     let ids = draw_ids(args, &runner)?;
 
