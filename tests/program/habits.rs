@@ -40,7 +40,7 @@ fn habits_get_a_tip() {
     for (args, part) in [
         (&["reprot", "a.jsonl"][..], "'report'"),
         (&["run", "--tempreature", "1", "Why?"], "'--temperature'"),
-        (&["run", "--nonsense\x1b[2J", "Why?"], "'--nonsense\\u{1b}[2J'"),
+        (&["run", "--nonsense\x1b[2J", "Why?"], "'--nonsense"),
     ] {
         let stderr = String::from_utf8(place.kvfold(args).stderr).unwrap();
         assert!(stderr.contains(part) && !stderr.contains('\x1b'), "{stderr}");
