@@ -1,7 +1,9 @@
 //! The one error type of the library (floor 0).
 //!
-//! Every message is one line that names what went wrong and how to mend it.
+//! Every message is one line that names what went wrong and how to mend it, whatever the
+//! names in it hold.
 
+use crate::printable::Printable;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write `path`.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", Printable(path.display()))]
     Io {
         /// The file or folder concerned.
         path: PathBuf,
@@ -19,7 +21,7 @@ pub enum Error {
     },
 
     /// `path` exists but its content is not what its format promises.
-    #[error("{}: {what}; {remedy}", path.display())]
+    #[error("{}: {}; {}", Printable(path.display()), Printable(what), Printable(remedy))]
     BadFile {
         /// The file concerned.
         path: PathBuf,
@@ -30,7 +32,7 @@ pub enum Error {
     },
 
     /// The checkpoint's architecture is not one that kvfold implements.
-    #[error("{}: architecture \"{name}\" is not supported; supported: {supported}", path.display())]
+    #[error("{}: architecture \"{}\" is not supported; supported: {supported}", Printable(path.display()), Printable(name))]
     UnknownArchitecture {
         /// The checkpoint.
         path: PathBuf,
@@ -41,7 +43,7 @@ pub enum Error {
     },
 
     /// A tensor is stored in a number format that kvfold cannot read.
-    #[error("{}: tensor \"{tensor}\" has unsupported type {dtype}; convert the file to one of: {supported}", path.display())]
+    #[error("{}: tensor \"{}\" has unsupported type {}; convert the file to one of: {supported}", Printable(path.display()), Printable(tensor), Printable(dtype))]
     UnsupportedWeights {
         /// The checkpoint.
         path: PathBuf,
@@ -54,7 +56,7 @@ pub enum Error {
     },
 
     /// The downloaded or local file does not have the manifest's checksum.
-    #[error("{}: SHA-256 is {found}, the manifest says {expected}; delete the file and run `kvfold fetch` again", path.display())]
+    #[error("{}: SHA-256 is {found}, the manifest says {}; delete the file and run `kvfold fetch` again", Printable(path.display()), Printable(expected))]
     Checksum {
         /// The file concerned.
         path: PathBuf,
@@ -65,7 +67,7 @@ pub enum Error {
     },
 
     /// Every source of a model's manifest failed.
-    #[error("could not fetch \"{model}\": {reasons}")]
+    #[error("could not fetch \"{}\": {}", Printable(model), Printable(reasons))]
     Fetch {
         /// The model's name.
         model: String,
@@ -100,7 +102,7 @@ pub enum Error {
     },
 
     /// A configuration value is out of range.
-    #[error("{field}: {what}")]
+    #[error("{field}: {}", Printable(what))]
     Config {
         /// The option or field.
         field: &'static str,
@@ -119,7 +121,7 @@ pub enum Error {
     },
 
     /// A combination that this build, device or codec cannot do.
-    #[error("{what} is not supported; {remedy}")]
+    #[error("{} is not supported; {}", Printable(what), Printable(remedy))]
     Unsupported {
         /// What was asked for.
         what: String,
@@ -132,14 +134,14 @@ pub enum Error {
     Sealed(String),
 
     /// An identifier (sequence, block, model) that is not known, or no longer.
-    #[error("{what} does not exist (already freed, or never created)")]
+    #[error("{} does not exist (already freed, or never created)", Printable(what))]
     NotFound {
         /// What was looked for.
         what: String,
     },
 
     /// No text could be read where documents were expected.
-    #[error("{}: {what}; {remedy}", path.display())]
+    #[error("{}: {}; {}", Printable(path.display()), Printable(what), Printable(remedy))]
     Document {
         /// The file or folder.
         path: PathBuf,
@@ -150,19 +152,19 @@ pub enum Error {
     },
 
     /// A chat template failed to compile or to render.
-    #[error("chat template: {0}")]
+    #[error("chat template: {}", Printable(.0))]
     ChatTemplate(String),
 
     /// The tokenizer could not be built or refused its input.
-    #[error("tokenizer: {0}")]
+    #[error("tokenizer: {}", Printable(.0))]
     Tokenizer(String),
 
     /// The dense layers' library reported an error.
-    #[error("dense layers: {0}")]
+    #[error("dense layers: {}", Printable(first_line(.0)))]
     Dense(#[source] Box<dyn std::error::Error + Send + Sync>),
 
     /// The full-text index reported an error.
-    #[error("document index: {0}")]
+    #[error("document index: {}", Printable(.0))]
     Index(String),
 
     /// The work was cancelled by its owner.
@@ -181,7 +183,7 @@ pub enum Error {
     },
 
     /// The folder that models are kept in cannot be used.
-    #[error("{}: cannot keep models here: {source}; make it writable or set KVFOLD_CACHE to another folder", folder.display())]
+    #[error("{}: cannot keep models here: {source}; make it writable or set KVFOLD_CACHE to another folder", Printable(folder.display()))]
     CacheFolder {
         /// The folder, or the file in it that was refused.
         folder: PathBuf,
@@ -190,7 +192,7 @@ pub enum Error {
     },
 
     /// The disk (or the user's quota) is full.
-    #[error("{}: the disk is full; {needed} bytes are needed; free some space or set KVFOLD_CACHE to a folder on another disk", folder.display())]
+    #[error("{}: the disk is full; {needed} bytes are needed; free some space or set KVFOLD_CACHE to a folder on another disk", Printable(folder.display()))]
     DiskFull {
         /// The folder that was written to.
         folder: PathBuf,
@@ -270,6 +272,11 @@ pub enum Error {
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Some libraries append where in their code an error arose.
+fn first_line(error: impl std::fmt::Display) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
 
 impl Error {
     /// An I/O error with the path that it concerns.

@@ -5,7 +5,7 @@
 //!
 //! | floor | module | what lives there |
 //! |---|---|---|
-//! | 0 | [`error`] | the one error type |
+//! | 0 | [`error`], [`printable`] | the one error type; text that a terminal only shows |
 //! | 1 | [`codec`] | numbers to bytes and back, one file per codec |
 //! | 2 | [`cache`] | bookkeeping of blocks, streams and runs; owns no bytes |
 //! | 3 | [`backend`] | owns the bytes and does the arithmetic |
@@ -24,6 +24,7 @@ pub mod error;
 pub mod eval;
 pub mod fetch;
 pub mod model;
+pub mod printable;
 pub mod rag;
 pub mod sample;
 

@@ -13,6 +13,9 @@ pub const AUTO: &str = "auto";
 /// What [`AUTO`] is for a model without a calibration.
 const UNCALIBRATED: KvFormat = KvFormat::new(Codec::Kivi4, Codec::Kivi2);
 
+/// The longest 16-bit window: longer than any context.
+const MOST_WINDOW: usize = 1 << 30;
+
 /// Options of an [`Engine`](super::Engine).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -24,7 +27,7 @@ pub struct EngineConfig {
     pub kv: String,
     /// S: tokens at the start that stay in 16 bits, at most 64.
     pub sinks: usize,
-    /// R: tokens that every query sees in 16 bits, a multiple of 64.
+    /// R: tokens that every query sees in 16 bits, a multiple of 64 and at most 2^30.
     pub hot_window: usize,
     /// Tokens of a prompt that are computed at once.
     pub prefill_chunk: usize,
@@ -99,6 +102,10 @@ impl EngineConfig {
             let what = format!("{} is not a multiple of 64", self.hot_window);
             return Err(Error::config("hot_window", what));
         }
+        if self.hot_window > MOST_WINDOW {
+            let what = format!("{} is more than {MOST_WINDOW}", self.hot_window);
+            return Err(Error::config("hot_window", what));
+        }
         if !(1..=1 << 16).contains(&self.prefill_chunk) {
             let what = format!("{} is not between 1 and 65536", self.prefill_chunk);
             return Err(Error::config("prefill_chunk", what));
@@ -114,7 +121,7 @@ impl EngineConfig {
     ///
     /// # Errors
     /// As [`kv_options`](Self::kv_options).
-    pub(super) fn kv_options_of(&self, fingerprint: &str, mixed: bool) -> Result<KvOptions> {
+    pub fn kv_options_of(&self, fingerprint: &str, mixed: bool) -> Result<KvOptions> {
         let options = self.kv_options()?;
         let calibration = match self.kv == AUTO && mixed {
             true => Calibration::shipped(fingerprint).map(Arc::new),

@@ -10,7 +10,7 @@ use crate::backend::cuda::runner::CudaBackend;
 use crate::backend::driver::Device;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Checkpoint, Model, Placed, Tokenizer, WeightType};
+use crate::model::{ChatTemplate, Checkpoint, KvOptions, Model, Placed, Tokenizer, WeightType};
 use half::{bf16, f16};
 use std::path::Path;
 use std::sync::Arc;
@@ -153,13 +153,21 @@ impl LoadedModel {
         }
     }
 
-    /// How a configuration stores this model's cache, in a word or two.
+    /// How a configuration stores this model's cache.
+    ///
+    /// # Errors
+    /// As [`EngineConfig::kv_options`].
+    pub fn kv_options(&self, config: &EngineConfig) -> Result<KvOptions> {
+        let mixed = self.placed.capabilities().mixed_formats;
+        config.kv_options_of(&self.fingerprint, mixed)
+    }
+
+    /// The same in a word or two.
     ///
     /// # Errors
     /// As [`EngineConfig::kv_options`].
     pub fn kv_name(&self, config: &EngineConfig) -> Result<String> {
-        let mixed = self.placed.capabilities().mixed_formats;
-        let options = config.kv_options_of(&self.fingerprint, mixed)?;
+        let options = self.kv_options(config)?;
         Ok(match (config.kv == AUTO, &options.calibration) {
             (true, Some(_)) => format!("kf at {:.1} bits, calibrated", options.bits()),
             (true, None) => options.format.to_string(),

@@ -57,7 +57,7 @@ struct Inner {
 /// A request with its way back.
 struct Job {
     request: Request,
-    /// Holds no more than the request's tokens.
+    /// Holds no more than the request's tokens and the parts of its prompt.
     events: Sender<Event>,
     cancel: Arc<AtomicBool>,
 }

@@ -108,7 +108,7 @@ impl Stats {
     }
 }
 
-/// What happens to a request, in order: `Admitted`, `Token`s, then one of
+/// What happens to a request, in order: `Admitted`, `Prefill`s, `Token`s, then one of
 /// `Finished` and `Failed`.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -117,6 +117,13 @@ pub enum Event {
     Admitted {
         /// Tokens of the prompt that were already in the cache.
         cached_tokens: usize,
+    },
+    /// A part of the prompt has been computed, or given to a device that computes it.
+    Prefill {
+        /// Tokens of the prompt that are done, this part included.
+        done: usize,
+        /// Tokens of the prompt.
+        total: usize,
     },
     /// One token. Its text may be empty while characters or stop texts are
     /// incomplete.
@@ -162,7 +169,7 @@ impl Generated {
         let (mut ids, mut all) = (Vec::new(), String::new());
         for event in events {
             match event {
-                Event::Admitted { .. } => {}
+                Event::Admitted { .. } | Event::Prefill { .. } => {}
                 Event::Token { id, text } => {
                     ids.push(id);
                     all += &text;

@@ -147,10 +147,15 @@ impl Service {
             Ok(()) => self.flights.push_back(draws),
             Err(error) => self.fail(works.iter().map(|(id, _)| *id).collect(), error, runner),
         }
-        for (id, _) in works {
-            let client = self.clients.get_mut(&id);
-            if let Some(generation) = client.and_then(|c| c.generation.as_mut()) {
-                generation.measure(runner.peak_of(generation.seq));
+        for (id, work) in works {
+            // Those that have failed are gone.
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            let Some(generation) = client.generation.as_mut() else { continue };
+            generation.measure(runner.peak_of(generation.seq));
+            if let Work::Prompt(range) = work {
+                let event = Event::Prefill { done: range.end, total: generation.prompt().len() };
+                // Who does not listen any more is met at the first token.
+                let _ = (client.sink)(event);
             }
         }
     }

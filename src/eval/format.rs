@@ -1,7 +1,8 @@
 //! A KV format by its name, as evaluations list them.
 
 use crate::engine::{AUTO, EngineConfig};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::model::KvOptions;
 
 /// A KV format: a name that [`EngineConfig::kv`] takes, the path of a calibration
 /// included.
@@ -17,22 +18,42 @@ pub struct Format {
 }
 
 impl Format {
-    /// The format of a name.
+    /// The format of a name; `auto` as it is for a model without a calibration, until it is
+    /// [resolved](Self::resolved).
     ///
     /// # Errors
-    /// As [`EngineConfig::validate`] for an unknown name or a file that is no calibration;
-    /// also for `auto`.
+    /// As [`EngineConfig::validate`] for an unknown name or a file that is no calibration.
     pub fn find(name: &str) -> Result<Self> {
         let name = name.trim();
-        if name == AUTO {
-            let what = "auto depends on the model; name a format or a file of `calibrate`";
-            return Err(Error::config("kv", what));
-        }
         let options = EngineConfig::default().with_kv(name).kv_options()?;
         let name = match options.calibration {
-            Some(_) => name.to_owned(),
-            None => options.format.to_string(),
+            None if name != AUTO => options.format.to_string(),
+            _ => name.to_owned(),
         };
         Ok(Self { name, bits: options.bits(), seals: options.format.seals() })
     }
+
+    /// This format where the cache is kept by `options`, which are what [`EngineConfig`] makes
+    /// of its name for one model: so `auto` becomes a named format, or stays for the model's
+    /// own calibration.
+    pub fn resolved(&self, options: &KvOptions) -> Self {
+        if self.name != AUTO {
+            return self.clone();
+        }
+        let name = match options.calibration {
+            Some(_) => AUTO.to_owned(),
+            None => options.format.to_string(),
+        };
+        Self { name, bits: options.bits(), seals: options.format.seals() }
+    }
+
+    /// The name for people, once it is [resolved](Self::resolved).
+    pub fn label(&self) -> String {
+        label(&self.name).to_owned()
+    }
+}
+
+/// A resolved format's name for people.
+pub(super) fn label(name: &str) -> &str {
+    if name == AUTO { "auto (calibrated)" } else { name }
 }

@@ -12,7 +12,7 @@
 use super::ask::{Prompter, Questions};
 use super::grade::Grade;
 use super::haystack::{Haystack, Language, insert, place};
-use super::options::{at_least, grid, named, not_empty, within};
+use super::options::{counted, grid, named, not_empty, within};
 use super::prose::Rng;
 use super::question::Question;
 use crate::error::{Error, Result};
@@ -132,7 +132,7 @@ impl NeedleSpec {
     pub fn validate(&self) -> Result<()> {
         not_empty("lengths", self.lengths.is_empty())?;
         not_empty("depths", self.depths.is_empty())?;
-        at_least("seeds", self.seeds, 1)?;
+        counted(self.seeds, self.batch)?;
         match self.depths.iter().find(|&&depth| depth > 100) {
             Some(depth) => {
                 Err(Error::config("depths", format!("{depth} is more than 100 percent")))

@@ -17,6 +17,25 @@ pub(super) fn at_least(field: &'static str, value: usize, least: usize) -> Resul
     }
 }
 
+/// The most prompts of a kind: more would take years.
+const MOST_SEEDS: usize = 100_000;
+/// The most batches, so that the numbers of all prompts can be told apart.
+const MOST_BATCHES: usize = 1 << 32;
+
+/// Checks how many prompts are made, and of which batch.
+pub(super) fn counted(seeds: usize, batch: usize) -> Result<()> {
+    at_least("seeds", seeds, 1)?;
+    at_most("seeds", seeds, MOST_SEEDS)?;
+    at_most("batch", batch, MOST_BATCHES)
+}
+
+pub(super) fn at_most(field: &'static str, value: usize, most: usize) -> Result<()> {
+    match value > most {
+        true => Err(Error::config(field, format!("{value} is more than {most}"))),
+        false => Ok(()),
+    }
+}
+
 /// Checks prompts of `lengths` and answers of `answer` tokens against a model's context.
 pub(super) fn within(context: usize, lengths: &[usize], answer: usize) -> Result<()> {
     let most = context.saturating_sub(answer);
@@ -39,7 +58,8 @@ pub(super) fn grid(
     seeds: usize,
     batch: usize,
 ) -> impl Iterator<Item = (usize, usize)> {
-    let each = batch.saturating_mul(seeds)..(batch + 1).saturating_mul(seeds);
+    let first = batch.saturating_mul(seeds);
+    let each = first..first.saturating_add(seeds);
     lengths.iter().flat_map(move |&length| each.clone().map(move |seed| (length, seed)))
 }
 

@@ -225,6 +225,7 @@ impl Task for Windows {
             trials: scored.windows.iter().enumerate().map(trial).collect(),
             memory: scored.memory,
             speed: scored.speed,
+            ..Outcome::default()
         })
     }
 }

@@ -26,7 +26,7 @@
 use super::ask::{Prompter, Questions};
 use super::grade::Grade;
 use super::haystack::{Haystack, Language, char_ends, word_ends};
-use super::options::{at_least, grid, named, not_empty, within};
+use super::options::{at_least, at_most, counted, grid, named, not_empty, within};
 use super::prose::Rng;
 use super::question::Question;
 use crate::error::{Error, Result};
@@ -109,7 +109,8 @@ impl StarsSpec {
     pub fn validate(&self) -> Result<()> {
         not_empty("lengths", self.lengths.is_empty())?;
         at_least("stars", self.stars, 1)?;
-        at_least("seeds", self.seeds, 1)
+        at_most("stars", self.stars, 1000)?;
+        counted(self.seeds, self.batch)
     }
 
     /// Checks that the text has no stars of its own.

@@ -2,6 +2,7 @@
 //! tokenizer, and then run in one setting after another on the same prompts, so that
 //! its trials can be compared in pairs.
 
+use super::load::{Load, LoadWatch};
 use super::question::Question;
 use crate::engine::{Runner, Stats};
 use crate::error::Result;
@@ -36,6 +37,21 @@ pub trait Task: Send + Sync {
     ) -> Result<Outcome>;
 }
 
+/// Runs a task and looks at what else the machine does meanwhile.
+///
+/// # Errors
+/// As [`Task::run`].
+pub fn measure(
+    task: &dyn Task,
+    runner: &mut Runner,
+    cancel: &AtomicBool,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Outcome> {
+    let watch = LoadWatch::begin();
+    let outcome = task.run(runner, cancel, progress)?;
+    Ok(Outcome { load: watch.end(), ..outcome })
+}
+
 /// What a value means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -60,6 +76,17 @@ pub struct Outcome {
     pub memory: KvMemory,
     /// How fast it went.
     pub speed: Speed,
+    /// What else the machine did, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub load: Option<Load>,
+}
+
+impl Outcome {
+    /// Whether it had the machine to itself, so that its speed means something; `None`: not
+    /// known.
+    pub fn idle(&self) -> Option<bool> {
+        self.load.and_then(|load| load.idle())
+    }
 }
 
 /// One prompt or one window of text.

@@ -9,7 +9,7 @@
 use super::ask::{Prompter, Questions};
 use super::grade::Grade;
 use super::haystack::{Haystack, Language, insert, place, sentence_ends};
-use super::options::{at_least, grid, not_empty, within};
+use super::options::{at_least, at_most, counted, grid, not_empty, within};
 use super::prose::{Rng, prose};
 use super::question::Question;
 use crate::error::Result;
@@ -67,7 +67,8 @@ impl VtSpec {
     pub fn validate(&self) -> Result<()> {
         not_empty("lengths", self.lengths.is_empty())?;
         at_least("hops", self.hops, 1)?;
-        at_least("seeds", self.seeds, 1)
+        at_most("hops", self.hops, 1000)?;
+        counted(self.seeds, self.batch)
     }
 
     /// Makes the prompts: every length and seed, in this order.

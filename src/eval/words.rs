@@ -10,7 +10,7 @@
 use super::ask::{Prompter, Questions};
 use super::grade::Grade;
 use super::haystack::largest;
-use super::options::{at_least, grid, not_empty, within};
+use super::options::{counted, grid, not_empty, within};
 use super::prose::Rng;
 use super::question::Question;
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ impl WordsSpec {
     /// [`Error::Config`] naming the option.
     pub fn validate(&self) -> Result<()> {
         not_empty("lengths", self.lengths.is_empty())?;
-        at_least("seeds", self.seeds, 1)
+        counted(self.seeds, self.batch)
     }
 
     /// Makes the prompts about common words: every length and seed, in this order.

@@ -115,3 +115,19 @@ fn what_cannot_be_calibrated_or_used_is_named() {
     let args = ["run", "-m", small, "--kv", "lost.json", "hello"];
     refused(&place.kvfold(&args), &["lost.json", "kvfold calibrate"]);
 }
+
+#[test]
+fn a_calibration_goes_alone_to_stdout() {
+    let (place, _) = calibrated(["--target-bits", "2.4"]);
+    let model = model();
+    let calibrate = |output: &str| {
+        let args = ["calibrate", "-m", model.to_str().unwrap(), "--target-bits", "3"];
+        let text = ["--text", "text.txt", "--context", "456", "--windows", "1", "-o", output];
+        place.kvfold(&[&args[..], &text].concat())
+    };
+    let (json, table) = success(&calibrate("-"));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["layers"].is_array() && table.contains("keys of heads"), "{table}");
+    // Before half a minute of work.
+    refused(&calibrate("absent/formats.json"), &["absent: there is no such folder"]);
+}

@@ -36,33 +36,10 @@ fn models_that_are_none_are_named() {
 }
 
 #[test]
-fn options_out_of_range_are_named() {
-    let place = Place::new();
-    for (args, part) in [
-        (["--kv", "q4_0"], "kv: unknown format \"q4_0\"; known: f16"),
-        (["--kv", "f16/kivi9"], "kivi9"),
-        (["--sinks", "65"], "sinks: 65 is more than 64"),
-        (["--hot-window", "100"], "hot_window: 100 is not a multiple of 64"),
-        (["--prefill-chunk", "0"], "prefill_chunk: 0"),
-        (["--max-tokens", "0"], "max_tokens: must be at least 1"),
-        (["--top-p", "1.5"], "top_p: 1.5"),
-        (["--top-p", "nan"], "top_p: NaN"),
-        (["--min-p", "2"], "min_p: 2"),
-        (["--temperature=-1", "--quiet"], "temperature: -1"),
-        (["--repetition-penalty", "0"], "repetition_penalty: 0"),
-        (["--stop", ""], "stop: a stop string is empty"),
-    ] {
-        refused(&place.run(&[&args[..], &["Why?"]].concat()), &[part]);
-    }
-    refused(&place.run(&[""]), &["the question is empty"]);
-}
-
-#[test]
 fn words_that_cannot_be_read_get_a_usage_line() {
     let place = Place::new();
     for (args, part) in [
-        (&["run"][..], "<QUESTION>"),
-        (&["run", "--kv-budget", "5 parsecs", "Why?"], "unknown unit \"parsecs\""),
+        (&["run", "--kv-budget", "5 parsecs", "Why?"][..], "unknown unit \"parsecs\""),
         (&["run", "--kv-budget=-5", "Why?"], "\"-5\" is not a number of bytes"),
         (&["run", "--threads", "0", "Why?"], "--threads"),
         (&["run", "--threads", "65535", "Why?"], "65535 is not in 1..=1024"),
@@ -103,17 +80,41 @@ fn devices_that_cannot_be_used_are_named() {
 fn what_does_not_fit_says_how_much_it_needs() {
     let place = Place::new();
     refused(&place.run(&["--kv-budget", "1kB", "Why?"]), &["1000 bytes", "--kv-budget", "--kv"]);
-    refused(&place.run(&["--max-tokens", "600", "Why?"]), &["512", "--max-tokens"]);
 
     let long = place.write("long.txt", "The river is long. ".repeat(2000));
-    let parts = ["the prompt has ", "context holds 512", "shorten the prompt"];
+    let parts = ["the files have ", " fit (the model's context holds 512)", "--docs", "shorten"];
     refused(&place.run(&["-n", "8", "--file", &long, "Why?"]), &parts);
     let short = place.write("short.txt", "The river is short.");
     refused(&place.run(&["-n", "8", "--file", &long, "--docs", &short, "Why?"]), &parts);
+    let question = "Why is the river long? ".repeat(200);
+    refused(&place.run(&[&question]), &["the question has ", "512", "shorten it"]);
     let tiny = ["-n", "8", "--docs", &short, "--context-budget", "1", "Why?"];
     refused(&place.run(&tiny), &["1 tokens", "--context-budget"]);
-    // Passages of a long document are chosen to fit.
+    // Passages of a long document are chosen to fit, however long the answer may be.
     success(&place.run(&["-n", "8", "--docs", &long, "Why?"]));
+    for tokens in ["600", "18446744073709551615"] {
+        let args = ["-n", tokens, "--docs", &short, "--stop", "a", "--stop", "e", "Why?"];
+        success(&place.run(&args));
+    }
+}
+
+/// `-n` is a limit: the model's context is another, which is named if it cuts an answer off.
+#[test]
+fn an_answer_is_as_long_as_fits() {
+    let place = Place::new();
+    let run = |tokens: &str| {
+        let args = ["--raw", "--repetition-penalty", "1", "-n", tokens, "Why"];
+        success(&place.run(&args)).1
+    };
+    for tokens in ["600", "18446744073709551615"] {
+        let stderr = run(tokens);
+        assert!(stderr.contains("fill the model's context of 512 tokens"), "{stderr}");
+    }
+    let stderr = run("20");
+    assert!(stderr.contains("cut off by --max-tokens") && !stderr.contains("note: "), "{stderr}");
+    // Ended by itself: nothing was cut.
+    let args = ["--raw", "-n", "600", "--stop", "a", "--stop", "e", "--stop", "o", "The river"];
+    assert!(!success(&place.run(&args)).1.contains("note: "));
 }
 
 #[test]
@@ -283,6 +284,13 @@ fn bench_times_each_test_in_every_format() {
     assert!(!table.contains("prefill"), "{table}");
     refused(&bench(&["--depth", "600"]), &["602 tokens", "context is 512"]);
     refused(&bench(&["--kv", "f16,absent.json"]), &["absent.json"]);
+
+    let table = success(&bench(&["--kv", "auto", "--depth", "10", "--busy"])).0;
+    assert!(table.contains("auto: kivi4/kivi2"), "{table}");
+    assert!(!table.contains("not shown"), "{table}");
+    // Over before the clock has ticked.
+    let table = success(&bench(&["--kv", "f16", "--prompt", "8", "--depth", "0"])).0;
+    assert!(table.contains("not shown: ") || table.contains("machine busy: not shown"), "{table}");
 }
 
 /// A reader that goes away ends the answer quietly.

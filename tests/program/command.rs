@@ -43,6 +43,7 @@ impl Place {
         self.kvfold(&[&["run", "--model", model.to_str().unwrap()], args].concat())
     }
 
+    /// `run` with the small model, and something piped in.
     pub fn with_input(&self, args: &[&str], input: &[u8]) -> Output {
         let mut child = self
             .command(&[&["run", "--model", model().to_str().unwrap()], args].concat())

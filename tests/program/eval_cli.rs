@@ -58,7 +58,7 @@ fn evaluations_print_a_table_or_json() {
     };
     let (table, stderr) = success(&eval(&["qa", "--file", &lines]));
     let rows: Vec<&str> = table.lines().collect();
-    assert!(rows.len() == 6 && rows[0].ends_with("qa, 1 prompts"), "{table}");
+    assert!(rows.len() >= 6 && rows[0].ends_with("qa, 1 prompts"), "{table}");
     for title in ["score", "change", "95 % interval", "held", "ratio", "prefill", "decode"] {
         assert!(rows[2].contains(title), "{table}");
     }
@@ -85,4 +85,38 @@ fn evaluations_print_a_table_or_json() {
             assert!(answer["hit"].is_boolean() && prompt["ids"].as_array().unwrap().len() <= 400);
         }
     }
+}
+
+#[test]
+fn prompts_go_to_a_file_or_alone_to_stdout() {
+    let place = Place::new();
+    let model = model();
+    let eval = |args: &[&str]| {
+        let niah = ["eval", "niah", "--lengths", "300", "--depths", "50", "--seeds", "2"];
+        let common = ["--kv", "f16", "--model", model.to_str().unwrap()];
+        place.kvfold(&[&niah[..], args, &common].concat())
+    };
+    let (prompts, table) = success(&eval(&["--prompts", "-"]));
+    assert_eq!(prompts.lines().count(), 2, "{prompts}");
+    for line in prompts.lines() {
+        assert!(serde_json::from_str::<serde_json::Value>(line).unwrap()["ids"].is_array());
+    }
+    assert!(table.contains("score"), "{table}");
+    refused(&eval(&["--prompts", "-", "--json"]), &["--prompts", "--json", "name a file"]);
+    refused(&eval(&["--prompts", "absent/p.jsonl"]), &["absent: there is no such folder"]);
+}
+
+/// `auto` is measured as what it is for the model, once.
+#[test]
+fn auto_is_a_format_like_others() {
+    let place = Place::new();
+    let model = model();
+    let args = ["eval", "niah", "--lengths", "300", "--depths", "50", "--seeds", "1", "--json"];
+    let common = ["--model", model.to_str().unwrap(), "--kv", "f16,auto,kivi4/kivi2"];
+    let (json, _) = success(&place.kvfold(&[&args[..], &common].concat()));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let results = json["results"].as_array().unwrap();
+    let named: Vec<_> = results.iter().map(|r| (r["kv"].as_str(), r["bits"].as_f64())).collect();
+    assert_eq!(named, [(Some("f16"), Some(16.0)), (Some("kivi4/kivi2"), Some(4.0))]);
+    assert!(results[0]["load"]["cores"].as_u64() > Some(0) || results[0]["load"].is_null());
 }

@@ -11,3 +11,13 @@ mod fetch;
 mod gpu_report;
 #[cfg(unix)]
 mod gpu_run;
+mod habits;
+mod options;
+#[cfg(unix)]
+mod outputs;
+#[cfg(unix)]
+mod piped;
+mod prefill_events;
+mod terminal;
+#[path = "../tiny_model/mod.rs"]
+mod tiny_model;

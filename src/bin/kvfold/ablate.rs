@@ -2,6 +2,7 @@
 
 use crate::model_args::{model_path, thread_counts};
 use crate::size;
+use crate::terminal::{print, say};
 use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -10,8 +11,9 @@ use kvfold::eval::ablate::{
     Cell, CellLimits, Machine, ModelFacts, Plan, Planned, Processes, ResultFile, Row, Spec,
     Summary, Watch, available, cores, grid, pending, run as measure, serve,
 };
+use kvfold::printable::{Printable, printable};
 use std::collections::BTreeMap;
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -27,7 +29,7 @@ pub struct AblateArgs {
     #[arg(value_name = "SPEC")]
     spec: PathBuf,
 
-    /// The file that lines are appended to [default: the spec's name with .jsonl]
+    /// The file that lines are appended to, and found in by the next run [default: the spec's name with .jsonl]
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
 
@@ -70,11 +72,11 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let mut output =
         ResultFile::open(args.output.clone().unwrap_or_else(|| args.spec.with_extension("jsonl")))?;
     if let Some(bytes) = output.cut() {
-        eprintln!(
+        say(format_args!(
             "{}: the last line had been cut off and was removed ({bytes} bytes); its cell is \
              measured again",
             output.path().display()
-        );
+        ));
     }
     let plan = Plan { spec: &spec.name, cells: &cells, retry_errors: args.retry_errors };
     if args.dry_run {
@@ -120,14 +122,14 @@ pub fn work() -> Result<()> {
 
 /// Says how it ended.
 fn report(summary: &Summary, output: &ResultFile) -> Result<()> {
-    let path = output.path().display();
+    let path = Printable(output.path().display());
     let Summary { cells, found, measured, failed, cancelled } = *summary;
     if cancelled {
-        eprintln!("{} of {cells} cells are in {path}; the same command goes on", found + measured);
+        let done = found + measured;
+        say(format_args!("{done} of {cells} cells are in {path}; the same command goes on"));
         bail!("cancelled");
     }
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{cells} cells: {measured} measured, {found} found in {path}")?;
+    print(&format!("{cells} cells: {measured} measured, {found} found in {path}\n"))?;
     if failed > 0 {
         bail!(
             "{failed} of {cells} cells failed: see \"error\" in {path}; --retry-errors tries them again"
@@ -139,7 +141,7 @@ fn report(summary: &Summary, output: &ResultFile) -> Result<()> {
 /// What would be measured.
 fn list(plan: &Plan<'_>, output: &ResultFile, models: &BTreeMap<String, ModelFacts>) -> Result<()> {
     let (pending, _) = pending(plan, output);
-    let mut out = std::io::stdout().lock();
+    let mut lines = String::new();
     for Planned { cell, key, .. } in plan.cells {
         let state = match pending.iter().any(|planned| planned.key == *key) {
             true => "pending",
@@ -147,10 +149,11 @@ fn list(plan: &Plan<'_>, output: &ResultFile, models: &BTreeMap<String, ModelFac
         };
         let need = models.get(&cell.model).map(|facts| facts.need(cell)).unwrap_or_default();
         let bytes = size::show(need.model.saturating_add(need.cell));
-        writeln!(out, "{key}  {state:<7}  {bytes:>8}  {} {cell}", cell.model)?;
+        let (model, cell) = (Printable(&cell.model), Printable(cell));
+        lines += &format!("{key}  {state:<7}  {bytes:>8}  {model} {cell}\n");
     }
-    writeln!(out, "{} cells, {} pending", plan.cells.len(), pending.len())?;
-    Ok(())
+    lines += &format!("{} cells, {} pending\n", plan.cells.len(), pending.len());
+    print(&lines)
 }
 
 /// A bar for the grid and one a worker; hidden where stderr is no terminal.
@@ -193,7 +196,7 @@ impl Watch for Bars {
         if let Some(bar) = self.workers.get(worker) {
             bar.set_length(0);
             bar.set_position(0);
-            bar.set_message(cell.to_string());
+            bar.set_message(printable(&cell.to_string()));
         }
     }
 
@@ -209,8 +212,8 @@ impl Watch for Bars {
             let line = format!("{} {}: {error}", row.cell.model, row.cell);
             // Where there are no bars, nothing else says so.
             match self.group.is_hidden() {
-                true => eprintln!("{line}"),
-                false => drop(self.group.println(line)),
+                true => say(line),
+                false => drop(self.group.println(printable(&line))),
             }
         }
         self.all.inc(1);

@@ -3,7 +3,8 @@
 
 use crate::model_args::ModelArgs;
 use crate::size;
-use anyhow::{Context, Result, ensure};
+use crate::terminal::print;
+use anyhow::{Result, ensure};
 use clap::Args;
 use kvfold::Error;
 use kvfold::backend::RowToken;
@@ -11,7 +12,9 @@ use kvfold::backend::cpu::{Level, threads};
 use kvfold::backend::draw::Choice;
 use kvfold::cache::SeqId;
 use kvfold::codec::formats::known;
-use kvfold::engine::{EngineConfig, Runner, Share, Want};
+use kvfold::engine::{AUTO, EngineConfig, Runner, Share, Want};
+use kvfold::eval::{Load, LoadWatch};
+use kvfold::printable::printable;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::Arc;
@@ -52,6 +55,10 @@ pub struct BenchArgs {
     /// Tokens of a prompt that are computed at once
     #[arg(long, default_value_t = 512, value_name = "TOKENS")]
     pub prefill_chunk: usize,
+
+    /// Show speeds even if other programs were busy meanwhile
+    #[arg(long)]
+    pub busy: bool,
 
     /// Print one JSON object
     #[arg(long)]
@@ -101,6 +108,8 @@ impl Cell {
 /// Everything measured with one KV format.
 struct Report {
     kv: String,
+    /// The same for people: what `auto` is.
+    label: String,
     cells: Vec<Cell>,
     kv_peak_bytes: u64,
     kv_budget_bytes: u64,
@@ -112,6 +121,8 @@ struct Totals {
     weight_bytes: u64,
     /// The most memory that the process has held.
     peak_rss_bytes: Option<u64>,
+    /// What else the machine did meanwhile.
+    load: Option<Load>,
 }
 
 /// Runs the subcommand; setting `cancel` stops it.
@@ -120,7 +131,9 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         config(args, kv).validate()?;
     }
     let Some(first) = args.kv.first() else { return Ok(()) };
+    ensure!(args.prompt > 0 || args.generate > 0, "--prompt 0 and --gen 0 leave nothing to time");
     let model = args.model.load(&config(args, first), cancel)?;
+    let watch = LoadWatch::begin();
     let mut runner = Runner::new(model, config(args, first))?;
     let ids = draw_ids(args, &runner)?;
 
@@ -131,7 +144,10 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     decode(&mut runner, seq, &ids[..2], cancel)?;
     runner.free(seq)?;
 
-    let mut reports: Vec<Report> = args.kv.iter().map(|kv| Report::new(args, kv)).collect();
+    let mut reports = Vec::new();
+    for kv in &args.kv {
+        reports.push(Report::new(args, kv, runner.model().kv_name(&config(args, kv))?));
+    }
     for _ in 0..args.repeat {
         // In turns, so that a noisy minute meets every format.
         for report in &mut reports {
@@ -147,14 +163,15 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         model: runner.model().name.clone(),
         weight_bytes: runner.model().weight_bytes(),
         peak_rss_bytes: peak_rss(),
+        load: watch.end(),
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = Vec::new();
     if args.json {
         writeln!(out, "{:#}", as_json(&totals, &reports))?;
     } else {
-        print(&mut out, &totals, &reports)?;
+        show(&mut out, &totals, &reports, args.busy)?;
     }
-    Ok(())
+    print(&String::from_utf8_lossy(&out))
 }
 
 fn config(args: &BenchArgs, kv: &str) -> EngineConfig {
@@ -163,7 +180,7 @@ fn config(args: &BenchArgs, kv: &str) -> EngineConfig {
 
 impl Report {
     /// The tests that are asked for, none of them run.
-    fn new(args: &BenchArgs, kv: &str) -> Self {
+    fn new(args: &BenchArgs, kv: &str, name: String) -> Self {
         let cell = |depth, tokens, rows| Cell { depth, tokens, rows, rates: Vec::new() };
         let mut depths = args.depth.clone();
         depths.sort_unstable();
@@ -173,11 +190,13 @@ impl Report {
         let mut cells = vec![cell(None, args.prompt, args.prefill_chunk)];
         for depth in depths {
             // Whole steps.
-            let tokens = |&rows: &usize| args.generate.next_multiple_of(rows);
+            let tokens =
+                |&rows: &usize| args.generate.checked_next_multiple_of(rows).unwrap_or(usize::MAX);
             cells.extend(rows.iter().map(|rows| cell(Some(depth), tokens(rows), *rows)));
         }
         cells.retain(|cell| cell.tokens > 0);
-        Self { kv: kv.to_owned(), cells, kv_peak_bytes: 0, kv_budget_bytes: 0 }
+        let label = printable(&if kv == AUTO { format!("auto: {name}") } else { name });
+        Self { kv: kv.to_owned(), label, cells, kv_peak_bytes: 0, kv_budget_bytes: 0 }
     }
 }
 
@@ -185,8 +204,8 @@ impl Report {
 fn draw_ids(args: &BenchArgs, runner: &Runner) -> Result<Vec<u32>> {
     let deepest = args.depth.iter().max().filter(|_| args.generate > 0);
     let rows = args.verify.iter().copied().max().unwrap_or(1).into();
-    let generate = args.generate.next_multiple_of(rows);
-    let longest = deepest.map_or(0, |depth| depth + generate).max(args.prompt);
+    let generate = args.generate.checked_next_multiple_of(rows).unwrap_or(usize::MAX);
+    let longest = deepest.map_or(0, |depth| depth.saturating_add(generate)).max(args.prompt);
     let limit = runner.model().context();
     ensure!(
         longest <= limit,
@@ -342,32 +361,55 @@ fn as_json(totals: &Totals, reports: &[Report]) -> Value {
         "model": totals.model,
         "threads": threads(),
         "level": Level::best().name(),
+        "idle": totals.load.and_then(|load| load.idle()),
+        "load": totals.load,
         "results": results,
         "memory": memory,
     })
 }
 
-fn print(out: &mut impl Write, totals: &Totals, reports: &[Report]) -> Result<()> {
+fn show(out: &mut impl Write, totals: &Totals, reports: &[Report], busy: bool) -> Result<()> {
     writeln!(
         out,
         "kvfold {}, {}, {} threads, {}",
         env!("CARGO_PKG_VERSION"),
-        totals.model,
+        printable(&totals.model),
         threads(),
         Level::best().name()
     )?;
-    let width = reports.iter().map(|report| report.kv.len() + 2).max().unwrap_or(0).max(12);
+    // Speeds beside other work are not those of this machine.
+    let hidden = match totals.load.and_then(|load| load.idle()) {
+        _ if busy => None,
+        Some(true) => None,
+        Some(false) => Some("busy"),
+        None => Some("?"),
+    };
+    let rate = |rate: f64| hidden.map_or_else(|| format!("{rate:.1}"), str::to_owned);
+    let width =
+        reports.iter().map(|report| report.label.chars().count() + 2).max().unwrap_or(0).max(12);
     writeln!(out, "{:<width$}{:<22}{:>12}{:>10}", "KV", "test", "tokens/s", "best")?;
     for report in reports {
         for cell in &report.cells {
-            let (median, best) = (cell.median(), cell.best());
-            writeln!(out, "{:<width$}{:<22}{median:>12.1}{best:>10.1}", report.kv, cell.name())?;
+            let (median, best) = (rate(cell.median()), rate(cell.best()));
+            writeln!(out, "{:<width$}{:<22}{median:>12}{best:>10}", report.label, cell.name())?;
         }
+    }
+    match (hidden, totals.load) {
+        (Some("busy"), Some(load)) => writeln!(
+            out,
+            "machine busy: not shown; other programs took {:.1} of {} cores (--busy shows all the same)",
+            load.others, load.cores
+        )?,
+        (Some(_), _) => writeln!(
+            out,
+            "not shown: too short to know whether the machine was idle (--busy shows all the same)"
+        )?,
+        (None, _) => {}
     }
     for report in reports {
         let (kv, budget) = (report.kv_peak_bytes, report.kv_budget_bytes);
         let (kv, budget) = (size::show(kv), size::show(budget));
-        writeln!(out, "{}: KV {kv} of a budget of {budget}", report.kv)?;
+        writeln!(out, "{}: KV {kv} of a budget of {budget}", report.label)?;
     }
     write!(out, "weights {}", size::show(totals.weight_bytes))?;
     match (totals.peak_rss_bytes, reports) {
@@ -383,7 +425,7 @@ fn print(out: &mut impl Write, totals: &Totals, reports: &[Report]) -> Result<()
         }
         (Some(peak), _) => writeln!(out, "; peak memory {}", size::show(peak))?,
     }
-    out.flush().context("stdout")
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! `kvfold calibrate`: a KV format for each head and what its keys are encoded with.
 
 use crate::model_args::ModelArgs;
+use crate::terminal::print_beside;
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::codec::KvFormat;
 use kvfold::eval::calibrate::{CODECS, CalibrateOptions, calibrate};
-use kvfold::eval::{table, write_whole};
+use kvfold::eval::{Output, table};
 use kvfold::model::Checkpoint;
+use kvfold::printable::{Printable, printable};
 use kvfold::rag::read_document;
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -29,10 +30,10 @@ pub struct CalibrateArgs {
     kv: Option<KvFormat>,
 
     /// The text (or - for stdin), of the kind that the model will read
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH")]
     text: PathBuf,
 
-    /// Where to write the formats; give this file to --kv
+    /// Where to write the formats (or - for stdout); give this file to --kv
     #[arg(short, long, value_name = "FILE", default_value = "kv-formats.json")]
     output: PathBuf,
 
@@ -62,9 +63,11 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     options.windows = Some(args.windows);
     (options.sinks, options.hot_window) = (args.sinks, args.hot_window);
     options.validate()?;
+    let output = Output::at(&args.output)?;
     let text = read_document(&args.text)?;
     let checkpoint = Checkpoint::open(args.model.path(cancel)?)?;
-    let bar = ProgressBar::new((2 * args.context * args.windows) as u64);
+    let steps = args.context.saturating_mul(args.windows).saturating_mul(2);
+    let bar = ProgressBar::new(steps as u64);
     if let Ok(style) = ProgressStyle::with_template("calibrating [{bar:30}] {pos}/{len} {eta}") {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -80,7 +83,8 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         &mut |tokens| bar.set_position(tokens as u64),
     )?;
     bar.finish_and_clear();
-    write_whole(&args.output, found.calibration.to_json())?;
+    let taken = output.is_stdout();
+    output.write(found.calibration.to_json())?;
 
     let row = |name: String, bits: f64, error: f64| {
         vec![name, format!("{bits:.2}"), format!("{error:.2e}")]
@@ -88,7 +92,7 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let uniform = found.uniform.iter();
     let mut rows: Vec<_> =
         uniform.map(|(format, error)| row(format.to_string(), format.bits(), *error)).collect();
-    let name = args.output.display().to_string();
+    let name = printable(&args.output.display().to_string());
     rows.push(row(name, found.calibration.bits, found.error));
     let heads = || found.calibration.layers.iter().flatten();
     let chosen = CODECS.map(|codec| {
@@ -96,13 +100,11 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         let values = heads().filter(|format| format.value == codec).count();
         vec![codec.to_string(), keys.to_string(), values.to_string()]
     });
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "{}: relative squared error of attention, a head in the mean\n\n{}\n{}",
-        checkpoint.name(),
+    let text = format!(
+        "{}: relative squared error of attention, a head in the mean\n\n{}\n{}\n",
+        Printable(checkpoint.name()),
         table(&["kv", "bits", "error"], &rows),
         table(&["codec", "keys of heads", "values of heads"], &chosen)
-    )?;
-    Ok(out.flush()?)
+    );
+    print_beside(&text, taken)
 }

@@ -96,7 +96,7 @@ impl Bar<'_> {
 
     fn say(&mut self, line: &str) {
         self.clear();
-        eprintln!("{line}");
+        crate::terminal::say(line);
     }
 
     fn start(&mut self, message: &'static str) {

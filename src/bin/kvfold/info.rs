@@ -2,6 +2,7 @@
 
 use crate::model_args::ModelArgs;
 use crate::size;
+use crate::terminal::print;
 use anyhow::Result;
 use clap::Args;
 use kvfold::backend::cpu::{Level, threads};
@@ -10,6 +11,7 @@ use kvfold::codec::KvFormat;
 use kvfold::codec::formats::NAMED_FORMATS;
 use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, cache_dir, find};
 use kvfold::model::{Checkpoint, ModelConfig};
+use kvfold::printable::Printable;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,7 +26,7 @@ pub struct InfoArgs {
 
 /// Runs the subcommand.
 pub fn run(args: &InfoArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = Vec::new();
     writeln!(out, "kvfold {}", env!("CARGO_PKG_VERSION"))?;
     let levels: Vec<_> =
         Level::ALL.into_iter().filter(|l| l.available()).map(Level::name).collect();
@@ -36,7 +38,7 @@ pub fn run(args: &InfoArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         levels.join(", ")
     )?;
     cuda(&mut out)?;
-    writeln!(out, "models  {}", cache_dir()?.display())?;
+    writeln!(out, "models  {}", Printable(cache_dir()?.display()))?;
 
     let absent = args.model.model == DEFAULT_MODEL && !default_is_here()?;
     let checkpoint = match absent {
@@ -47,7 +49,8 @@ pub fn run(args: &InfoArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         None => writeln!(out, "\n{DEFAULT_MODEL} is not here yet; `kvfold fetch` gets it")?,
         Some(checkpoint) => describe(&mut out, checkpoint)?,
     }
-    formats(&mut out, checkpoint.as_ref().map(Checkpoint::config))
+    formats(&mut out, checkpoint.as_ref().map(Checkpoint::config))?;
+    print(&String::from_utf8_lossy(&out))
 }
 
 /// What the build has for CUDA devices, and the devices.
@@ -104,7 +107,8 @@ fn default_is_here() -> Result<bool> {
 
 fn describe(out: &mut impl Write, checkpoint: &Checkpoint) -> Result<()> {
     let c = checkpoint.config();
-    writeln!(out, "\n{} ({})", checkpoint.name(), checkpoint.path().display())?;
+    let (name, path) = (Printable(checkpoint.name()), Printable(checkpoint.path().display()));
+    writeln!(out, "\n{name} ({path})")?;
     writeln!(
         out,
         "  {}: {} layers, width {}, {} query and {} KV heads of {}, MLP {}, vocabulary {}",

@@ -3,19 +3,25 @@
 mod ablate;
 mod bench;
 mod calibrate;
+mod completions;
 mod eval;
 mod fetch;
+mod habits;
+mod idle_options;
 mod info;
 mod model_args;
+mod progress;
 mod prompt;
 mod report;
 mod run;
 mod run_args;
 mod size;
+mod stdin;
+mod terminal;
 
 use clap::{Parser, Subcommand};
 use kvfold::backend::cpu::set_threads;
-use std::io::Write;
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,10 +47,15 @@ enum Command {
     AblateWorker(ablate::WorkerArgs),
     Report(report::ReportArgs),
     Bench(bench::BenchArgs),
+    Completions(completions::CompletionsArgs),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) => return habits::misread(&error, &words),
+    };
     let threads = match &cli.command {
         Command::Run(args) => args.model.threads,
         Command::Info(args) => args.model.threads,
@@ -52,7 +63,9 @@ fn main() -> ExitCode {
         Command::Calibrate(args) => args.model.threads,
         Command::Bench(args) => args.model.threads,
         Command::AblateWorker(args) => args.threads,
-        Command::Fetch(_) | Command::Ablate(_) | Command::Report(_) => None,
+        Command::Fetch(_) | Command::Ablate(_) | Command::Report(_) | Command::Completions(_) => {
+            None
+        }
     };
     if let Some(threads) = threads {
         set_threads(threads.into()).expect("a number in range, before any work");
@@ -67,7 +80,7 @@ fn main() -> ExitCode {
 
     let cancel = Arc::new(AtomicBool::new(false));
     let outcome = watch_interrupts(cancel.clone()).and_then(|()| match cli.command {
-        Command::Run(args) => run::run(&args, &cancel),
+        Command::Run(args) => run::run(*args, &cancel),
         Command::Fetch(args) => fetch::run(&args, cancel.clone()),
         Command::Info(args) => info::run(&args, &cancel),
         Command::Eval(args) => eval::run(&args, &cancel),
@@ -76,6 +89,7 @@ fn main() -> ExitCode {
         Command::AblateWorker(_) => ablate::work(),
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args, &cancel),
+        Command::Completions(args) => completions::run(&args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,8 +97,7 @@ fn main() -> ExitCode {
         // A reader that has seen enough (`| head`) is no error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // A closed stderr has no reader either.
-            let _ = writeln!(std::io::stderr(), "error: {}", one_line(&error));
+            terminal::say(format_args!("error: {}", joined(&error)));
             ExitCode::FAILURE
         }
     }
@@ -106,17 +119,17 @@ fn watch_interrupts(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
 
 /// Says so and gives the exit code of an interrupted process.
 fn interrupted() -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "interrupted");
+    terminal::say("interrupted");
     ExitCode::from(130)
 }
 
-/// The error and its causes, each once and each by its first line: many
-/// messages already quote their cause, and some carry a backtrace.
-fn one_line(error: &anyhow::Error) -> String {
+/// The error and its causes, each once: many messages already quote their cause. Where one
+/// goes on with a backtrace, that is left out.
+fn joined(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        let text = text.lines().next().unwrap_or_default();
+        let text = text.split("\n   0: ").next().unwrap_or_default().trim_end();
         if line.is_empty() {
             line += text;
         } else if !line.contains(text) {

@@ -2,6 +2,7 @@
 
 use crate::fetch::fetch_with_bar;
 use crate::size;
+use crate::terminal::{note, say};
 use anyhow::{Result, bail};
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, ValueEnum};
@@ -36,7 +37,7 @@ pub struct ModelArgs {
     pub weights: WeightsArg,
 
     /// Threads to use [default: all cores]
-    #[arg(long, value_parser = thread_counts())]
+    #[arg(short, long, value_parser = thread_counts())]
     pub threads: Option<u16>,
 }
 
@@ -102,7 +103,9 @@ impl ModelArgs {
         if let Some(device) = &device {
             let element = options.element_of(&checkpoint);
             let plan = MemoryPlan::new(&checkpoint, device, element, config)?;
-            eprintln!("{}", describe(&plan, device));
+            say(describe(&plan, device));
+        } else if self.dtype.is_some() {
+            note("--dtype is without effect: it is of a GPU, and this is the CPU");
         }
         Ok(LoadedModel::load(&checkpoint, device.as_ref(), &options)?)
     }

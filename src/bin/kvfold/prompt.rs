@@ -1,11 +1,12 @@
 //! From a question and its documents to the tokens of one prompt.
 
 use crate::run_args::RunArgs;
-use anyhow::{Result, bail};
-use kvfold::Error;
+use crate::stdin::piped;
+use crate::terminal::note;
+use anyhow::{Error, Result, anyhow, bail};
 use kvfold::engine::LoadedModel;
 use kvfold::model::Message;
-use kvfold::rag::{Loaded, Packed, fill, load, read_document};
+use kvfold::rag::{Document, Loaded, Packed, fill, load, read_document};
 
 /// A prompt and what was put into it.
 pub struct Prompt {
@@ -13,6 +14,8 @@ pub struct Prompt {
     pub ids: Vec<u32>,
     /// The context's text; empty without documents.
     pub context: String,
+    /// Tokens of the answer, at most: those asked for, or what the model's context leaves.
+    pub max_tokens: usize,
     /// What the user should know about the documents.
     pub notices: Vec<String>,
 }
@@ -27,12 +30,33 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Reads files, folders and standard input.
-    pub fn read(args: &RunArgs) -> Result<Self> {
+    /// Reads files, folders and standard input, which is the question if there is none.
+    pub fn read(args: &mut RunArgs) -> Result<Self> {
+        if args.question == "-" {
+            args.question.clear();
+        }
+        let piped = piped(args)?;
         let mut files = String::new();
-        for path in &args.file {
-            let document = read_document(path)?;
+        let mut add = |document: &Document| {
             files += &format!("[{}]\n{}\n\n", document.source(), document.text().trim_end());
+        };
+        match piped {
+            Some(text) if args.question.trim().is_empty() && !args.show_context => {
+                args.question = text.text().trim().to_owned();
+            }
+            Some(text) => {
+                if !args.quiet {
+                    let bytes = text.text().len();
+                    note(format_args!(
+                        "standard input ({bytes} bytes) is part of the context; </dev/null leaves it out"
+                    ));
+                }
+                add(&text);
+            }
+            None => {}
+        }
+        for path in &args.file {
+            add(&read_document(path)?);
         }
         let docs = if args.docs.is_empty() { None } else { Some(load(&args.docs)?) };
         Ok(Self { files, docs })
@@ -44,17 +68,17 @@ pub fn build(args: &RunArgs, sources: &Sources, model: &LoadedModel) -> Result<P
     let mut notices = Vec::new();
     let mut context = sources.files.clone();
     let bare = encode(args, model, &context)?;
+    let room = |tokens: usize| match model.context().saturating_sub(tokens) {
+        0 => Err(too_long(args, model, tokens, &sources.files)),
+        room => Ok(room),
+    };
+    let left = room(bare.len())?;
     if let Some(loaded) = &sources.docs {
         notices.extend(loaded.notice());
-        let limit = model.context();
-        // A few tokens may join differently once the text stands in its place.
-        let taken = bare.len() + args.max_tokens + 16;
-        let room = limit.saturating_sub(taken);
-        if room == 0 {
-            let reserved = args.max_tokens;
-            return Err(Error::ContextTooLong { tokens: bare.len(), limit, reserved }.into());
-        }
-        let budget = args.context_budget.min(room);
+        // The answer's part is what was asked for, but passages get at least half. A few
+        // tokens may join differently once the text stands in its place.
+        let room = left.saturating_sub(args.max_tokens.min(left / 2) + 16);
+        let budget = args.passages().min(room);
         let count =
             |text: &str| model.tokenizer.encode_plain(text).map_or(usize::MAX, |ids| ids.len());
         let packed = fill(&loaded.documents, &args.question, budget, &count)?;
@@ -62,7 +86,27 @@ pub fn build(args: &RunArgs, sources: &Sources, model: &LoadedModel) -> Result<P
         context += &packed.render();
     }
     let ids = if context.is_empty() { bare } else { encode(args, model, &context)? };
-    Ok(Prompt { ids, context, notices })
+    let max_tokens = args.max_tokens.min(room(ids.len())?);
+    Ok(Prompt { ids, context, max_tokens, notices })
+}
+
+/// Why a prompt of so many tokens, with these files in it, leaves no room for an answer.
+fn too_long(args: &RunArgs, model: &LoadedModel, tokens: usize, files: &str) -> Error {
+    let limit = model.context();
+    let alone = match files.is_empty() {
+        true => tokens,
+        false => encode(args, model, "").map_or(0, |ids| ids.len()),
+    };
+    match limit.saturating_sub(alone + 1) {
+        0 => anyhow!(
+            "the question has {alone} tokens and the model's context holds {limit}; shorten it"
+        ),
+        fits => anyhow!(
+            "the files have {} tokens and {fits} fit (the model's context holds {limit}); use --docs \
+             instead of --file, which chooses the passages that matter, or shorten them",
+            tokens - alone.min(tokens)
+        ),
+    }
 }
 
 fn check(packed: &Packed, budget: usize, notices: &mut Vec<String>) -> Result<()> {

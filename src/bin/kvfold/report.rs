@@ -1,10 +1,10 @@
 //! `kvfold report`: one HTML page from files of results.
 
+use crate::terminal::print;
 use anyhow::Result;
 use clap::Args;
+use kvfold::eval::Output;
 use kvfold::eval::report::{Options, ResultRows, page};
-use kvfold::eval::write_whole;
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Turn the results of `ablate` into one self-contained HTML page.
@@ -14,7 +14,7 @@ pub struct ReportArgs {
     #[arg(required = true, value_name = "RESULTS")]
     results: Vec<PathBuf>,
 
-    /// The page to write
+    /// The page to write (or - for stdout)
     #[arg(short, long, default_value = "report.html", value_name = "PATH")]
     output: PathBuf,
 
@@ -33,6 +33,7 @@ pub struct ReportArgs {
 
 /// Runs the subcommand.
 pub fn run(args: &ReportArgs) -> Result<()> {
+    let output = Output::at(&args.output)?;
     let rows = ResultRows::read(&args.results)?;
     let read = |path: &PathBuf| {
         std::fs::read_to_string(path).map_err(|error| kvfold::Error::io(path, error))
@@ -42,7 +43,12 @@ pub fn run(args: &ReportArgs) -> Result<()> {
         reference: args.reference.clone(),
         spec: args.spec.as_ref().map(read).transpose()?,
     };
-    write_whole(&args.output, page(&rows, &options)?)?;
-    writeln!(std::io::stdout(), "{}", args.output.display())?;
-    Ok(())
+    let page = page(&rows, &options)?;
+    match output.is_stdout() {
+        true => Ok(output.write(page)?),
+        false => {
+            output.write(page)?;
+            print(&format!("{}\n", args.output.display()))
+        }
+    }
 }

@@ -1,57 +1,76 @@
 //! `kvfold run`: one question, optionally of documents, answered as a stream.
 
+use crate::progress::Prefill;
 use crate::run_args::RunArgs;
-use crate::{prompt, size};
-use anyhow::{Context, Result, bail};
+use crate::terminal::{Screen, note, say_lines};
+use crate::{idle_options, prompt, size};
+use anyhow::{Result, bail};
 use kvfold::engine::{Engine, Event, FinishReason, Request, Stats};
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Runs the subcommand; setting `cancel` stops it.
-pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
+pub fn run(mut args: RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     // What can be wrong without the model is said before it is loaded.
     args.config().validate()?;
     args.sampling().validate()?;
-    if args.question.trim().is_empty() && !args.show_context {
-        bail!("the question is empty; say what to do, in quotation marks");
+    let sources = prompt::Sources::read(&mut args)?;
+    let asks = !args.question.trim().is_empty();
+    if !asks && !args.show_context {
+        bail!("there is no question; say what to do, in quotation marks, or pipe it in");
     }
-    let sources = prompt::Sources::read(args)?;
     let model = args.model.load(&args.config(), cancel)?;
-    let prompt = prompt::build(args, &sources, &model)?;
-    let mut log = std::io::stderr();
+    for what in idle_options::of(&args, model.template.is_some()) {
+        note(what);
+    }
+    let prompt = prompt::build(&args, &sources, &model)?;
     for notice in &prompt.notices {
-        writeln!(log, "note: {notice}")?;
+        note(notice);
     }
     if args.show_context {
-        writeln!(log, "{}\n", prompt.context.trim_end())?;
-        if args.question.trim().is_empty() {
+        match prompt.context.trim_end() {
+            "" => note("there is no context; --file and --docs make one"),
+            context => say_lines(&format!("{context}\n\n")),
+        }
+        if !asks {
             return Ok(());
         }
     }
 
-    let request = Request::new(prompt.ids, args.max_tokens)
+    let mut progress = Prefill::begin(prompt.ids.len(), args.quiet);
+    let request = Request::new(prompt.ids, prompt.max_tokens)
         .with_sampling(args.sampling())
         .with_stop(args.stop.clone());
     let device = model.device();
     let kv = model.kv_name(&args.config())?;
+    let limit = model.context();
     let engine = Engine::start(model, args.config())?;
     let events = engine.submit(request)?;
-    let mut out = std::io::stdout().lock();
-    let mut print = |text: &str| {
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
-    };
+    let mut screen = Screen::stdout();
     for event in events {
         match event {
-            Event::Token { text, .. } => print(&text)?,
+            Event::Prefill { done, total } if done < total => progress.step(done),
+            Event::Token { text, .. } => {
+                progress.end();
+                screen.print(&text)?;
+            }
             Event::Finished { reason, text, stats } => {
-                print(&format!("{text}\n"))?;
+                progress.end();
+                screen.print(&format!("{text}\n"))?;
                 if !args.quiet {
-                    log.write_all(summary(&stats, reason, &device, &kv).as_bytes())?;
+                    say_lines(&summary(&stats, reason, &device, &kv));
+                }
+                if reason == FinishReason::Length && prompt.max_tokens < args.max_tokens {
+                    note(format_args!(
+                        "the answer was cut off: it and the prompt fill the model's context of {limit} tokens"
+                    ));
                 }
             }
-            Event::Failed(error) => return Err(error.into()),
+            Event::Failed(error) => {
+                progress.end();
+                return Err(error.into());
+            }
             _ => {}
         }
     }

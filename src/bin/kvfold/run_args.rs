@@ -11,8 +11,8 @@ use std::path::PathBuf;
 /// Answer a question, optionally of documents or long files.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The question or instruction
-    #[arg(required_unless_present = "show_context", default_value = "", hide_default_value = true)]
+    /// The question or instruction [default: what is piped in]
+    #[arg(default_value = "", hide_default_value = true)]
     pub question: String,
 
     /// Files and folders (or - for stdin) from which matching passages are chosen
@@ -23,9 +23,9 @@ pub struct RunArgs {
     #[arg(long, num_args = 1, value_name = "PATH")]
     pub file: Vec<PathBuf>,
 
-    /// Tokens of passages chosen from --docs
-    #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
-    pub context_budget: usize,
+    /// Tokens of passages chosen from --docs [default: 1024]
+    #[arg(long, value_name = "TOKENS")]
+    pub context_budget: Option<usize>,
 
     /// Print the text that was put into the context, with its sources, on stderr
     #[arg(long)]
@@ -39,13 +39,13 @@ pub struct RunArgs {
     #[arg(long, default_value = AUTO, help = format!("KV format: {}, or a file of `calibrate`; auto: the calibration that kvfold comes with if it has one of the model, else kivi4/kivi2", known()))]
     pub kv: String,
 
-    /// Tokens at the start that stay in 16 bits
-    #[arg(long, default_value_t = 4)]
-    pub sinks: usize,
+    /// Tokens at the start that stay in 16 bits [default: 4]
+    #[arg(long, value_name = "TOKENS")]
+    pub sinks: Option<usize>,
 
-    /// Recent tokens that stay in 16 bits, a multiple of 64
-    #[arg(long, default_value_t = 128, value_name = "TOKENS")]
-    pub hot_window: usize,
+    /// Recent tokens that stay in 16 bits, a multiple of 64 [default: 128]
+    #[arg(long, value_name = "TOKENS")]
+    pub hot_window: Option<usize>,
 
     /// Bytes that the KV cache may hold, e.g. 64MB [default: the model's context]
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
@@ -55,12 +55,12 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 512, value_name = "TOKENS")]
     pub prefill_chunk: usize,
 
-    /// Tokens to generate at most
+    /// Tokens to generate at most; fewer if the model's context holds no more
     #[arg(short = 'n', long, default_value_t = 256, value_name = "TOKENS")]
     pub max_tokens: usize,
 
     /// Sampling temperature; 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, visible_alias = "temp", default_value_t = 0.0)]
     pub temperature: f32,
 
     /// Sample among the K likeliest tokens
@@ -79,9 +79,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "FACTOR", default_value_t = 1.1)]
     pub repetition_penalty: f32,
 
-    /// Seed of the sampler
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    /// Seed of the sampler [default: 0]
+    #[arg(long)]
+    pub seed: Option<u64>,
 
     /// Stop before this text (may be given several times)
     #[arg(long, value_name = "TEXT")]
@@ -95,7 +95,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub raw: bool,
 
-    /// No summary on stderr
+    /// No summary and no progress on stderr
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -103,12 +103,20 @@ pub struct RunArgs {
 impl RunArgs {
     /// How the engine keeps and computes.
     pub fn config(&self) -> EngineConfig {
-        EngineConfig::default()
+        let default = EngineConfig::default();
+        let sinks = self.sinks.unwrap_or(default.sinks);
+        let hot_window = self.hot_window.unwrap_or(default.hot_window);
+        default
             .with_kv(&self.kv)
-            .with_sinks(self.sinks)
-            .with_hot_window(self.hot_window)
+            .with_sinks(sinks)
+            .with_hot_window(hot_window)
             .with_prefill_chunk(self.prefill_chunk)
             .with_kv_budget(self.kv_budget)
+    }
+
+    /// Tokens of passages chosen from --docs.
+    pub fn passages(&self) -> usize {
+        self.context_budget.unwrap_or(1024)
     }
 
     /// How tokens are chosen.
@@ -116,7 +124,7 @@ impl RunArgs {
         let mut sampling = SamplingParams::default()
             .with_temperature(self.temperature)
             .with_repetition_penalty(self.repetition_penalty)
-            .with_seed(self.seed);
+            .with_seed(self.seed.unwrap_or(0));
         if let Some(k) = self.top_k {
             sampling = sampling.with_top_k(k);
         }

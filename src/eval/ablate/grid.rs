@@ -3,9 +3,11 @@
 use super::identity::identity;
 use super::row::{Cell, hash};
 use super::spec::{NO_POLICY, Spec, weights_name};
+use crate::engine::{AUTO, EngineConfig};
 use crate::error::{Error, Result};
 use crate::eval::Format;
 use crate::eval::TaskSpec;
+use crate::model::Checkpoint;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -35,10 +37,11 @@ pub type ModelFiles = BTreeMap<String, PathBuf>;
 pub fn grid(spec: &Spec, models: &ModelFiles) -> Result<Vec<Planned>> {
     let mut cells = Vec::new();
     let mut keys = HashSet::new();
-    let settings = settings(spec);
     for model in &spec.models {
         let path = models.get(model).ok_or_else(|| Error::NotFound { what: model.clone() })?;
         let model_content = identity(path)?;
+        let (formats, shipped) = formats(spec, path)?;
+        let settings = settings(spec, &formats);
         for task in &spec.tasks {
             let text = task.file().map(identity).transpose()?;
             let written = task_json(task)?;
@@ -53,7 +56,11 @@ pub fn grid(spec: &Spec, models: &ModelFiles) -> Result<Vec<Planned>> {
                         weights: weights_name(spec.weights).into(),
                         ..setting.clone()
                     };
-                    let key = key(&cell, task, &model_content, text.as_deref())?;
+                    let kv = match &shipped {
+                        Some(shipped) if cell.kv == AUTO => shipped.clone(),
+                        _ => kv_content(&cell.kv)?,
+                    };
+                    let key = key(&cell, task, &model_content, text.as_deref(), &kv)?;
                     if keys.insert(key.clone()) {
                         cells.push(Planned { cell, key, bits: format.bits });
                     }
@@ -64,8 +71,22 @@ pub fn grid(spec: &Spec, models: &ModelFiles) -> Result<Vec<Planned>> {
     Ok(cells)
 }
 
+/// The formats for a model, `auto` as what it is there; and the content of the model's own
+/// calibration, if that is it.
+fn formats(spec: &Spec, model: &Path) -> Result<(Vec<Format>, Option<String>)> {
+    if !spec.kv.iter().any(|format| format.name == AUTO) {
+        return Ok((spec.kv.clone(), None));
+    }
+    // A device takes one format for all heads, so only the CPU has calibrations.
+    let mixed = spec.device.open()?.is_none();
+    let fingerprint = Checkpoint::open(model)?.fingerprint()?;
+    let options = EngineConfig::default().with_kv(AUTO).kv_options_of(&fingerprint, mixed)?;
+    let formats = spec.kv.iter().map(|format| format.resolved(&options)).collect();
+    Ok((formats, options.calibration.map(|calibration| hash(&json!(calibration.to_json())))))
+}
+
 /// How caches are kept: a cell each with everything else left open.
-fn settings(spec: &Spec) -> Vec<(&Format, Cell)> {
+fn settings<'a>(spec: &Spec, formats: &'a [Format]) -> Vec<(&'a Format, Cell)> {
     let mut settings = Vec::new();
     let mut add = |format, cell: Cell| {
         if !settings.iter().any(|(_, other)| *other == cell) {
@@ -78,7 +99,7 @@ fn settings(spec: &Spec) -> Vec<(&Format, Cell)> {
             _ => spec.budget.iter().copied().map(Some).collect(),
         };
         for &budget in &budgets {
-            for format in &spec.kv {
+            for format in formats {
                 for &sinks in &spec.sinks {
                     for &hot_window in &spec.hot_window {
                         let cell = Cell {
@@ -98,19 +119,22 @@ fn settings(spec: &Spec) -> Vec<(&Format, Cell)> {
     settings
 }
 
-/// The key of a cell of a model and a text of these contents.
-fn key(cell: &Cell, task: &TaskSpec, model: &str, text: Option<&str>) -> Result<String> {
+/// What a format counts by: its name, or what a file of a calibration says.
+fn kv_content(kv: &str) -> Result<String> {
+    let file = Path::new(kv);
+    if file.is_file() { identity(file) } else { Ok(kv.to_owned()) }
+}
+
+/// The key of a cell of a model, a text and a format of these contents.
+fn key(cell: &Cell, task: &TaskSpec, model: &str, text: Option<&str>, kv: &str) -> Result<String> {
     let mut task = task.clone().with_batch(cell.seed);
     if let Some(path) = task.file_mut() {
         *path = PathBuf::new();
     }
-    // A file of a calibration counts by what it says.
-    let format = Path::new(&cell.kv);
-    let format = if format.is_file() { identity(format)? } else { cell.kv.clone() };
     Ok(hash(&json!({
         "model": model,
         "text": text,
-        "kv": format,
+        "kv": kv,
         "policy": cell.policy,
         "budget": cell.budget,
         "sinks": cell.sinks,

@@ -5,7 +5,7 @@ use super::runner::Measured;
 use super::spec::weight_policy;
 use crate::engine::{EngineConfig, LoadOptions, LoadedModel, Runner};
 use crate::error::{Error, Result};
-use crate::eval::{Task, TaskSpec};
+use crate::eval::{Task, TaskSpec, measure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -59,7 +59,8 @@ impl Local {
         };
         let steps = task.steps();
         progress(0, steps);
-        let outcome = task.run(&mut runner, cancel, &mut |done| progress(done, steps))?;
+        let outcome =
+            measure(task.as_ref(), &mut runner, cancel, &mut |done| progress(done, steps))?;
         let metric = task.metric();
         self.prepared = Some((cell.task.clone(), cell.seed, task));
         self.loaded = Some((path, runner));

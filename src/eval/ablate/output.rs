@@ -3,7 +3,7 @@
 use super::row::Row;
 use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// An open file of results. A row is on disk when [`append`](Self::append) returns; the
@@ -23,11 +23,24 @@ impl ResultFile {
     /// cut off while it was written is removed: [`cut`](Self::cut) says so.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::BadFile`] if another process is writing to it, or naming
-    /// the first line that is not a row; nothing is changed then.
+    /// [`Error::Io`]; [`Error::BadFile`] for what is no file, as nothing can be found there
+    /// again, if another process is writing to it, or naming the first line that is not a
+    /// row; nothing is changed then.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        let io = |error| Error::io(&path, error);
+        let no_file = std::fs::metadata(&path).is_ok_and(|known| !known.is_file());
+        if no_file || path == Path::new("-") {
+            let what =
+                "results are added to a file, where the next run finds them, and this is none";
+            return Err(Error::bad_file(&path, what, "name a file; `tail -f` follows it"));
+        }
+        let io = |error: std::io::Error| match error.kind() {
+            ErrorKind::NotFound => {
+                let remedy = "create it, or choose another --output";
+                Error::bad_file(&path, "its folder does not exist", remedy)
+            }
+            _ => Error::io(&path, error),
+        };
         let mut how = OpenOptions::new();
         let mut file = how.create(true).read(true).append(true).open(&path).map_err(io)?;
         match file.try_lock() {

@@ -54,11 +54,11 @@ impl CalibrateOptions {
         }
         let [least, .., most] = CODECS.map(Codec::bits);
         if self.format.is_none() && !(least..=most).contains(&self.target_bits) {
-            let what = format!("{} is not between {least} and {most}", self.target_bits);
+            let what = format!("{:?} is not between {least} and {most}", self.target_bits);
             return Err(Error::config("target_bits", what));
         }
         let first = first_query(self.sinks, self.hot_window);
-        if self.context < first + QUERIES {
+        if self.context < first.saturating_add(QUERIES) {
             let what = format!("{} leaves too little behind {first}", self.context);
             return Err(Error::config("context", what));
         }
@@ -68,5 +68,5 @@ impl CalibrateOptions {
 
 /// The first query that sees a sealed page.
 pub(super) fn first_query(sinks: usize, hot_window: usize) -> usize {
-    sinks + hot_window + TILE_TOKENS
+    sinks.saturating_add(hot_window).saturating_add(TILE_TOKENS)
 }

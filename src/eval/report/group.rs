@@ -37,6 +37,9 @@ pub struct Entry {
     pub speed: (Option<f64>, Option<f64>),
     /// The reference's own tokens a second, or this entry's.
     pub tokens: (Option<f64>, Option<f64>),
+    /// Whether the machine was idle beside one of its rows, which alone count to its speed;
+    /// `None`: of none it is known that it was, nor that it was not.
+    pub idle: Option<bool>,
     /// The cache when it held most.
     pub memory: KvMemory,
     /// Trials of all seeds; ids are unique.
@@ -126,6 +129,7 @@ fn group(rows: &[&Row], reference: Option<&str>) -> Option<Comparison> {
                 times(sums.speed.decode(), base.speed.decode()),
             ),
             tokens: (sums.speed.prefill(), sums.speed.decode()),
+            idle: sums.idle,
             memory: sums.memory,
             trials: sums.trials,
         }
@@ -145,6 +149,7 @@ struct Sums {
     rows: f64,
     logs: f64,
     speed: Speed,
+    idle: Option<bool>,
     memory: KvMemory,
     trials: Vec<Trial>,
 }
@@ -155,11 +160,15 @@ impl Sums {
         for (row, outcome) in rows.iter().filter_map(|row| Some((row, row.outcome.as_ref()?))) {
             sums.rows += 1.0;
             sums.logs += outcome.value.ln();
-            let (all, one) = (&mut sums.speed, outcome.speed);
-            all.prefill_tokens += one.prefill_tokens;
-            all.prefill_seconds += one.prefill_seconds;
-            all.decode_tokens += one.decode_tokens;
-            all.decode_seconds += one.decode_seconds;
+            if outcome.idle() == Some(true) {
+                let (all, one) = (&mut sums.speed, outcome.speed);
+                all.prefill_tokens += one.prefill_tokens;
+                all.prefill_seconds += one.prefill_seconds;
+                all.decode_tokens += one.decode_tokens;
+                all.decode_seconds += one.decode_seconds;
+            }
+            // true is more than false, which is more than nothing.
+            sums.idle = sums.idle.max(outcome.idle());
             if outcome.memory.kv_bytes > sums.memory.kv_bytes {
                 sums.memory = outcome.memory;
             }
@@ -188,7 +197,7 @@ fn compare(trials: &[Trial], reference: &[Trial]) -> Option<Paired> {
 /// The format's name and those of its other values that differ among `all`.
 fn label(setting: &Setting, all: &[Setting]) -> String {
     let (kv, policy, budget, sinks, hot_window) = setting;
-    let mut label = kv.clone();
+    let mut label = crate::eval::format::label(kv).to_owned();
     if policy != NO_POLICY {
         label += &format!(" {policy}");
     }

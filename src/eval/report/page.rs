@@ -6,6 +6,7 @@ use super::heat::heat;
 use super::pareto::{Axis, Point, pareto};
 use super::read::ResultRows;
 use crate::error::{Error, Result};
+use crate::eval::ablate::Row;
 use crate::eval::{KvMemory, Metric};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -123,7 +124,7 @@ pub fn page(rows: &ResultRows, options: &Options) -> Result<String> {
         "overviews": overviews(&groups),
         "sections": sections,
         "failed": failed,
-        "jobs": all.iter().map(|row| row.machine.jobs).max(),
+        "speeds": speeds(all),
         "spec": options.spec,
         "grid": grid(all),
         "version": env!("CARGO_PKG_VERSION"),
@@ -132,6 +133,18 @@ pub fn page(rows: &ResultRows, options: &Options) -> Result<String> {
         what: format!("a page ({error:#})"),
         remedy: "report this with the results".into(),
     })
+}
+
+/// Of how many rows speeds are left out, and why; nothing if of none.
+fn speeds(rows: &[Row]) -> Option<Value> {
+    let measured: Vec<Option<bool>> =
+        rows.iter().filter_map(|row| Some(row.outcome.as_ref()?.idle())).collect();
+    let count = |idle| measured.iter().filter(|&&other| other == idle).count();
+    let (busy, unknown) = (count(Some(false)), count(None));
+    let jobs = rows.iter().map(|row| row.machine.jobs).max();
+    let left_out = busy + unknown > 0;
+    left_out
+        .then(|| json!({ "cells": measured.len(), "busy": busy, "unknown": unknown, "jobs": jobs }))
 }
 
 fn render(context: &Value) -> std::result::Result<String, minijinja::Error> {
@@ -288,8 +301,11 @@ fn section_row(entry: &Entry, metric: Metric) -> SectionRow {
     // The reference shows its own speed, which the multiples are of.
     let speed = |times: Option<f64>, tokens: Option<f64>| match (entry.is_reference, times, tokens)
     {
+        _ if entry.idle == Some(false) => "busy".to_owned(),
         (true, _, Some(tokens)) => format!("{tokens:.0} tok/s"),
         (false, Some(times), _) => format!("{times:.2}×"),
+        // Beside a reference that has none.
+        (false, None, Some(tokens)) => format!("{tokens:.0} tok/s"),
         _ => "–".to_owned(),
     };
     SectionRow {

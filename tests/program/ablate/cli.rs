@@ -77,6 +77,25 @@ fn a_grid_becomes_lines_and_lines_a_page() {
     assert!(page.contains("<th>kivi2</th>") && page.contains("<svg "));
 }
 
+/// `auto` is what it is for the model, so it is no other cell than that.
+#[test]
+fn auto_is_measured_as_what_it_is() {
+    let place = Place::new();
+    let spec = spec(&place, TASKS);
+    let text = std::fs::read_to_string(place.path(&spec)).unwrap();
+    place.write(&spec, text.replace("\"kivi2\"", "\"auto\", \"kivi4/kivi2\""));
+    let listed = success(&kvfold(&place, &["ablate", &spec, "--dry-run"]));
+    assert!(listed.ends_with("4 cells, 4 pending\n"), "{listed}");
+    assert!(listed.contains("kivi4/kivi2") && !listed.contains("auto"), "{listed}");
+    success(&kvfold(&place, &["ablate", &spec]));
+    let rows = rows(&place);
+    let named = rows.iter().filter(|row| row.cell.kv == "kivi4/kivi2" && row.bits == 4.0);
+    assert_eq!((rows.len(), named.count()), (4, 2));
+    let looked = rows.iter().filter_map(|row| row.outcome.as_ref()?.load);
+    assert!(looked.clone().all(|load| load.cores > 0 && load.seconds > 0.0));
+    assert_eq!(looked.count(), if cfg!(target_os = "linux") { 4 } else { 0 });
+}
+
 #[test]
 fn cells_that_fail_are_counted_at_the_end() {
     let place = Place::new();
@@ -117,7 +136,7 @@ fn wrong_input_is_one_line() {
         std::fs::read_to_string(place.path("spec.toml")).unwrap().replace("kontext", "context"),
     );
     let line = error(&kvfold(&place, &["ablate", "good.toml", "-o", "absent/results.jsonl"]));
-    assert!(line.contains("absent/results.jsonl: "), "{line}");
+    assert!(line.contains("absent/results.jsonl: its folder does not exist"), "{line}");
 }
 
 /// A run of many short cells that has written three lines.

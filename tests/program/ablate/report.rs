@@ -4,7 +4,7 @@ use super::Place;
 use kvfold::eval::ablate::{Cell, Machine, Row};
 use kvfold::eval::report::{Options, ResultRows, page};
 use kvfold::eval::write_whole;
-use kvfold::eval::{KvMemory, Metric, Outcome, Speed, Trial};
+use kvfold::eval::{KvMemory, Load, Metric, Outcome, Speed, Trial};
 use serde_json::{Value, json};
 
 /// Formats with bits and what they do to the quality.
@@ -64,8 +64,14 @@ fn outcome(value: f64, trials: Vec<Trial>, bits: f64) -> Outcome {
             decode_tokens: 100,
             decode_seconds: bits / 8.0,
         },
+        load: load(0.02),
         ..Outcome::default()
     }
+}
+
+/// Others on so many cores of eight, for a minute.
+fn load(others: f64) -> Option<Load> {
+    Some(Load { seconds: 60.0, cores: 8, others, average: Some(8.0) })
 }
 
 /// Rows of two tasks in all formats, and one that failed.
@@ -195,6 +201,73 @@ fn numbers_are_those_of_the_rows() {
     assert_eq!(line("kivi4", 2)[4], "0");
 }
 
+/// The cells of the rows of a table that begin with a format's name.
+fn speeds(page: &str, label: &str) -> Vec<String> {
+    let page = page.replace("&#x2f;", "/");
+    let head = format!("<th>{label}</th>");
+    let rows = page.split("<tr>").filter(|row| row.starts_with(&head)).skip(1);
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split("<td").collect();
+        let text =
+            |cell: &str| cell.split('>').nth(1).unwrap().split('<').next().unwrap().to_owned();
+        cells[cells.len() - 2..].iter().map(|cell| text(cell)).collect::<Vec<_>>().join(" ")
+    })
+    .collect()
+}
+
+#[test]
+fn speeds_are_those_of_an_idle_machine() {
+    let mut all = made_up();
+    let idle = page(&all, &Options::default()).unwrap();
+    assert!(!idle.contains("not shown"), "all had the machine to themselves");
+    assert_eq!(speeds(&idle, "kivi4"), ["1.00× 3.20×", "1.00× 3.20×"]);
+
+    // Another program on one core of eight; rows that do not say; one that was too short.
+    let too_short = Load { seconds: 0.01, ..load(0.0).unwrap() };
+    for (row, load) in [
+        ("perplexity kivi4 sinks 4 seed 0", load(1.0)),
+        ("perplexity kivi4/kivi2 sinks 4 seed 0", None),
+        ("perplexity kivi2 sinks 4 seed 0", Some(too_short)),
+        ("niah f16 seed 0", load(0.5)),
+    ] {
+        let row = all.rows.iter_mut().find(|r| r.cell.to_string() == row).unwrap();
+        row.outcome.as_mut().unwrap().load = load;
+    }
+    let mixed = page(&all, &Options::default()).unwrap();
+    for (label, shown) in [
+        ("f16", ["1000 tok/s 50 tok/s", "busy busy"]),
+        ("kivi4", ["busy busy", "1000 tok/s 160 tok/s"]),
+        ("kivi4/kivi2", ["– –", "1000 tok/s 200 tok/s"]),
+        ("kivi2", ["– –", "1000 tok/s 267 tok/s"]),
+        ("&lt;made&amp;up&gt;", ["1.00× 5.33×", "1000 tok/s 267 tok/s"]),
+    ] {
+        assert_eq!(speeds(&mixed, label), shown, "{label}");
+    }
+    assert!(mixed.contains("<b>Machine busy: not shown</b> for 2 of 10 cells"), "{mixed}");
+    assert!(mixed.contains("<b>Not known to be idle: not shown</b> for 2 of 10 cells"), "{mixed}");
+
+    // Of several seeds those count that were alone.
+    let mut again = all.rows[2].clone();
+    again.cell.seed = 1;
+    again.key += " again";
+    again.outcome.as_mut().unwrap().load = load(0.0);
+    again.outcome.as_mut().unwrap().speed.decode_seconds = 1.0;
+    all.rows.push(again);
+    let page = page(&all, &Options::default()).unwrap();
+    assert_eq!(speeds(&page, "kivi4")[0], "1.00× 2.00×");
+}
+
+/// Rows of before the machine was looked at can still be read.
+#[test]
+fn old_rows_are_not_known_to_be_idle() {
+    let mut row = serde_json::to_value(&rows()[0]).unwrap();
+    assert!(row["outcome"].as_object_mut().unwrap().remove("load").is_some());
+    let row: Row = serde_json::from_value(row).unwrap();
+    assert_eq!(row.outcome.as_ref().unwrap().idle(), None);
+    let page = page(&ResultRows { rows: vec![row], ..ResultRows::default() }, &Options::default());
+    assert_eq!(speeds(&page.unwrap(), "f16"), ["– –"]);
+}
+
 #[test]
 fn another_reference_can_be_chosen() {
     let with =
@@ -258,10 +331,10 @@ fn a_page_is_written_whole_or_not_at_all() {
     let path = place.write("page.html", "old");
     write_whole(&path, "new").unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
-    assert!(!place.path("page.html.part").exists());
     // A folder stands in the way.
     std::fs::create_dir(place.path("folder")).unwrap();
     let error = write_whole(place.path("folder"), "new").unwrap_err().to_string();
     assert!(error.contains("folder: "), "{error}");
-    assert!(!place.path("folder.part").exists());
+    let names = std::fs::read_dir(place.path(".")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().ends_with(".part")));
 }

@@ -108,7 +108,7 @@ impl MadeArgs {
 
 #[derive(Debug, Args)]
 struct AskedArgs {
-    /// Also write the prompts (text, ids, expected answers) to this file, one JSON object a line
+    /// Also write the prompts (text, ids, expected answers) to this file (or - for stdout), one JSON object a line
     #[arg(long, value_name = "PATH")]
     prompts: Option<PathBuf>,
 }

@@ -5,14 +5,14 @@ mod show;
 
 pub use args::EvalArgs;
 
-use anyhow::Result;
+use crate::terminal::{print, print_beside};
+use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::engine::{EngineConfig, LoadedModel, Runner};
-use kvfold::eval::{Question, Setting, Task, paired, write_whole};
+use kvfold::eval::{Output, Question, Setting, Task, measure, paired};
+use kvfold::printable::printable;
 use serde_json::json;
 use show::{EvalRow, Evaluation};
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -22,30 +22,53 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     // What can be wrong without the model is said before it is loaded.
     let common = args.common();
     let settings = common.settings()?;
+    let prompts = args.prompts().map(Output::at).transpose()?;
+    let prompts_only = prompts.as_ref().is_some_and(Output::is_stdout);
+    ensure!(
+        !(prompts_only && common.json),
+        "--prompts: both the prompts and --json would go to standard output; name a file"
+    );
     let spec = args.spec()?;
     let loaded = spec.load()?;
     let first = settings.first().map(|(_, config)| config.clone()).unwrap_or_default();
     let model = common.model.load(&first, cancel)?;
+    let settings = resolved(settings, &model)?;
     let task = loaded.prepare(&model.tokenizer, model.template.as_deref(), model.context())?;
-    if let Some(path) = args.prompts() {
-        write_prompts(path, task.questions())?;
+    if let Some(output) = prompts {
+        output.write(lines(task.questions())?)?;
     }
     let evaluation = Evaluation {
         model: model.name.clone(),
         hot_window: common.hot_window,
-        rows: measure(task.as_ref(), model, settings, cancel)?,
+        rows: rows(task.as_ref(), model, settings, cancel)?,
         spec,
         task,
     };
-    print(&if common.json {
-        serde_json::to_string_pretty(&evaluation.json()?)? + "\n"
-    } else {
-        evaluation.table()
-    })
+    match common.json {
+        true => print(&(serde_json::to_string_pretty(&evaluation.json()?)? + "\n")),
+        false => print_beside(&evaluation.table(), prompts_only),
+    }
+}
+
+/// The settings with `auto` as what it is for a model, each once.
+fn resolved(
+    settings: Vec<(Setting, EngineConfig)>,
+    model: &LoadedModel,
+) -> Result<Vec<(Setting, EngineConfig)>> {
+    let mut all: Vec<(Setting, EngineConfig)> = Vec::new();
+    for (setting, config) in settings {
+        let kv = setting.kv.resolved(&model.kv_options(&config)?);
+        let setting = Setting { kv, ..setting };
+        let config = setting.apply(config);
+        if !all.iter().any(|(other, _)| *other == setting) {
+            all.push((setting, config));
+        }
+    }
+    Ok(all)
 }
 
 /// Runs the task in every setting on one model, with a progress bar.
-fn measure(
+fn rows(
     task: &dyn Task,
     model: LoadedModel,
     settings: Vec<(Setting, EngineConfig)>,
@@ -53,7 +76,7 @@ fn measure(
 ) -> Result<Vec<EvalRow>> {
     // Hidden by itself where stderr is no terminal.
     let steps = task.steps();
-    let bar = ProgressBar::new((steps * settings.len()) as u64);
+    let bar = ProgressBar::new(steps.saturating_mul(settings.len()) as u64);
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {eta}") {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -62,8 +85,8 @@ fn measure(
     let mut rows: Vec<EvalRow> = Vec::new();
     for (index, (setting, config)) in settings.into_iter().enumerate() {
         bar.set_message(match setting.sinks {
-            Some(sinks) => format!("{} sinks {sinks}", setting.kv.name),
-            None => setting.kv.name.clone(),
+            Some(sinks) => format!("{} sinks {sinks}", printable(&setting.kv.label())),
+            None => printable(&setting.kv.label()),
         });
         let runner = match (&mut runner, model.take()) {
             (Some(runner), _) => {
@@ -74,7 +97,7 @@ fn measure(
             (None, None) => break,
         };
         let start = Instant::now();
-        let outcome = task.run(runner, cancel, &mut |done| {
+        let outcome = measure(task, runner, cancel, &mut |done| {
             bar.set_position((index * steps + done) as u64);
         })?;
         let reference = rows.first().map_or(&outcome, |row| &row.outcome);
@@ -85,8 +108,8 @@ fn measure(
     Ok(rows)
 }
 
-/// One JSON object a line; the file appears when it is complete.
-fn write_prompts(path: &Path, questions: &[Question]) -> Result<()> {
+/// One JSON object a line.
+fn lines(questions: &[Question]) -> Result<Vec<u8>> {
     let mut lines = Vec::new();
     for question in questions {
         let mut value = serde_json::to_value(question)?;
@@ -96,11 +119,5 @@ fn write_prompts(path: &Path, questions: &[Question]) -> Result<()> {
         serde_json::to_writer(&mut lines, &value)?;
         lines.push(b'\n');
     }
-    Ok(write_whole(path, &lines)?)
-}
-
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    Ok(lines)
 }

@@ -3,6 +3,7 @@
 use crate::size;
 use anyhow::Result;
 use kvfold::eval::{Metric, Outcome, Paired, Setting, Task, TaskSpec, change_percent, table};
+use kvfold::printable::{Printable, printable};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
@@ -73,6 +74,8 @@ impl Evaluation {
         value["ratio"] = json!(outcome.memory.ratio());
         value["prefill_tokens_per_second"] = json!(outcome.speed.prefill());
         value["decode_tokens_per_second"] = json!(outcome.speed.decode());
+        value["idle"] = json!(outcome.idle());
+        value["load"] = json!(outcome.load);
         value["change_percent"] = json!(self.change_percent(row));
         value["paired"] = json!(row.paired);
         value["trials"] = json!(outcome.trials);
@@ -124,7 +127,7 @@ impl Evaluation {
                 let setting = &row.setting;
                 let sinks = setting.sinks.map_or("-".to_owned(), |s| s.to_string());
                 let mut cells =
-                    vec![setting.kv.name.clone(), sinks, format!("{:.2}", setting.kv.bits)];
+                    vec![printable(&setting.kv.label()), sinks, format!("{:.2}", setting.kv.bits)];
                 cells.extend(match perplexity {
                     true => vec![
                         format!("{:.4}", row.outcome.value),
@@ -134,16 +137,39 @@ impl Evaluation {
                 });
                 cells.extend(if index == 0 { vec!["-".into(); 3] } else { self.change(row) });
                 let (memory, speed) = (row.outcome.memory, row.outcome.speed);
+                let idle = row.outcome.idle();
                 cells.push(size::show(memory.kv_bytes));
                 cells.push(format!("{:.2} bits", memory.bits()));
                 cells.push(format!("{:.2}x", memory.ratio()));
-                let rate = |r: Option<f64>| r.map_or("-".into(), |r| format!("{r:.0} tok/s"));
+                let rate = |r: Option<f64>| match (r, idle) {
+                    (None, _) => "-".to_owned(),
+                    (Some(r), Some(true)) => format!("{r:.0} tok/s"),
+                    (Some(_), Some(false)) => "busy".to_owned(),
+                    (Some(_), None) => "?".to_owned(),
+                };
                 cells.extend([rate(speed.prefill()), rate(speed.decode())]);
                 cells
             })
             .collect();
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        format!("{}\n\n{}", self.title(), table(&header, &rows))
+        format!("{}\n\n{}{}", self.title(), table(&header, &rows), self.hidden_speeds())
+    }
+
+    /// Why speeds are not shown, if some are not.
+    fn hidden_speeds(&self) -> String {
+        let mut lines = String::new();
+        let busy = self.rows.iter().filter(|row| row.outcome.idle() == Some(false));
+        let loads = busy.filter_map(|row| row.outcome.load);
+        if let Some(load) = loads.max_by(|a, b| a.others.total_cmp(&b.others)) {
+            lines += &format!(
+                "\nbusy: other programs took up to {:.1} of {} cores; --json has the speeds\n",
+                load.others, load.cores
+            );
+        }
+        if self.rows.iter().any(|row| row.outcome.idle().is_none()) {
+            lines += "\n?: too short to know whether the machine was idle; --json has the speeds\n";
+        }
+        lines
     }
 
     fn title(&self) -> String {
@@ -151,12 +177,12 @@ impl Evaluation {
         match &self.spec {
             TaskSpec::Perplexity(spec) => format!(
                 "{}, {}: {trials} x {} tokens, {} predictions",
-                self.model,
-                spec.file.display(),
+                Printable(&self.model),
+                Printable(spec.file.display()),
                 spec.context,
                 trials * (spec.context - 1 - spec.context / 2)
             ),
-            spec => format!("{}: {}, {trials} prompts", self.model, spec.name()),
+            spec => format!("{}: {}, {trials} prompts", Printable(&self.model), spec.name()),
         }
     }
 
