@@ -10,7 +10,7 @@ use crate::backend::cuda::runner::CudaBackend;
 use crate::backend::driver::Device;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Checkpoint, Model, Placed, Tokenizer, WeightType};
+use crate::model::{ChatTemplate, Checkpoint, Model, Placed, TokenTexts, Tokenizer, WeightType};
 use half::{bf16, f16};
 use std::path::Path;
 use std::sync::Arc;
@@ -62,8 +62,11 @@ pub struct LoadedModel {
     pub(super) placed: Box<dyn Model>,
     /// Text to ids and back.
     pub tokenizer: Arc<Tokenizer>,
-    /// How a conversation becomes one prompt; `None` for base models.
+    /// How a conversation becomes one prompt; `None` for base models. One that does not
+    /// compile says so when it renders.
     pub template: Option<Arc<ChatTemplate>>,
+    /// Texts of the special tokens, for another template.
+    pub token_texts: TokenTexts,
     /// The checkpoint's own name.
     pub name: String,
     /// [`Checkpoint::fingerprint`].
@@ -114,10 +117,13 @@ impl LoadedModel {
     }
 
     fn new(checkpoint: &Checkpoint, placed: Box<dyn Model>) -> Result<Self> {
+        let template = checkpoint.chat_template();
+        let template = template.unwrap_or_else(|e| Some(ChatTemplate::unusable(&e)));
         Ok(Self {
             placed,
             tokenizer: Arc::new(checkpoint.tokenizer()?),
-            template: checkpoint.chat_template()?.map(Arc::new),
+            template: template.map(Arc::new),
+            token_texts: checkpoint.token_texts(),
             name: checkpoint.name().to_owned(),
             fingerprint: checkpoint.fingerprint()?,
         })

@@ -36,7 +36,10 @@ mod workspace;
 pub use crate::codec::WeightType;
 pub use calibration::Calibration;
 pub use config::{Arch, ModelConfig};
-pub use files::{ChatTemplate, Checkpoint, DtypeCount, Message, RawTensor, Tokenizer, Weights};
+pub use files::{
+    ChatOptions, ChatTemplate, Checkpoint, DtypeCount, Message, RawTensor, TokenTexts, Tokenizer,
+    Weights,
+};
 pub use graph::Graph;
 pub use kv::{KvOptions, cache_config, kv_groups};
 pub use observe::{Attended, Observer};

@@ -2,6 +2,7 @@
 //! engine on the CPU and on devices, retrieval, evaluation.
 
 mod cache_properties;
+mod chat_templates;
 mod engine_device;
 mod eval;
 mod eval_tasks;

@@ -1,7 +1,7 @@
 //! From a question and its documents to the tokens of one prompt.
 
-use crate::run_args::RunArgs;
-use anyhow::{Result, bail};
+use crate::run_args::{RunArgs, THINKING};
+use anyhow::{Result, anyhow, bail};
 use kvfold::Error;
 use kvfold::engine::LoadedModel;
 use kvfold::model::Message;
@@ -41,7 +41,7 @@ impl Sources {
 
 /// Builds the prompt that the arguments describe.
 pub fn build(args: &RunArgs, sources: &Sources, model: &LoadedModel) -> Result<Prompt> {
-    let mut notices = Vec::new();
+    let mut notices = unread(args, model);
     let mut context = sources.files.clone();
     let bare = encode(args, model, &context)?;
     if let Some(loaded) = &sources.docs {
@@ -80,6 +80,23 @@ fn check(packed: &Packed, budget: usize, notices: &mut Vec<String>) -> Result<()
     Ok(())
 }
 
+/// Options that the chat template does not look at.
+fn unread(args: &RunArgs, model: &LoadedModel) -> Vec<String> {
+    let template = model.template.as_ref();
+    let reads = |name: &str| template.is_some_and(|template| template.reads(name));
+    let mut notices = Vec::new();
+    if args.think.is_some() && !THINKING.iter().any(|name| reads(name)) {
+        notices.push("--think does nothing: the chat template has no switch for it".to_owned());
+    }
+    for name in args.chat_template_kwargs.iter().flat_map(|all| all.keys()) {
+        if !reads(name) {
+            let name = name.escape_debug();
+            notices.push(format!("the chat template does not look at \"{name}\""));
+        }
+    }
+    notices
+}
+
 fn encode(args: &RunArgs, model: &LoadedModel, context: &str) -> Result<Vec<u32>> {
     let tokenizer = &model.tokenizer;
     let text = if context.is_empty() {
@@ -88,9 +105,7 @@ fn encode(args: &RunArgs, model: &LoadedModel, context: &str) -> Result<Vec<u32>
         format!("Text:\n{}\n\nQuestion: {}", context.trim_end(), args.question)
     };
     let Some(template) = model.template.as_ref().filter(|_| !args.raw) else {
-        let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
-        ids.extend(tokenizer.encode_plain(&text)?);
-        return Ok(ids);
+        return Ok(tokenizer.encode_prompt(&text)?);
     };
     let system = args.system.as_deref().unwrap_or(match context.is_empty() {
         true => "You are a helpful assistant.",
@@ -101,9 +116,15 @@ fn encode(args: &RunArgs, model: &LoadedModel, context: &str) -> Result<Vec<u32>
         Message::new("user", tokenizer.guard(&text)),
     ];
     // Some templates know no system role; its text then leads the user's.
-    let rendered = template.render(&messages, true).or_else(|_| {
+    let options = args.chat_options();
+    let rendered = template.render_with(&messages, &options).or_else(|_| {
         let text = tokenizer.guard(&format!("{system}\n\n{text}"));
-        template.render(&[Message::new("user", text)], true)
+        template.render_with(&[Message::new("user", text)], &options)
+    });
+    let rendered = rendered.map_err(|error| {
+        anyhow!(
+            "{error}; give another template with --chat-template FILE, or continue the text as it is with --raw"
+        )
     })?;
     Ok(tokenizer.encode_chat(&rendered)?)
 }

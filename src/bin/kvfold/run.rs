@@ -4,6 +4,7 @@ use crate::run_args::RunArgs;
 use crate::{prompt, size};
 use anyhow::{Context, Result, bail};
 use kvfold::engine::{Engine, Event, FinishReason, Request, Stats};
+use kvfold::model::ChatTemplate;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,8 +18,12 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     if args.question.trim().is_empty() && !args.show_context {
         bail!("the question is empty; say what to do, in quotation marks");
     }
+    let template = args.chat_template.as_ref().map(ChatTemplate::read).transpose()?;
     let sources = prompt::Sources::read(args)?;
-    let model = args.model.load(&args.config(), cancel)?;
+    let mut model = args.model.load(&args.config(), cancel)?;
+    if let Some(template) = template {
+        model.template = Some(Arc::new(template.with_token_texts(model.token_texts.clone())));
+    }
     let prompt = prompt::build(args, &sources, &model)?;
     let mut log = std::io::stderr();
     for notice in &prompt.notices {
