@@ -10,7 +10,9 @@ use crate::backend::cuda::runner::CudaBackend;
 use crate::backend::driver::Device;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Checkpoint, Model, Placed, TokenTexts, Tokenizer, WeightType};
+use crate::model::{
+    ChatTemplate, Checkpoint, KeyOutlier, Model, Placed, TokenTexts, Tokenizer, WeightType,
+};
 use half::{bf16, f16};
 use std::path::Path;
 use std::sync::Arc;
@@ -71,6 +73,8 @@ pub struct LoadedModel {
     pub name: String,
     /// [`Checkpoint::fingerprint`].
     pub fingerprint: String,
+    /// A key bias that uncalibrated kf formats cannot hold.
+    pub key_outlier: Option<KeyOutlier>,
 }
 
 impl LoadedModel {
@@ -126,6 +130,7 @@ impl LoadedModel {
             token_texts: checkpoint.token_texts(),
             name: checkpoint.name().to_owned(),
             fingerprint: checkpoint.fingerprint()?,
+            key_outlier: KeyOutlier::find(checkpoint)?,
         })
     }
 
@@ -171,6 +176,17 @@ impl LoadedModel {
             (true, None) => options.format.to_string(),
             (false, _) => config.kv.clone(),
         })
+    }
+
+    /// What a user should know who stores this model's cache so, in one line; `None` if there
+    /// is nothing to say.
+    ///
+    /// # Errors
+    /// As [`EngineConfig::kv_options`].
+    pub fn kv_warning(&self, config: &EngineConfig) -> Result<Option<String>> {
+        let Some(outlier) = self.key_outlier else { return Ok(None) };
+        let mixed = self.placed.capabilities().mixed_formats;
+        Ok(outlier.warning(&config.kv_options_of(&self.fingerprint, mixed)?))
     }
 
     /// Bytes that the weights keep resident.

@@ -17,6 +17,7 @@
 //! | `pass.rs`, `observe.rs` | which layers, what follows, who looks |
 //! | `workspace.rs`, `placed.rs` | activations; a model on a device, without its type |
 //! | `kv.rs`, `calibration.rs` | the KV groups of a model; formats chosen for its heads |
+//! | `outliers.rs` | key biases that some formats cannot hold |
 
 mod arch;
 mod blocks;
@@ -26,6 +27,7 @@ mod files;
 mod graph;
 mod kv;
 mod observe;
+mod outliers;
 mod part;
 mod pass;
 mod placed;
@@ -43,6 +45,7 @@ pub use files::{
 pub use graph::Graph;
 pub use kv::{KvOptions, cache_config, kv_groups};
 pub use observe::{Attended, Observer};
+pub use outliers::KeyOutlier;
 pub use part::{Part, TensorSpec};
 pub use pass::{Pass, Tail};
 pub use placed::{Model, Placed};

@@ -7,6 +7,7 @@ mod engine_device;
 mod eval;
 mod eval_tasks;
 mod model_golden;
+mod outliers;
 mod rag;
 #[path = "../kernels/common/random.rs"]
 mod random;

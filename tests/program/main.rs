@@ -11,3 +11,4 @@ mod fetch;
 mod gpu_report;
 #[cfg(unix)]
 mod gpu_run;
+mod templates;

@@ -1,5 +1,6 @@
 //! `kvfold run`: one question, optionally of documents, answered as a stream.
 
+use crate::model_args::warn_of_outliers;
 use crate::run_args::RunArgs;
 use crate::{prompt, size};
 use anyhow::{Context, Result, bail};
@@ -24,6 +25,7 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     if let Some(template) = template {
         model.template = Some(Arc::new(template.with_token_texts(model.token_texts.clone())));
     }
+    warn_of_outliers(&model, [&args.config()])?;
     let prompt = prompt::build(args, &sources, &model)?;
     let mut log = std::io::stderr();
     for notice in &prompt.notices {

@@ -5,6 +5,7 @@ mod show;
 
 pub use args::EvalArgs;
 
+use crate::model_args::warn_of_outliers;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::engine::{EngineConfig, LoadedModel, Runner};
@@ -26,6 +27,7 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let loaded = spec.load()?;
     let first = settings.first().map(|(_, config)| config.clone()).unwrap_or_default();
     let model = common.model.load(&first, cancel)?;
+    warn_of_outliers(&model, settings.iter().map(|(_, config)| config))?;
     let task = loaded.prepare(&model.tokenizer, model.template.as_deref(), model.context())?;
     if let Some(path) = args.prompts() {
         write_prompts(path, task.questions())?;
