@@ -211,8 +211,8 @@ fn read_affixes(step: &Value, around: &mut (Vec<u32>, Vec<u32>)) -> Result<(), S
             continue;
         };
         let name = token["id"].as_str().ok_or("the post-processor names no token")?;
-        let ids = step["special_tokens"][name]["ids"].as_array().map(Vec::as_slice);
-        for id in ids.unwrap_or_default() {
+        let ids = step["special_tokens"][name]["ids"].as_array();
+        for id in ids.ok_or_else(|| format!("the post-processor's \"{name}\" has no ids"))? {
             let id = id.as_u64().filter(|&id| id < MAX_IDS);
             let id = id.ok_or_else(|| format!("the post-processor's \"{name}\" has no id"))?;
             if passed { &mut after } else { &mut before }.push(id as u32);
@@ -324,6 +324,8 @@ mod tests {
         let mut around = (Vec::new(), Vec::new());
         read_affixes(&roberta, &mut around).unwrap();
         assert_eq!(around, (vec![1], vec![2]));
+        let nameless = json!({"single": [{"SpecialToken": {"id": "x"}}], "special_tokens": {}});
+        assert!(read_affixes(&nameless, &mut around).unwrap_err().contains("\"x\" has no ids"));
         for bad in [json!({"cls": ["<s>", -1]}), json!({"sep": 3}), json!({"cls": ["<s>"]})] {
             assert!(read_affixes(&bad, &mut around).unwrap_err().contains("has no id"), "{bad}");
         }

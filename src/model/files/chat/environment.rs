@@ -17,12 +17,17 @@ use super::syntax::PERCENT;
 /// The variable with the time in microseconds since 1970, for `strftime_now`.
 pub(super) const NOW: &str = "__now";
 
+/// Steps and bytes that a template may take, so that one that never ends is an error: far more
+/// than any real one, and less than a few seconds.
+const FUEL: u64 = 200_000_000;
+
 /// An environment as `ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)`
 /// with loop controls, and what transformers adds to it.
 pub(super) fn environment() -> Result<Environment<'static>, Error> {
     let mut all = Environment::new();
     all.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     all.set_unknown_method_callback(methods::call);
+    all.set_fuel(Some(FUEL));
     all.set_formatter(show);
     all.add_function("raise_exception", raise_exception);
     all.add_function("strftime_now", strftime_now);
@@ -64,13 +69,18 @@ fn strftime_now(state: &State, format: &str) -> String {
 }
 
 /// `left % right`: what is left of a division, or a text formatted as by C's `printf`.
-fn percent(left: &Value, right: &Value) -> Result<Value, Error> {
+fn percent(state: &State, left: &Value, right: &Value) -> Result<Value, Error> {
     let invalid = |what: &str| Error::new(ErrorKind::InvalidOperation, what.to_owned());
     if let Some(text) = left.as_str() {
         let arguments: Vec<Value> = match right.is_tuple() {
             true => right.try_iter()?.collect(),
             false => vec![right.clone()],
         };
+        // Widths may ask for any length.
+        let widths = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+        for width in widths {
+            state.consume_fuel(width.parse().unwrap_or(u64::MAX))?;
+        }
         let formatted = format(FormatStyle::Printf, text, &arguments)?;
         // Python wants every one used, but for a single dict.
         let named = matches!(&arguments[..], [one] if one.kind() == ValueKind::Map);

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::Environment;
+use minijinja::{Environment, ErrorKind};
 use minijinja::value::{Serde, Value};
 
 use super::complaint::{bad_file, one_line};
@@ -198,13 +198,15 @@ impl ChatTemplate {
     }
 }
 
-/// A template is a string, or a list of named ones of which "default" is meant; none is blank.
+/// A template is a string, or a list or an object of named ones of which "default" is meant;
+/// none is blank.
 ///
 /// # Errors
 /// [`Error::ChatTemplate`] if several are named and none is the default.
 pub(super) fn default_template(value: &serde_json::Value) -> Result<Option<String>> {
     let name = |template: &serde_json::Value| template["name"].as_str().map(str::to_owned);
     let template = match value.as_array() {
+        _ if value.is_object() => &value["default"],
         Some(list) => match list.iter().find(|t| name(t).as_deref() == Some("default")) {
             Some(default) => &default["template"],
             None if list.is_empty() => return Ok(None),
@@ -227,7 +229,10 @@ fn turn(message: &Message) -> Value {
 
 /// One line: what is wrong, and in which line of the template.
 fn error(e: &minijinja::Error) -> Error {
-    let what = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
+    let what = match e.kind() {
+        ErrorKind::OutOfFuel => "the template does not come to an end".to_owned(),
+        kind => e.detail().map_or_else(|| kind.to_string(), str::to_owned),
+    };
     let what = one_line(&what.split_whitespace().collect::<Vec<_>>().join(" "));
     Error::ChatTemplate(match e.line() {
         Some(line) => format!("{what} (line {line} of the template)"),
