@@ -123,7 +123,7 @@ fn limit(key: Codec) -> Option<f64> {
     match key {
         Codec::Kf2 => Some(0.5),
         Codec::Kf3 => Some(1.0),
-        Codec::Kf4 => Some(4.0),
+        Codec::Kf4 => Some(2.0),
         _ => None,
     }
 }

@@ -127,6 +127,41 @@ fn a_damaged_template_fails_where_it_is_used() {
 }
 
 #[test]
+fn templates_that_ask_for_too_much_are_refused() {
+    for (template, why) in [
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion limit"),
+        (
+            "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+            "come to an end",
+        ),
+        ("{{ '%999999999d' % 1 }}", "come to an end"),
+        ("{{ '%99999999999999999999999d' % 1 }}", "come to an end"),
+        ("{{ '%999999999d'|format(1) }}", "come to an end"),
+        ("{{ '{:>999999999}'.format(1) }}", "come to an end"),
+        ("{{ 'x' * 99999999999 }}", "too large"),
+        ("{{ 'x'.rjust(99999999999) }}", "absurd"),
+        ("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns|tojson }}", "holds itself"),
+        (
+            "{% set ns = namespace(x=1) %}{% for i in range(140) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+            "come to an end",
+        ),
+        ("{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}", "holds itself"),
+    ] {
+        let template = ChatTemplate::new(template, None, None).unwrap();
+        let error = template.render(&[], true).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    let nested = format!("{}1{}", "{{ ".to_owned() + &"(".repeat(3000), ")".repeat(3000) + " }}");
+    assert!(ChatTemplate::new(&nested, None, None).is_err());
+    let wide = ChatTemplate::new(
+        "{{ strftime_now('%9999999999Y') }}{{ [1]|tojson(indent=9999999999) }}",
+        None,
+        None,
+    );
+    assert!(wide.unwrap().render(&[], true).unwrap().len() < 4000);
+}
+
+#[test]
 fn tokens_have_the_names_that_templates_use() {
     let files = [
         (
@@ -163,6 +198,7 @@ fn templates_are_read_from_files_of_their_own() {
     for (bytes, want) in [
         (&b"{{ bos_token }}x"[..], "<s>x"),
         (br#"{"chat_template": "{{ bos_token }}y", "eos_token": "</s>"}"#, "<s>y"),
+        (br#"{"chat_template": {"tool_use": "t", "default": "o"}}"#, "o"),
         (br#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#, "d"),
         ("\u{feff}{\"chat_template\": \"z\"}".as_bytes(), "z"),
         (b"{# {\"chat_template\": 1} #}ok", "ok"),

@@ -47,7 +47,7 @@ fn formats_warn_by_what_they_hold() {
         let found = outlier(folder.path(), [ratio * 0.5f32.sqrt(), 0.0, 0.0, 0.0]).unwrap();
         found.warning(&KvOptions::new(format.parse().unwrap()))
     };
-    for (format, limit) in [("kf2", 0.5), ("kf3.2", 1.0), ("kf3", 1.0), ("kf4/kf2", 4.0)] {
+    for (format, limit) in [("kf2", 0.5), ("kf3.2", 1.0), ("kf3", 1.0), ("kf4/kf2", 2.0)] {
         assert_eq!(warning(limit * 0.9, format), None, "{format}");
         let text = warning(limit * 1.1, format).unwrap();
         for part in [format, "layer 0, KV head 0", "channel pair 0", "kivi4/kivi2"] {

@@ -14,7 +14,7 @@ fn prompt_tokens(output: &Output) -> (usize, String) {
 
 #[test]
 fn raw_text_gets_what_its_tokenizer_adds() {
-    // Its tokenizer adds nothing: "ab" are two tokens of this small vocabulary.
+    // Its tokenizer adds nothing, and has tokens for these letters alone.
     let place = Place::new();
     let (tokens, _) = prompt_tokens(&place.run(&["--raw", "-n", "1", "qz"]));
     assert_eq!(tokens, 2);
@@ -58,6 +58,8 @@ fn templates_that_fail_say_what_to_do() {
     let fails = place.write("fails.jinja", "\n{{ raise_exception('no\nwords') }}");
     let parts = [&["chat template: no words (line 2"][..], &hint].concat();
     refused(&place.run(&["--chat-template", &fails, "hi"]), &parts);
+    let mute = place.write("mute.jinja", "{{ '' }}");
+    refused(&place.run(&["--chat-template", &mute, "hi"]), &["makes no text", hint[0], hint[1]]);
     let broken = place.write("broken.jinja", "{% nope %}");
     refused(&place.run(&["--chat-template", &broken, "hi"]), &["unknown statement nope"]);
     let none = place.write("none.json", "{}");

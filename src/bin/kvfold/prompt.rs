@@ -126,5 +126,11 @@ fn encode(args: &RunArgs, model: &LoadedModel, context: &str) -> Result<Vec<u32>
             "{error}; give another template with --chat-template FILE, or continue the text as it is with --raw"
         )
     })?;
-    Ok(tokenizer.encode_chat(&rendered)?)
+    let ids = tokenizer.encode_chat(&rendered)?;
+    if ids.is_empty() {
+        bail!(
+            "chat template: it makes no text of the question; give another template with --chat-template FILE, or continue the text as it is with --raw"
+        );
+    }
+    Ok(ids)
 }

@@ -1,7 +1,27 @@
 //! Python's `json.dumps` of a template's value.
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
-use minijinja::{Error, ErrorKind};
+use minijinja::{Error, ErrorKind, State};
+
+/// Lists within lists that are written at most.
+pub(super) const MAX_DEPTH: usize = 150;
+
+/// Refuses what holds itself or is nested absurdly deep: writing it would exhaust the stack.
+pub(super) fn check_depth(state: &State, value: &Value, left: usize) -> Result<(), Error> {
+    state.consume_fuel(8)?;
+    if !matches!(value.kind(), ValueKind::Map | ValueKind::Seq) {
+        return Ok(());
+    }
+    if left == 0 {
+        return Err(invalid("a value is nested too deep, or holds itself"));
+    }
+    for item in value.try_iter()? {
+        let of_map = value.kind() == ValueKind::Map;
+        let item = if of_map { value.get_item(&item)? } else { item };
+        check_depth(state, &item, left - 1)?;
+    }
+    Ok(())
+}
 
 /// How `json.dumps` writes.
 struct Style {
@@ -14,7 +34,12 @@ struct Style {
 
 /// The filter `tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)` of
 /// transformers, which escapes nothing for HTML.
-pub(super) fn tojson(value: &Value, given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
+pub(super) fn tojson(
+    state: &State,
+    value: &Value,
+    given: Rest<Value>,
+    named: Kwargs,
+) -> Result<Value, Error> {
     let mut given = given.iter();
     let mut argument = |name: &str| -> Result<Value, Error> {
         let named: Option<Value> = named.get(name)?;
@@ -39,6 +64,7 @@ pub(super) fn tojson(value: &Value, given: Rest<Value>, named: Kwargs) -> Result
             _ => return Err(invalid("the separators of tojson must be two strings")),
         }
     }
+    check_depth(state, value, MAX_DEPTH)?;
     let mut out = String::new();
     write(value, &Style { ascii, indent, between, colon, sort }, 0, &mut out)?;
     Ok(Value::from_safe_string(out))

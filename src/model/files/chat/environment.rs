@@ -9,7 +9,7 @@ use minijinja_contrib::filters::{filesizeformat, striptags};
 use minijinja_contrib::globals::{cycler, joiner};
 use time::OffsetDateTime;
 
-use super::dumps::{float_repr, tojson};
+use super::dumps::{MAX_DEPTH, check_depth, float_repr, tojson};
 use super::methods;
 use super::strftime::strftime;
 use super::syntax::PERCENT;
@@ -47,13 +47,18 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     Ok(all)
 }
 
-/// Prints floats as Python does.
+/// Prints floats as Python does; a namespace that holds itself is an error, not a crash.
 fn show(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match (value.kind(), f64::try_from(value.clone())) {
         (ValueKind::Number, Ok(float)) if !value.is_integer() && float.is_finite() => {
             Ok(out.write_str(&float_repr(float))?)
         }
-        _ => minijinja::escape_formatter(out, state, value),
+        (kind, _) => {
+            if matches!(kind, ValueKind::Map | ValueKind::Seq) {
+                check_depth(state, value, MAX_DEPTH)?;
+            }
+            minijinja::escape_formatter(out, state, value)
+        }
     }
 }
 
@@ -76,11 +81,7 @@ fn percent(state: &State, left: &Value, right: &Value) -> Result<Value, Error> {
             true => right.try_iter()?.collect(),
             false => vec![right.clone()],
         };
-        // Widths may ask for any length.
-        let widths = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
-        for width in widths {
-            state.consume_fuel(width.parse().unwrap_or(u64::MAX))?;
-        }
+        methods::charge_widths(state, text)?;
         let formatted = format(FormatStyle::Printf, text, &arguments)?;
         // Python wants every one used, but for a single dict.
         let named = matches!(&arguments[..], [one] if one.kind() == ValueKind::Map);

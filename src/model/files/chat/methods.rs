@@ -26,6 +26,9 @@ const CHANGING: [&str; 13] = [
 
 /// Calls a method of Python's types.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Answer {
+    if let ("format", Some(format)) = (method, value.as_str()) {
+        charge_widths(state, format)?;
+    }
     let own = match value.kind() {
         ValueKind::String => of_string(value.as_str().unwrap_or_default(), method, args)?,
         ValueKind::Map | ValueKind::Seq if CHANGING.contains(&method) => {
@@ -58,6 +61,15 @@ pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value
         Some(answer) => Ok(answer),
         None => unknown_method_callback(state, value, method, args),
     }
+}
+
+/// Takes from the template's fuel what the widths in a format string may ask for.
+pub(super) fn charge_widths(state: &State, format: &str) -> Result<(), Error> {
+    let widths = format.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    for width in widths {
+        state.consume_fuel(width.parse().unwrap_or(u64::MAX))?;
+    }
+    Ok(())
 }
 
 fn error(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {

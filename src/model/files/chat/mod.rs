@@ -23,10 +23,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::{Environment, ErrorKind};
 use minijinja::value::{Serde, Value};
+use minijinja::{Environment, ErrorKind};
 
-use super::complaint::{bad_file, one_line};
+use super::complaint::one_line;
 use crate::{Error, Result};
 
 /// The name under which the one template is kept; no auto-escaping.
@@ -128,15 +128,17 @@ impl ChatTemplate {
     /// [`Error::Io`], [`Error::BadFile`] for what is neither, and as [`new`](Self::new).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        let remedy = "a chat template is Jinja, or JSON with a \"chat_template\"";
+        let bad = |what: &str| Error::bad_file(path, what, remedy);
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let text = String::from_utf8(bytes).map_err(|_| bad_file(path, "it is not UTF-8 text"))?;
+        let text = String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8 text"))?;
         let json = serde_json::from_str::<serde_json::Value>(text.trim_start_matches('\u{feff}'));
         let template = match json {
             Ok(json) => {
                 let what = "it is JSON, and has no \"chat_template\"";
-                default_template(&json["chat_template"])?.ok_or_else(|| bad_file(path, what))?
+                default_template(&json["chat_template"])?.ok_or_else(|| bad(what))?
             }
-            Err(_) if text.trim().is_empty() => return Err(bad_file(path, "it is empty")),
+            Err(_) if text.trim().is_empty() => return Err(bad("it is empty")),
             Err(_) => text,
         };
         Self::new(&template, None, None)
