@@ -3,7 +3,7 @@
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::value::{Kwargs, Rest, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use minijinja_contrib::filters::{filesizeformat, striptags};
 use minijinja_contrib::globals::{cycler, joiner};
@@ -18,8 +18,8 @@ use super::syntax::PERCENT;
 pub(super) const NOW: &str = "__now";
 
 /// Steps and bytes that a template may take, so that one that never ends is an error: far more
-/// than any real one, and less than a few seconds.
-const FUEL: u64 = 200_000_000;
+/// than any real one, and a second or two.
+const FUEL: u64 = 50_000_000;
 
 /// An environment as `ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)`
 /// with loop controls, and what transformers adds to it.
@@ -35,6 +35,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     all.add_function("cycler", cycler);
     all.add_function("joiner", joiner);
     all.add_filter("tojson", tojson);
+    all.add_filter("format", printf);
     all.add_filter("center", center);
     all.add_filter("wordcount", |text: &str| text.split_whitespace().count());
     all.add_filter("filesizeformat", filesizeformat);
@@ -74,14 +75,14 @@ fn strftime_now(state: &State, format: &str) -> String {
 }
 
 /// `left % right`: what is left of a division, or a text formatted as by C's `printf`.
-fn percent(state: &State, left: &Value, right: &Value) -> Result<Value, Error> {
+fn percent(left: &Value, right: &Value) -> Result<Value, Error> {
     let invalid = |what: &str| Error::new(ErrorKind::InvalidOperation, what.to_owned());
     if let Some(text) = left.as_str() {
         let arguments: Vec<Value> = match right.is_tuple() {
             true => right.try_iter()?.collect(),
             false => vec![right.clone()],
         };
-        methods::charge_widths(state, text)?;
+        methods::check_widths(text)?;
         let formatted = format(FormatStyle::Printf, text, &arguments)?;
         // Python wants every one used, but for a single dict.
         let named = matches!(&arguments[..], [one] if one.kind() == ValueKind::Map);
@@ -150,6 +151,12 @@ fn truncate(
         _ => &kept,
     };
     Ok(kept.to_owned() + end)
+}
+
+/// The filter `format`, as `%`.
+fn printf(text: &str, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    methods::check_widths(text)?;
+    format(FormatStyle::Printf, text, &arguments.into_values())
 }
 
 /// `center` to 80 columns unless said otherwise.

@@ -5,6 +5,9 @@ use minijinja::value::{Kwargs, Tuple, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
+/// What a text is padded to at most.
+const MAX_WIDTH: usize = 1 << 16;
+
 type Answer = Result<Value, Error>;
 
 /// Methods that change what they belong to; transformers' sandbox refuses them.
@@ -27,7 +30,7 @@ const CHANGING: [&str; 13] = [
 /// Calls a method of Python's types.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Answer {
     if let ("format", Some(format)) = (method, value.as_str()) {
-        charge_widths(state, format)?;
+        check_widths(format)?;
     }
     let own = match value.kind() {
         ValueKind::String => of_string(value.as_str().unwrap_or_default(), method, args)?,
@@ -63,11 +66,13 @@ pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value
     }
 }
 
-/// Takes from the template's fuel what the widths in a format string may ask for.
-pub(super) fn charge_widths(state: &State, format: &str) -> Result<(), Error> {
+/// Refuses format strings whose widths ask for absurd lengths.
+pub(super) fn check_widths(format: &str) -> Result<(), Error> {
     let widths = format.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
     for width in widths {
-        state.consume_fuel(width.parse().unwrap_or(u64::MAX))?;
+        if width.parse().map_or(true, |width: usize| width > MAX_WIDTH) {
+            return Err(error(format!("a width of {width} is absurd")));
+        }
     }
     Ok(())
 }
@@ -323,7 +328,7 @@ fn split_lines(s: &str, keep: bool) -> Value {
 
 fn justify(s: &str, how: &str, width: i64, fill: char) -> Result<String, Error> {
     let missing = usize::try_from(width).unwrap_or(0).saturating_sub(s.chars().count());
-    if missing > 1 << 20 {
+    if missing > MAX_WIDTH {
         return Err(error(format!("{how}: a width of {width} is absurd")));
     }
     let left = match how {

@@ -232,7 +232,7 @@ fn turn(message: &Message) -> Value {
 /// One line: what is wrong, and in which line of the template.
 fn error(e: &minijinja::Error) -> Error {
     let what = match e.kind() {
-        ErrorKind::OutOfFuel => "the template does not come to an end".to_owned(),
+        ErrorKind::OutOfFuel => "it takes too long or makes too much text".to_owned(),
         kind => e.detail().map_or_else(|| kind.to_string(), str::to_owned),
     };
     let what = one_line(&what.split_whitespace().collect::<Vec<_>>().join(" "));

@@ -187,11 +187,9 @@ fn left_end(tokens: &[Token<'_>], first: usize, percent: usize) -> usize {
             Kind::Open => depth -= 1,
             _ if depth > 0 => {}
             Kind::Word if token.is(Kind::Word, &WORDS) => break,
-            Kind::Operator if token.is(Kind::Operator, &LOOSER) => {
-                if !(token.text == "-" && is_unary(&tokens[first..at - 1])) {
-                    break;
-                }
-            }
+            Kind::Operator
+                if token.is(Kind::Operator, &["-"]) && is_unary(&tokens[first..at - 1]) => {}
+            Kind::Operator if token.is(Kind::Operator, &LOOSER) => break,
             _ => {}
         }
         at -= 1;
@@ -226,12 +224,8 @@ fn right_end(tokens: &[Token<'_>], percent: usize) -> usize {
             _ if depth > 0 => {}
             Kind::Word if token.is(Kind::Word, &WORDS) && !after_is => break,
             Kind::Operator if token.is(Kind::Operator, &EQUAL) => break,
-            Kind::Operator if token.is(Kind::Operator, &LOOSER) => {
-                let sign = token.is(Kind::Operator, &["-", "+"]);
-                if begun || !sign {
-                    break;
-                }
-            }
+            Kind::Operator if !begun && token.is(Kind::Operator, &["-", "+"]) => {}
+            Kind::Operator if token.is(Kind::Operator, &LOOSER) => break,
             _ => {}
         }
         if token.kind != Kind::Space {
