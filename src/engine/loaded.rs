@@ -10,7 +10,10 @@ use crate::backend::cuda::runner::CudaBackend;
 use crate::backend::driver::Device;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Checkpoint, KvOptions, Model, Placed, Tokenizer, WeightType};
+use crate::model::{
+    ChatTemplate, Checkpoint, KeyOutlier, KvOptions, Model, Placed, TokenTexts, Tokenizer,
+    WeightType,
+};
 use half::{bf16, f16};
 use std::path::Path;
 use std::sync::Arc;
@@ -62,12 +65,17 @@ pub struct LoadedModel {
     pub(super) placed: Box<dyn Model>,
     /// Text to ids and back.
     pub tokenizer: Arc<Tokenizer>,
-    /// How a conversation becomes one prompt; `None` for base models.
+    /// How a conversation becomes one prompt; `None` for base models. One that does not
+    /// compile says so when it renders.
     pub template: Option<Arc<ChatTemplate>>,
+    /// Texts of the special tokens, for another template.
+    pub token_texts: TokenTexts,
     /// The checkpoint's own name.
     pub name: String,
     /// [`Checkpoint::fingerprint`].
     pub fingerprint: String,
+    /// A key bias that uncalibrated kf formats cannot hold.
+    pub key_outlier: Option<KeyOutlier>,
 }
 
 impl LoadedModel {
@@ -114,12 +122,16 @@ impl LoadedModel {
     }
 
     fn new(checkpoint: &Checkpoint, placed: Box<dyn Model>) -> Result<Self> {
+        let template = checkpoint.chat_template();
+        let template = template.unwrap_or_else(|e| Some(ChatTemplate::unusable(&e)));
         Ok(Self {
             placed,
             tokenizer: Arc::new(checkpoint.tokenizer()?),
-            template: checkpoint.chat_template()?.map(Arc::new),
+            template: template.map(Arc::new),
+            token_texts: checkpoint.token_texts(),
             name: checkpoint.name().to_owned(),
             fingerprint: checkpoint.fingerprint()?,
+            key_outlier: KeyOutlier::find(checkpoint)?,
         })
     }
 
@@ -173,6 +185,17 @@ impl LoadedModel {
             (true, None) => options.format.to_string(),
             (false, _) => config.kv.clone(),
         })
+    }
+
+    /// What a user should know who stores this model's cache so, in one line; `None` if there
+    /// is nothing to say.
+    ///
+    /// # Errors
+    /// As [`EngineConfig::kv_options`].
+    pub fn kv_warning(&self, config: &EngineConfig) -> Result<Option<String>> {
+        let Some(outlier) = self.key_outlier else { return Ok(None) };
+        let mixed = self.placed.capabilities().mixed_formats;
+        Ok(outlier.warning(&config.kv_options_of(&self.fingerprint, mixed)?))
     }
 
     /// Bytes that the weights keep resident.

@@ -17,6 +17,7 @@
 //! | `pass.rs`, `observe.rs` | which layers, what follows, who looks |
 //! | `workspace.rs`, `placed.rs` | activations; a model on a device, without its type |
 //! | `kv.rs`, `calibration.rs` | the KV groups of a model; formats chosen for its heads |
+//! | `outliers.rs` | key biases that some formats cannot hold |
 
 mod arch;
 mod blocks;
@@ -26,6 +27,7 @@ mod files;
 mod graph;
 mod kv;
 mod observe;
+mod outliers;
 mod part;
 mod pass;
 mod placed;
@@ -36,10 +38,14 @@ mod workspace;
 pub use crate::codec::WeightType;
 pub use calibration::Calibration;
 pub use config::{Arch, ModelConfig};
-pub use files::{ChatTemplate, Checkpoint, DtypeCount, Message, RawTensor, Tokenizer, Weights};
+pub use files::{
+    ChatOptions, ChatTemplate, Checkpoint, DtypeCount, Message, RawTensor, TokenTexts, Tokenizer,
+    Weights,
+};
 pub use graph::Graph;
 pub use kv::{KvOptions, cache_config, kv_groups};
 pub use observe::{Attended, Observer};
+pub use outliers::KeyOutlier;
 pub use part::{Part, TensorSpec};
 pub use pass::{Pass, Tail};
 pub use placed::{Model, Placed};

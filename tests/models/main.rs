@@ -2,10 +2,12 @@
 //! engine on the CPU and on devices, retrieval, evaluation.
 
 mod cache_properties;
+mod chat_templates;
 mod engine_device;
 mod eval;
 mod eval_tasks;
 mod model_golden;
+mod outliers;
 mod rag;
 #[path = "../kernels/common/random.rs"]
 mod random;

@@ -236,6 +236,98 @@ fn sentencepiece_from_scores() {
     assert_eq!(open(&file).encode("hello", true).unwrap(), [11, 14]);
 }
 
+/// A tokenizer's folder with another post-processor and configuration, and what transformers
+/// 5.24 (`AutoTokenizer`, whatever `tokenizer_class` says) puts before and behind a text: the
+/// post-processor of tokenizer.json decides, and `add_bos_token` has no say.
+#[test]
+fn what_is_put_around_a_text_is_the_post_processors() {
+    let special = |name: &str| serde_json::json!({"SpecialToken": {"id": name, "type_id": 0}});
+    let text = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
+    let template = |single: Vec<Value>| {
+        serde_json::json!({"type": "TemplateProcessing", "single": single, "pair": [],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]},
+                "</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}})
+    };
+    let bytes = serde_json::json!({"type": "ByteLevel", "add_prefix_space": true,
+        "trim_offsets": false, "use_regex": true});
+    let bert =
+        |kind: &str| serde_json::json!({"type": kind, "sep": ["</s>", 2], "cls": ["<s>", 1]});
+    let bos = || template(vec![special("<s>"), text.clone()]);
+    let cases = [
+        (Value::Null, false, false),
+        (bytes.clone(), false, false),
+        (template(vec![text.clone()]), false, false),
+        (bos(), true, false),
+        (template(vec![special("<s>"), text.clone(), special("</s>")]), true, true),
+        (serde_json::json!({"type": "Sequence", "processors": [bytes, bos()]}), true, false),
+        (bert("RobertaProcessing"), true, true),
+        (bert("BertProcessing"), true, true),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for family in ["mistral", "llama2"] {
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(golden().join(family).join(name), folder.path().join(name)).unwrap();
+        }
+        for (post, bos, eos) in &cases {
+            for add in [None, Some(true), Some(false)] {
+                let write = |name: &str, key: &str, value: Value| {
+                    let mut json = read_json(&golden().join(family).join(name));
+                    json[key] = value;
+                    std::fs::write(folder.path().join(name), json.to_string()).unwrap();
+                };
+                write("tokenizer.json", "post_processor", post.clone());
+                write("tokenizer_config.json", "add_bos_token", add.into());
+                let tokenizer = Checkpoint::open(folder.path()).unwrap().tokenizer().unwrap();
+                let plain = tokenizer.encode_plain("hi").unwrap();
+                let before = if *bos { vec![1] } else { vec![] };
+                let behind = if *eos { vec![2] } else { vec![] };
+                let all = [&before[..], &plain, &behind].concat();
+                assert_eq!(tokenizer.encode("hi", true).unwrap(), all, "{family} {post} {add:?}");
+                assert_eq!(
+                    tokenizer.encode_prompt("hi").unwrap(),
+                    [before, plain].concat(),
+                    "{family} {post} {add:?}"
+                );
+            }
+        }
+    }
+}
+
+/// What llama.cpp does for each pre-tokenizer where the file does not say.
+#[test]
+fn gguf_files_begin_texts_as_llama_cpp_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    let prompt = |file: &Gguf| {
+        std::fs::write(&path, file.bytes()).unwrap();
+        Checkpoint::open(&path).unwrap().tokenizer().unwrap().encode_prompt("a").unwrap()
+    };
+    for (pre, bos) in [
+        ("smollm", false),
+        ("gpt-2", false),
+        ("qwen2", false),
+        ("deepseek-r1-qwen", false),
+        ("default", false),
+        ("llama-bpe", true),
+        ("llama3", true),
+        ("tekken", true),
+    ] {
+        let mut file = Gguf::model();
+        file.str("tokenizer.ggml.pre", pre);
+        assert_eq!(prompt(&file), if bos { vec![14, 0] } else { vec![0] }, "{pre}");
+        for (says, want) in [(true, vec![14, 0]), (false, vec![0])] {
+            file.bool("tokenizer.ggml.add_bos_token", says);
+            // A prompt is to be continued: it has no end.
+            file.bool("tokenizer.ggml.add_eos_token", says);
+            assert_eq!(prompt(&file), want, "{pre} {says}");
+        }
+        // None to add.
+        file.bool("tokenizer.ggml.add_bos_token", true);
+        file.remove("tokenizer.ggml.bos_token_id");
+        assert_eq!(prompt(&file), [0], "{pre} without BOS");
+    }
+}
+
 proptest! {
     #[test]
     fn plain_text_survives_and_holds_no_special_token(

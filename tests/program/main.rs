@@ -18,6 +18,7 @@ mod outputs;
 #[cfg(unix)]
 mod piped;
 mod prefill_events;
+mod templates;
 mod terminal;
 #[path = "../tiny_model/mod.rs"]
 mod tiny_model;

@@ -69,6 +69,13 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     }
     let files = models.iter().map(|(name, facts)| (name.clone(), facts.path.clone())).collect();
     let cells = grid(&spec, &files)?;
+    for (name, facts) in &models {
+        let mut cells =
+            cells.iter().map(|planned| &planned.cell).filter(|cell| cell.model == *name);
+        if let Some(warning) = cells.find_map(|cell| facts.warning(cell)) {
+            eprintln!("warning: {name}: {warning}");
+        }
+    }
     let mut output =
         ResultFile::open(args.output.clone().unwrap_or_else(|| args.spec.with_extension("jsonl")))?;
     if let Some(bytes) = output.cut() {

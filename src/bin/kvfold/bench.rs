@@ -1,7 +1,7 @@
 //! `kvfold bench`: tokens a second of prefill and decode, and memory, in one
 //! process; random tokens, nothing sampled.
 
-use crate::model_args::ModelArgs;
+use crate::model_args::{ModelArgs, warn_of_outliers};
 use crate::size;
 use crate::terminal::print;
 use anyhow::{Result, ensure};
@@ -133,6 +133,8 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let Some(first) = args.kv.first() else { return Ok(()) };
     ensure!(args.prompt > 0 || args.generate > 0, "--prompt 0 and --gen 0 leave nothing to time");
     let model = args.model.load(&config(args, first), cancel)?;
+    let configs: Vec<EngineConfig> = args.kv.iter().map(|kv| config(args, kv)).collect();
+    warn_of_outliers(&model, &configs)?;
     let watch = LoadWatch::begin();
     let mut runner = Runner::new(model, config(args, first))?;
     let ids = draw_ids(args, &runner)?;

@@ -111,6 +111,21 @@ impl ModelArgs {
     }
 }
 
+/// Says once on stderr what the first of these configurations, of which there is something to
+/// say, costs with this model.
+pub fn warn_of_outliers<'a>(
+    model: &LoadedModel,
+    configs: impl IntoIterator<Item = &'a EngineConfig>,
+) -> Result<()> {
+    for config in configs {
+        if let Some(warning) = model.kv_warning(config)? {
+            eprintln!("warning: {warning}");
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// The file or folder of a model, fetched if it is known by name.
 pub fn model_path(model: &str, cancel: &Arc<AtomicBool>) -> Result<PathBuf> {
     let path = PathBuf::from(model);

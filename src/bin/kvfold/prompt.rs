@@ -1,6 +1,6 @@
 //! From a question and its documents to the tokens of one prompt.
 
-use crate::run_args::RunArgs;
+use crate::run_args::{RunArgs, THINKING};
 use crate::stdin::piped;
 use crate::terminal::note;
 use anyhow::{Error, Result, anyhow, bail};
@@ -65,7 +65,7 @@ impl Sources {
 
 /// Builds the prompt that the arguments describe.
 pub fn build(args: &RunArgs, sources: &Sources, model: &LoadedModel) -> Result<Prompt> {
-    let mut notices = Vec::new();
+    let mut notices = unread(args, model);
     let mut context = sources.files.clone();
     let bare = encode(args, model, &context)?;
     let room = |tokens: usize| match model.context().saturating_sub(tokens) {
@@ -124,6 +124,23 @@ fn check(packed: &Packed, budget: usize, notices: &mut Vec<String>) -> Result<()
     Ok(())
 }
 
+/// Options that the chat template does not look at.
+fn unread(args: &RunArgs, model: &LoadedModel) -> Vec<String> {
+    let template = model.template.as_ref();
+    let reads = |name: &str| template.is_some_and(|template| template.reads(name));
+    let mut notices = Vec::new();
+    if args.think.is_some() && !THINKING.iter().any(|name| reads(name)) {
+        notices.push("--think does nothing: the chat template has no switch for it".to_owned());
+    }
+    for name in args.chat_template_kwargs.iter().flat_map(|all| all.keys()) {
+        if !reads(name) {
+            let name = name.escape_debug();
+            notices.push(format!("the chat template does not look at \"{name}\""));
+        }
+    }
+    notices
+}
+
 fn encode(args: &RunArgs, model: &LoadedModel, context: &str) -> Result<Vec<u32>> {
     let tokenizer = &model.tokenizer;
     let text = if context.is_empty() {
@@ -132,9 +149,7 @@ fn encode(args: &RunArgs, model: &LoadedModel, context: &str) -> Result<Vec<u32>
         format!("Text:\n{}\n\nQuestion: {}", context.trim_end(), args.question)
     };
     let Some(template) = model.template.as_ref().filter(|_| !args.raw) else {
-        let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
-        ids.extend(tokenizer.encode_plain(&text)?);
-        return Ok(ids);
+        return Ok(tokenizer.encode_prompt(&text)?);
     };
     let system = args.system.as_deref().unwrap_or(match context.is_empty() {
         true => "You are a helpful assistant.",
@@ -145,9 +160,21 @@ fn encode(args: &RunArgs, model: &LoadedModel, context: &str) -> Result<Vec<u32>
         Message::new("user", tokenizer.guard(&text)),
     ];
     // Some templates know no system role; its text then leads the user's.
-    let rendered = template.render(&messages, true).or_else(|_| {
+    let options = args.chat_options();
+    let rendered = template.render_with(&messages, &options).or_else(|_| {
         let text = tokenizer.guard(&format!("{system}\n\n{text}"));
-        template.render(&[Message::new("user", text)], true)
+        template.render_with(&[Message::new("user", text)], &options)
+    });
+    let rendered = rendered.map_err(|error| {
+        anyhow!(
+            "{error}; give another template with --chat-template FILE, or continue the text as it is with --raw"
+        )
     })?;
-    Ok(tokenizer.encode_chat(&rendered)?)
+    let ids = tokenizer.encode_chat(&rendered)?;
+    if ids.is_empty() {
+        bail!(
+            "chat template: it makes no text of the question; give another template with --chat-template FILE, or continue the text as it is with --raw"
+        );
+    }
+    Ok(ids)
 }

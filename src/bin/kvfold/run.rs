@@ -1,11 +1,13 @@
 //! `kvfold run`: one question, optionally of documents, answered as a stream.
 
+use crate::model_args::warn_of_outliers;
 use crate::progress::Prefill;
 use crate::run_args::RunArgs;
 use crate::terminal::{Screen, note, say_lines};
 use crate::{idle_options, prompt, size};
 use anyhow::{Result, bail};
 use kvfold::engine::{Engine, Event, FinishReason, Request, Stats};
+use kvfold::model::ChatTemplate;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -20,7 +22,12 @@ pub fn run(mut args: RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     if !asks && !args.show_context {
         bail!("there is no question; say what to do, in quotation marks, or pipe it in");
     }
-    let model = args.model.load(&args.config(), cancel)?;
+    let template = args.chat_template.as_ref().map(ChatTemplate::read).transpose()?;
+    let mut model = args.model.load(&args.config(), cancel)?;
+    if let Some(template) = template {
+        model.template = Some(Arc::new(template.with_token_texts(model.token_texts.clone())));
+    }
+    warn_of_outliers(&model, [&args.config()])?;
     for what in idle_options::of(&args, model.template.is_some()) {
         note(what);
     }

@@ -5,8 +5,14 @@ use crate::size;
 use clap::Args;
 use kvfold::codec::formats::known;
 use kvfold::engine::{AUTO, EngineConfig};
+use kvfold::model::ChatOptions;
 use kvfold::sample::SamplingParams;
+use serde_json::{Map, Value};
 use std::path::PathBuf;
+
+/// What templates call the switch that `--think` turns: Qwen3's and SmolLM3's, Granite's and
+/// DeepSeek's.
+pub const THINKING: [&str; 2] = ["enable_thinking", "thinking"];
 
 /// Answer a question, optionally of documents or long files.
 #[derive(Debug, Args)]
@@ -95,12 +101,53 @@ pub struct RunArgs {
     #[arg(long)]
     pub raw: bool,
 
+    /// The chat template, in place of the model's: a Jinja file, or JSON with a "chat_template"
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    pub chat_template: Option<PathBuf>,
+
+    /// Variables of the chat template, e.g. '{"enable_thinking": false}'
+    #[arg(long, value_name = "JSON", value_parser = variables, conflicts_with = "raw")]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+
+    /// Let the model think before it answers, or not, if its template has a switch [default: what the template does]
+    #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on", value_parser = switch, conflicts_with = "raw")]
+    pub think: Option<bool>,
+
     /// No summary and no progress on stderr
     #[arg(short, long)]
     pub quiet: bool,
 }
 
+/// Parses `--chat-template-kwargs`.
+fn variables(text: &str) -> Result<Map<String, Value>, String> {
+    let all: Map<String, Value> =
+        serde_json::from_str(text).map_err(|e| format!("it must be a JSON object: {e}"))?;
+    match all.contains_key("messages") {
+        true => Err("\"messages\" are made of the question".into()),
+        false => Ok(all),
+    }
+}
+
+/// Parses `--think`.
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("it must be on or off".into()),
+    }
+}
+
 impl RunArgs {
+    /// What the chat template is told.
+    pub fn chat_options(&self) -> ChatOptions {
+        let mut options = ChatOptions::new();
+        for name in THINKING.iter().filter(|_| self.think.is_some()) {
+            options = options.with_variable(*name, self.think);
+        }
+        options.variables.extend(self.chat_template_kwargs.clone().unwrap_or_default());
+        options
+    }
+
     /// How the engine keeps and computes.
     pub fn config(&self) -> EngineConfig {
         let default = EngineConfig::default();

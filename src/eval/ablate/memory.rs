@@ -6,7 +6,7 @@ use super::runner::Need;
 use crate::backend::WeightPolicy;
 use crate::engine::{cache_bytes, resident_weights};
 use crate::error::Result;
-use crate::model::{Checkpoint, ModelConfig};
+use crate::model::{Checkpoint, KeyOutlier, ModelConfig};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ pub struct ModelFacts {
     /// Bytes that it takes while it is loaded: file and weights.
     bytes: u64,
     config: ModelConfig,
+    outlier: Option<KeyOutlier>,
 }
 
 impl ModelFacts {
@@ -32,7 +33,15 @@ impl ModelFacts {
         let path = path.as_ref().to_owned();
         let checkpoint = Checkpoint::open(&path)?;
         let bytes = checkpoint.file_bytes() + resident_weights(&checkpoint, weights);
-        Ok(Self { path, bytes, config: checkpoint.config().clone() })
+        let outlier = KeyOutlier::find(&checkpoint)?;
+        Ok(Self { path, bytes, config: checkpoint.config().clone(), outlier })
+    }
+
+    /// What a user should know of a cell's KV format with this model, in one line.
+    pub fn warning(&self, cell: &Cell) -> Option<String> {
+        // A format that cannot be read fails when it is run, and says why.
+        let options = engine_config(cell).kv_options().ok()?;
+        self.outlier?.warning(&options)
     }
 
     /// Tokens that it was trained to hold.

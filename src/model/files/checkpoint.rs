@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::chat::ChatTemplate;
+use super::chat::{ChatTemplate, TokenTexts};
 use super::complaint;
 use super::gguf_model::GgufModel;
 use super::hf::HfModel;
@@ -113,11 +113,20 @@ impl Checkpoint {
     /// The chat template that comes with the model; `None` for base models.
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] if it does not compile.
+    /// [`Error::ChatTemplate`] if it does not compile, [`Error::BadFile`] or [`Error::Io`] if
+    /// its file cannot be read.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         match &self.source {
             Source::Gguf(model) => model.chat_template(),
             Source::Hf(model) => model.chat_template(),
+        }
+    }
+
+    /// Texts of the special tokens, as chat templates call them.
+    pub fn token_texts(&self) -> TokenTexts {
+        match &self.source {
+            Source::Gguf(model) => model.token_texts(),
+            Source::Hf(model) => model.token_texts(),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use super::chat::ChatTemplate;
+use super::chat::{ChatTemplate, TokenTexts};
 use super::gguf::Gguf;
 use super::tensor::{Change, RawTensor, Stored};
 use super::tokenizer::Tokenizer;
@@ -69,13 +69,28 @@ impl GgufModel {
     }
 
     pub(crate) fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        let Some(template) = self.gguf.str("tokenizer.chat_template")? else { return Ok(None) };
-        let tokens = self.gguf.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
-        let text =
-            |id: Option<u64>| id.and_then(|id| tokens.get(usize::try_from(id).ok()?)).copied();
-        let bos = text(self.gguf.uint("tokenizer.ggml.bos_token_id")?);
-        let eos = text(self.gguf.uint("tokenizer.ggml.eos_token_id")?);
-        ChatTemplate::new(template, bos, eos).map(Some)
+        let template = self.gguf.str("tokenizer.chat_template")?;
+        let Some(template) = template.filter(|text| !text.trim().is_empty()) else {
+            return Ok(None);
+        };
+        let compiled = ChatTemplate::new(template, None, None)?;
+        Ok(Some(compiled.with_token_texts(self.token_texts())))
+    }
+
+    /// What templates may call the special tokens.
+    pub(crate) fn token_texts(&self) -> TokenTexts {
+        let tokens = self.gguf.strings("tokenizer.ggml.tokens").ok().flatten().unwrap_or_default();
+        let text = |(name, key): (&'static str, &str)| {
+            let id = self.gguf.uint(&format!("tokenizer.ggml.{key}_token_id")).ok()??;
+            Some((name, (*tokens.get(usize::try_from(id).ok()?)?).to_owned()))
+        };
+        let names = [
+            ("bos_token", "bos"),
+            ("eos_token", "eos"),
+            ("unk_token", "unknown"),
+            ("pad_token", "padding"),
+        ];
+        names.into_iter().filter_map(text).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::chat::ChatTemplate;
+use super::chat::{ChatTemplate, TokenTexts, default_template};
 use super::complaint;
 use super::gguf::map_file;
 use super::json::{Fields, read_json};
@@ -22,6 +22,11 @@ use crate::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const CONFIG: &str = "tokenizer_config.json";
+
+/// Special tokens that have names in tokenizer_config.json and in templates.
+const TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
 /// An open folder of a known architecture.
 #[derive(Debug)]
@@ -155,35 +160,31 @@ impl HfModel {
 
     /// From `chat_template.jinja`, `chat_template.json` or `tokenizer_config.json`.
     pub(crate) fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        let config = self.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
         let jinja = self.folder.join("chat_template.jinja");
-        let template = if jinja.exists() {
-            Some(std::fs::read_to_string(&jinja).map_err(|e| Error::io(&jinja, e))?)
-        } else {
-            let own = self.optional_json("chat_template.json")?.unwrap_or(Value::Null);
-            default_template(&own["chat_template"])
-                .or_else(|| default_template(&config["chat_template"]))
-        };
-        let Some(template) = template else { return Ok(None) };
-        let bos = token_text(&config["bos_token"]);
-        let eos = token_text(&config["eos_token"]);
-        ChatTemplate::new(&template, bos, eos).map(Some)
+        let named = |template: ChatTemplate| Some(template.with_token_texts(self.token_texts()));
+        if jinja.exists() {
+            return ChatTemplate::read(&jinja).map(named);
+        }
+        for name in ["chat_template.json", CONFIG] {
+            let json = self.optional_json(name)?.unwrap_or(Value::Null);
+            if let Some(template) = default_template(&json["chat_template"])? {
+                return ChatTemplate::new(&template, None, None).map(named);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What templates may call the special tokens; none of a file that cannot be read.
+    pub(crate) fn token_texts(&self) -> TokenTexts {
+        let config = self.optional_json(CONFIG).ok().flatten().unwrap_or(Value::Null);
+        let text = |name: &&'static str| Some((*name, token_text(&config[*name])?.to_owned()));
+        TOKENS.iter().filter_map(text).collect()
     }
 
     fn optional_json(&self, name: &str) -> Result<Option<Value>> {
         let path = self.folder.join(name);
         if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
     }
-}
-
-/// A template is a string, or a list of named ones of which "default" is meant.
-fn default_template(value: &Value) -> Option<String> {
-    let named = |v: &&Value| v["name"] == "default";
-    let template = match value.as_array() {
-        Some(list) => &list.iter().find(named)?["template"],
-        None => value,
-    };
-    template.as_str().map(str::to_owned)
 }
 
 /// A special token is a string, or an object with a `content`.

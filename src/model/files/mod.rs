@@ -9,7 +9,7 @@
 //! | `source.rs` | where weights come from |
 //! | `tokenizer.rs` | text to ids and back |
 //! | `tokenizer_json.rs`, `tokenizer_gguf.rs` | checking a tokenizer's file; reading GGUF's |
-//! | `chat.rs` | chat templates |
+//! | `chat/` | chat templates |
 //! | `complaint.rs` | errors that quote a file |
 
 mod chat;
@@ -27,7 +27,7 @@ mod tokenizer;
 mod tokenizer_gguf;
 mod tokenizer_json;
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatOptions, ChatTemplate, Message, TokenTexts};
 pub use checkpoint::{Checkpoint, DtypeCount};
 pub(super) use source::FromCheckpoint;
 pub use source::Weights;

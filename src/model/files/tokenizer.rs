@@ -160,6 +160,16 @@ impl Tokenizer {
         self.ids(self.ordinary.extract_and_normalize(none, text), false)
     }
 
+    /// Untrusted text as a prompt of its own: [`encode_plain`](Self::encode_plain) behind
+    /// what the tokenizer puts before a text, such as a beginning-of-sequence token. What it
+    /// puts behind one is left out, because the text is to be continued.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        Ok([self.prefix.as_slice(), &self.encode_plain(text)?].concat())
+    }
+
     /// Marks the texts of special tokens in untrusted `text`, so that
     /// [`Tokenizer::encode_chat`] takes them for ordinary text after it has
     /// been rendered into a template. The marks (U+FDD0) vanish there.

@@ -25,7 +25,8 @@ const PRE_TOKENIZERS: &[&str] = &[
     "WhitespaceSplit",
     "Punctuation",
 ];
-const POST_PROCESSORS: &[&str] = &["Sequence", "ByteLevel", "TemplateProcessing"];
+const POST_PROCESSORS: &[&str] =
+    &["Sequence", "ByteLevel", "TemplateProcessing", "RobertaProcessing", "BertProcessing"];
 
 /// A token that is matched as text before byte-pair encoding.
 #[derive(Debug)]
@@ -210,12 +211,20 @@ fn read_affixes(step: &Value, around: &mut (Vec<u32>, Vec<u32>)) -> Result<(), S
             continue;
         };
         let name = token["id"].as_str().ok_or("the post-processor names no token")?;
-        let ids = step["special_tokens"][name]["ids"].as_array().map(Vec::as_slice);
-        for id in ids.unwrap_or_default() {
+        let ids = step["special_tokens"][name]["ids"].as_array();
+        for id in ids.ok_or_else(|| format!("the post-processor's \"{name}\" has no ids"))? {
             let id = id.as_u64().filter(|&id| id < MAX_IDS);
             let id = id.ok_or_else(|| format!("the post-processor's \"{name}\" has no id"))?;
             if passed { &mut after } else { &mut before }.push(id as u32);
         }
+    }
+    // Of BERT's kind: `[text, id]` of one token before a text and of one behind it.
+    for (name, ids) in [("cls", &mut before), ("sep", &mut after)] {
+        if step[name].is_null() {
+            continue;
+        }
+        let id = step[name][1].as_u64().filter(|&id| id < MAX_IDS);
+        ids.push(id.ok_or_else(|| format!("the post-processor's \"{name}\" has no id"))? as u32);
     }
     before.append(&mut around.0);
     around.1.append(&mut after);
@@ -311,6 +320,15 @@ mod tests {
         let mut around = (Vec::new(), Vec::new());
         read_affixes(&steps, &mut around).unwrap();
         assert_eq!(around, (vec![3, 9, 1, 9], vec![2, 4]));
+        let roberta = json!({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1]});
+        let mut around = (Vec::new(), Vec::new());
+        read_affixes(&roberta, &mut around).unwrap();
+        assert_eq!(around, (vec![1], vec![2]));
+        let nameless = json!({"single": [{"SpecialToken": {"id": "x"}}], "special_tokens": {}});
+        assert!(read_affixes(&nameless, &mut around).unwrap_err().contains("\"x\" has no ids"));
+        for bad in [json!({"cls": ["<s>", -1]}), json!({"sep": 3}), json!({"cls": ["<s>"]})] {
+            assert!(read_affixes(&bad, &mut around).unwrap_err().contains("has no id"), "{bad}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod show;
 
 pub use args::EvalArgs;
 
+use crate::model_args::warn_of_outliers;
 use crate::terminal::{print, print_beside};
 use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -33,6 +34,7 @@ pub fn run(args: &EvalArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let first = settings.first().map(|(_, config)| config.clone()).unwrap_or_default();
     let model = common.model.load(&first, cancel)?;
     let settings = resolved(settings, &model)?;
+    warn_of_outliers(&model, settings.iter().map(|(_, config)| config))?;
     let task = loaded.prepare(&model.tokenizer, model.template.as_deref(), model.context())?;
     if let Some(output) = prompts {
         output.write(lines(task.questions())?)?;
