@@ -53,8 +53,8 @@ pub enum Error {
         supported: &'static str,
     },
 
-    /// The downloaded or local file does not have the manifest's checksum.
-    #[error("{}: SHA-256 is {found}, the manifest says {expected}; delete the file and run `kvfold fetch` again", path.display())]
+    /// The downloaded or local file does not have the checksum that it should have.
+    #[error("{}: SHA-256 is {found}, it should be {expected}; delete the file and run `kvfold fetch` again", path.display())]
     Checksum {
         /// The file concerned.
         path: PathBuf,
