@@ -5,8 +5,10 @@ mod bench;
 mod calibrate;
 mod eval;
 mod fetch;
+mod fetch_progress;
 mod info;
 mod model_args;
+mod models;
 mod prompt;
 mod report;
 mod run;
@@ -32,6 +34,7 @@ struct Cli {
 enum Command {
     Run(Box<run_args::RunArgs>),
     Fetch(fetch::FetchArgs),
+    Models(models::ModelsArgs),
     Info(info::InfoArgs),
     Eval(Box<eval::EvalArgs>),
     Calibrate(calibrate::CalibrateArgs),
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
         Command::Calibrate(args) => args.model.threads,
         Command::Bench(args) => args.model.threads,
         Command::AblateWorker(args) => args.threads,
-        Command::Fetch(_) | Command::Ablate(_) | Command::Report(_) => None,
+        Command::Fetch(_) | Command::Models(_) | Command::Ablate(_) | Command::Report(_) => None,
     };
     if let Some(threads) = threads {
         set_threads(threads.into()).expect("a number in range, before any work");
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
     let outcome = watch_interrupts(cancel.clone()).and_then(|()| match cli.command {
         Command::Run(args) => run::run(&args, &cancel),
         Command::Fetch(args) => fetch::run(&args, cancel.clone()),
+        Command::Models(args) => models::run(&args),
         Command::Info(args) => info::run(&args, &cancel),
         Command::Eval(args) => eval::run(&args, &cancel),
         Command::Calibrate(args) => calibrate::run(&args, &cancel),
