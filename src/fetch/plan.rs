@@ -156,11 +156,11 @@ impl Plan {
         let needed = missing.iter().fold(0_u64, |sum, (_, w)| sum.saturating_add(w.missing()));
         space::check(&home(repository, options), needed)?;
         progress.source(&format!(
-            "{} at {}: {}, {} bytes",
+            "{} at {}: {}, {} MB",
             options.hub_endpoint.trim_end_matches('/'),
             &self.commit[..12],
             count(missing.len()),
-            total
+            total.div_ceil(1_000_000)
         ));
         let mut before = 0;
         for (file, wanted) in missing {

@@ -61,7 +61,7 @@ pub fn fetch_repository(
     }
     let plan = match known {
         Some(plan) if !options.refresh || options.offline => plan,
-        known => match make_plan(repository, options, progress) {
+        known => match make_plan(repository, options) {
             Ok(plan) => plan,
             Err(Fail::Fatal(error)) => return Err(error),
             Err(Fail::Source(reason) | Fail::Skipped(reason)) => match known {
@@ -100,16 +100,11 @@ fn how_to_go_on(repository: &Repository) -> String {
 }
 
 /// Asks the hub what there is, chooses, and refuses what cannot be run.
-fn make_plan(
-    repository: &Repository,
-    options: &FetchOptions,
-    progress: &mut dyn Progress,
-) -> Result<Plan, Fail> {
+fn make_plan(repository: &Repository, options: &FetchOptions) -> Result<Plan, Fail> {
     if options.offline {
         let reason = "it is not here, and HF_HUB_OFFLINE is set, so the hub was not asked";
         return Err(Fail::Skipped(reason.to_owned()));
     }
-    progress.source(&format!("{}: what is there?", options.hub_endpoint.trim_end_matches('/')));
     let listing = ask(repository, options)?;
     let names: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
     let choice = choose(&names, repository.selection.as_deref());
