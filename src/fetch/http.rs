@@ -7,7 +7,6 @@
 use std::io::Read;
 use std::time::Duration;
 
-use ureq::config::RedirectAuthHeaders;
 use ureq::http::{HeaderMap, HeaderName, Response, header};
 use ureq::{Agent, Body};
 
@@ -23,6 +22,9 @@ const STALL: Duration = Duration::from_secs(30);
 
 /// Between a request that broke off and the next.
 pub(super) const BACKOFF: Duration = Duration::from_millis(500);
+
+/// Redirects that are followed for one request.
+const REDIRECTS: usize = 8;
 
 /// A server that asks for a longer pause than this is not waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,9 +57,8 @@ pub(super) fn agent(url: &str) -> Agent {
         .user_agent(concat!("kvfold/", env!("CARGO_PKG_VERSION")))
         .accept_encoding("identity")
         .http_status_as_error(false)
-        // The hub redirects to another path of itself when a repository was renamed, and
-        // to another host for the bytes: that one must not get the token.
-        .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+        // They are followed below.
+        .max_redirects(0)
         .timeout_resolve(Some(CONNECT))
         .timeout_connect(Some(CONNECT))
         .timeout_recv_response(Some(STALL))
@@ -69,22 +70,65 @@ pub(super) fn agent(url: &str) -> Agent {
     config.build().into()
 }
 
-/// One GET with the user's token, answered whatever its status.
+/// One GET, answered whatever its status. The hub redirects to another path of itself where
+/// a repository was renamed, which needs the user's token, and to another host for the bytes
+/// of large files, which must not get it.
 pub(super) fn get(
     agent: &Agent,
     url: &str,
     headers: &[(HeaderName, String)],
     options: &FetchOptions,
 ) -> Result<Response<Body>, Fail> {
-    let mut request = agent.get(url);
-    if let Some(token) = &options.hub_token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    let mut at = url.to_owned();
+    for _ in 0..=REDIRECTS {
+        let mut request = agent.get(&at);
+        if let (Some(token), true) = (&options.hub_token, origin(&at) == origin(url)) {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let response = in_background(options, move || request.call())?
+            .map_err(|error| Fail::Source(format!("{url}: {error}")))?;
+        if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+            return Ok(response);
+        }
+        let location = text(response.headers(), header::LOCATION).unwrap_or_default();
+        at = join(&at, location).ok_or_else(|| {
+            Fail::Source(format!("{url}: redirects to {location:.200?}, which is not followed"))
+        })?;
     }
-    for (name, value) in headers {
-        request = request.header(name, value);
+    Err(Fail::Source(format!("{url}: redirects more than {REDIRECTS} times")))
+}
+
+/// Scheme, host and port of a URL.
+fn origin(url: &str) -> String {
+    let path =
+        url.find("://").and_then(|at| url.get(at + 3..)?.find(['/', '?', '#']).map(|n| at + 3 + n));
+    url.get(..path.unwrap_or(url.len())).unwrap_or(url).to_ascii_lowercase()
+}
+
+/// Where a redirect from `from` leads to; None if it is none or gives up HTTPS.
+fn join(from: &str, location: &str) -> Option<String> {
+    let scheme = from.split_once("://")?.0;
+    if location.is_empty() {
+        return None;
     }
-    in_background(options, move || request.call())?
-        .map_err(|error| Fail::Source(format!("{url}: {error}")))
+    let to = if location.contains("://") && !location.starts_with('/') {
+        location.to_owned()
+    } else if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        origin(from) + location
+    } else {
+        let path = from.split(['?', '#']).next()?;
+        let folder =
+            path.get(origin(from).len()..)?.rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{}{folder}/{location}", origin(from))
+    };
+    let new = to.split_once("://")?.0.to_ascii_lowercase();
+    let kept = new == "https" || (new == "http" && scheme.eq_ignore_ascii_case("http"));
+    kept.then_some(to)
 }
 
 /// An answer in memory; a busy server and a connection that breaks off are tried again.
@@ -184,6 +228,34 @@ mod tests {
         assert!(is_loopback("http://127.0.0.1:80/x") && is_loopback("http://localhost"));
         assert!(is_loopback("http://[::1]:8/x"));
         assert!(!is_loopback("http://localhost.example/x") && !is_loopback("https://h/127.0.0.1"));
+    }
+
+    #[test]
+    fn a_redirect_leads_where_it_says_but_not_out_of_https() {
+        let from = "https://Hub.co:8/o/n/x?y=/z";
+        for (location, expected) in [
+            ("/a/b?c", Some("https://hub.co:8/a/b?c")),
+            ("https://cdn.co/f", Some("https://cdn.co/f")),
+            ("//cdn.co/f", Some("https://cdn.co/f")),
+            ("w", Some("https://hub.co:8/o/n/w")),
+            ("http://hub.co:8/a", None),
+            ("file:///etc/passwd", None),
+            ("", None),
+        ] {
+            assert_eq!(join(from, location).as_deref(), expected, "{location}");
+        }
+        assert_eq!(join("http://h/a", "http://h:9/b").as_deref(), Some("http://h:9/b"));
+        assert_eq!(join("http://h", "b").as_deref(), Some("http://h/b"));
+        for (a, b, same) in [
+            ("https://h/a", "https://H/b?c", true),
+            ("https://h", "https://h/", true),
+            ("https://h/a", "https://h:444/a", false),
+            ("https://h/a", "http://h/a", false),
+            ("https://h/a", "https://h.evil/a", false),
+            ("https://h/a", "https://h@evil/a", false),
+        ] {
+            assert_eq!(origin(a) == origin(b), same, "{a} {b}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::progress::Progress;
 use super::repository::Repository;
 use super::stores;
 use super::wanted::Sum;
+use crate::backend::{Geometry, Kernels};
 use crate::error::{Error, Result};
 use crate::model::{ModelConfig, check_gguf_architecture, check_gguf_head};
 
@@ -189,8 +190,9 @@ impl Asker<'_> {
     fn check_config(&self) -> Result<(), Fail> {
         let text = self.small(CONFIG)?;
         let text = String::from_utf8_lossy(&text);
-        match ModelConfig::from_json(&text) {
-            Ok(_) => Ok(()),
+        let runs = |config: ModelConfig| Geometry::gqa(config.head_dim).check(Kernels::Cpu);
+        match ModelConfig::from_json(&text).and_then(runs) {
+            Ok(()) => Ok(()),
             Err(Error::UnknownArchitecture { name, supported, .. }) => {
                 let path = self.name(CONFIG);
                 Err(Fail::Fatal(Error::UnknownArchitecture { path, name, supported }))

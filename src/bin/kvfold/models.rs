@@ -8,6 +8,7 @@ use crate::size;
 use anyhow::Result;
 use clap::Args;
 use kvfold::Error;
+use kvfold::backend::{Geometry, Kernels};
 use kvfold::fetch::{FetchOptions, Found, Manifest, catalog, here};
 use kvfold::model::Checkpoint;
 use serde::Serialize;
@@ -103,7 +104,11 @@ fn look(found: Found) -> Here {
             here.architecture = Some(config.arch.name.to_owned());
             here.context = Some(config.context);
             here.weights = checkpoint.dtypes().first().map(|count| count.dtype.to_string());
-            here.supported = true;
+            // What no device takes, the CPU does not.
+            match Geometry::gqa(config.head_dim).check(Kernels::Cpu) {
+                Ok(()) => here.supported = true,
+                Err(error) => here.why_not = Some(error.to_string()),
+            }
         }
         Err(Error::UnknownArchitecture { name, .. }) => {
             here.why_not = Some(format!("architecture {name} is not supported"));

@@ -67,14 +67,15 @@ impl fmt::Display for Store {
     }
 }
 
-/// Everything that is here, kvfold's own first; no path twice.
+/// Everything that is here, kvfold's own first; nothing twice where two of the folders are
+/// one.
 pub fn here(options: &FetchOptions) -> Vec<Found> {
     let mut all = own::list(options);
     all.extend(options.hf_caches.iter().flat_map(|cache| hf_cache::list(cache)));
     all.extend(options.llama_caches.iter().flat_map(|cache| llama_cache::list(cache)));
     all.extend(options.ollama_stores.iter().flat_map(|store| ollama::list(store)));
     let mut seen = HashSet::new();
-    all.retain(|found| seen.insert(found.path.clone()));
+    all.retain(|found| seen.insert((found.name.clone(), found.path.clone())));
     all
 }
 

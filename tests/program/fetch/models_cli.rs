@@ -5,10 +5,10 @@ use std::fs;
 use serde_json::Value;
 
 use super::made_up_hub::Fault;
-use super::repository::{folder_hub, gguf_hub};
+use super::repository::{folder_files, folder_hub, gguf_hub};
 use super::stores::{hf_repository, ollama_model, write};
-use super::tiny_model::{Gguf, hf_files};
-use crate::command::{Place, error, success};
+use super::tiny_model::Gguf;
+use crate::command::{Place, error, model, success};
 
 #[test]
 fn a_model_of_the_hub_answers_at_once() {
@@ -41,7 +41,7 @@ fn a_model_of_the_hub_answers_at_once() {
 #[test]
 fn a_folder_of_that_name_comes_before_the_hub() {
     let (place, hub) = (Place::new(), gguf_hub());
-    write(place.0.path(), "o/n/model.gguf", Gguf::model().bytes());
+    write(place.0.path(), "o/n/model.gguf", fs::read(model()).unwrap());
     let mut command = place.command(&["run", "-m", "o/n", "--raw", "-n", "1", "abc"]);
     command.env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", &hub.endpoint);
     success(&command.output().unwrap());
@@ -52,14 +52,19 @@ fn a_folder_of_that_name_comes_before_the_hub() {
 fn models_of_other_programs_are_run_and_listed() {
     let place = Place::new();
     let root = place.0.path();
-    let bytes = Gguf::model().bytes();
+    let bytes = fs::read(model()).unwrap();
     let mut foreign = Gguf::model();
     foreign.str("general.architecture", "a\u{1b}[31mb\nc");
     ollama_model(&root.join(".ollama"), "registry.ollama.ai/library/tiny/1b", &bytes);
     ollama_model(&root.join(".ollama"), "registry.ollama.ai/library/odd/latest", &foreign.bytes());
-    let files: Vec<_> = hf_files().into_iter().collect();
+    let files: Vec<_> = folder_files().into_iter().collect();
     hf_repository(&root.join(".hf/hub"), "a/folder", &files);
     hf_repository(&root.join(".hf/hub"), "a/text", &[("m-Q8_0.gguf", b"once upon".to_vec())]);
+    ollama_model(
+        &root.join(".ollama"),
+        "registry.ollama.ai/library/wide/v1",
+        &Gguf::model().bytes(),
+    );
     write(root, ".llama/b_c_m-Q4_0.gguf", &bytes[..bytes.len() - 40]);
     write(root, ".llama/manifest=b=c=latest.json", "{}");
     for model in ["tiny:1b", "ollama:tiny:1b", "a/folder"] {
@@ -69,13 +74,14 @@ fn models_of_other_programs_are_run_and_listed() {
     assert!(stderr.is_empty(), "{stderr}");
     for part in [
         "Hugging Face's cache\n  a/folder\n",
-        "safetensors F32, llama, 64 tokens of context",
+        "safetensors F32, llama, 512 tokens of context",
         "  a/text:Q8_0\n      9 B, GGUF, cannot be run: not a GGUF file",
         "llama.cpp's cache\n  b/c:m-Q4_0.gguf\n",
         "cannot be run: tensor ",
         "Ollama's store\n  ollama:odd:latest\n",
         "architecture a\\u{1b}[31mb\\nc is not supported",
         "  ollama:tiny:1b\n",
+        "cannot be run: head_dim 4 is not supported",
         "can be fetched by name",
         "  gemma3-270m\n",
     ] {
@@ -86,7 +92,7 @@ fn models_of_other_programs_are_run_and_listed() {
     let (stdout, _) = success(&place.kvfold(&["models", "--json"]));
     let json: Value = serde_json::from_str(&stdout).unwrap();
     let here = json["here"].as_array().unwrap();
-    assert_eq!(here.len(), 5, "{stdout}");
+    assert_eq!(here.len(), 6, "{stdout}");
     let named = |name: &str| here.iter().find(|model| model["name"] == name).unwrap();
     assert_eq!(named("ollama:tiny:1b")["supported"], true);
     assert_eq!(named("ollama:tiny:1b")["bytes"], bytes.len());

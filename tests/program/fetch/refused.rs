@@ -8,7 +8,7 @@ use kvfold::fetch::{Repository, Silent, fetch_repository};
 use serde_json::{Value, json};
 
 use super::made_up_hub::{Fault, Hub};
-use super::repository::{folder_hub, gguf_hub, named};
+use super::repository::{folder_files, folder_hub, gguf_hub, named};
 use super::tiny_model::{Gguf, hf_files};
 
 #[track_caller]
@@ -148,7 +148,7 @@ fn what_kvfold_cannot_run_is_refused_before_its_weights() {
     refused(&hub, &named("o/n:Q4_K_M"), false, &["it has no Q4_K_M", "m-Q8_0.gguf"]);
 
     let with_config = |change: fn(&mut Value)| {
-        let mut files = hf_files();
+        let mut files = folder_files();
         let mut config: Value = serde_json::from_slice(&files["config.json"]).unwrap();
         change(&mut config);
         files.insert("config.json", config.to_string().into_bytes());
@@ -159,16 +159,17 @@ fn what_kvfold_cannot_run_is_refused_before_its_weights() {
     assert!(matches!(error, Error::UnknownArchitecture { .. }));
     let hub = with_config(|config| config["quantization_config"] = json!({"quant_method": "awq"}));
     refused(&hub, &named("o/n"), false, &["quantization_config"]);
+    refused(&Hub::start(hf_files()), &named("o/n"), false, &["head_dim 4 is not supported"]);
     let hub = with_config(|config| config["num_hidden_layers"] = json!(0));
     refused(&hub, &named("o/n"), false, &["number of layers is 0"]);
 
-    let mut files = hf_files();
+    let mut files = folder_files();
     files.insert("model.safetensors.index.json", br#"{"weight_map": {"a": "../x"}}"#.to_vec());
     refused(&Hub::start(files), &named("o/n"), false, &["names a shard that cannot be one"]);
-    let mut files = hf_files();
+    let mut files = folder_files();
     files.remove("two.safetensors");
     refused(&Hub::start(files), &named("o/n"), false, &["it has no two.safetensors"]);
-    let mut files = hf_files();
+    let mut files = folder_files();
     files.remove("tokenizer.json");
     refused(&Hub::start(files), &named("o/n"), false, &["no tokenizer.json"]);
     let hub = Hub::start([("config.json", b"{}".to_vec()), ("pytorch_model.bin", vec![1; 9])]);

@@ -1,17 +1,20 @@
 //! Models of a hub: what is fetched of a repository, how it is checked, what is left of an
 //! interruption.
 
+use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 
 use kvfold::Error;
 use kvfold::fetch::{Repository, Silent, fetch_repository};
 use kvfold::model::Checkpoint;
+use safetensors::SafeTensors;
 
 use super::Steps;
 use super::made_up_hub::{COMMIT, Fault, Hub};
-use super::tiny_model::{Gguf, hf_files};
+use super::tiny_model::Gguf;
 
 /// A repository by its name.
 pub fn named(name: &str) -> Repository {
@@ -38,9 +41,34 @@ pub fn gguf_hub() -> Hub {
     ])
 }
 
+/// A small model that can be run, as the files of a folder with two shards.
+pub fn folder_files() -> HashMap<&'static str, Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/smollm2");
+    let read = |name: &str| fs::read(folder.join(name)).unwrap();
+    let names =
+        ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
+    let mut files: HashMap<_, _> = names.map(|name| (name, read(name))).into();
+    let bytes = read("model.safetensors");
+    let whole = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors = whole.tensors();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let map: serde_json::Map<_, _> = (tensors.iter().enumerate())
+        .map(|(i, (name, _))| (name.clone(), ["one.safetensors", "two.safetensors"][i % 2].into()))
+        .collect();
+    let shard = |rest: usize| {
+        let views = tensors.iter().enumerate().filter(|(i, _)| i % 2 == rest).map(|(_, t)| t);
+        safetensors::serialize(views.map(|(name, view)| (name, view)), None).unwrap()
+    };
+    files.insert("one.safetensors", shard(0));
+    files.insert("two.safetensors", shard(1));
+    let index = serde_json::json!({"weight_map": map}).to_string();
+    files.insert("model.safetensors.index.json", index.into_bytes());
+    files
+}
+
 /// A repository with a folder of transformers, and what must not be fetched of it.
 pub fn folder_hub() -> Hub {
-    let mut files: Vec<(&str, Vec<u8>)> = hf_files().into_iter().collect();
+    let mut files: Vec<(&str, Vec<u8>)> = folder_files().into_iter().collect();
     files.push(("chat_template.jinja", b"{{ messages[0]['content'] }}".to_vec()));
     for other in ["pytorch_model.bin", "original/consolidated.00.pth", "consolidated.safetensors"] {
         files.push((other, vec![7; 1000]));
