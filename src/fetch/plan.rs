@@ -94,9 +94,14 @@ impl Plan {
         }
     }
 
-    /// Bytes of all files.
-    pub(super) fn bytes(&self) -> u64 {
-        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size))
+    /// Bytes of the weights.
+    pub(super) fn weights(&self) -> u64 {
+        let is_weights = |file: &&PlannedFile| {
+            [".gguf", ".safetensors"]
+                .iter()
+                .any(|end| file.path.to_ascii_lowercase().ends_with(end))
+        };
+        self.files.iter().filter(is_weights).fold(0, |sum, file| sum.saturating_add(file.size))
     }
 
     /// Whether all files are here, by size and stamp.

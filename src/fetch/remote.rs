@@ -86,7 +86,9 @@ pub fn fetch_repository(
         Err(Fail::Fatal(error)) => Err(error),
         Err(Fail::Source(reason) | Fail::Skipped(reason)) => {
             reasons.push(reason);
-            reasons.push("the same command goes on where it was".to_owned());
+            reasons.push(format!(
+                "the same command goes on where it was, `kvfold fetch {repository}` asks the hub anew"
+            ));
             Err(failed(reasons))
         }
     }

@@ -50,7 +50,7 @@ pub(super) fn list(options: &FetchOptions) -> Vec<Found> {
             name: repository.to_string(),
             store: Store::Kvfold,
             path: plan.path(&repository, options),
-            bytes: plan.bytes(),
+            bytes: plan.weights(),
             incomplete: (!complete)
                 .then(|| format!("not all of it is here; `kvfold fetch {repository}` goes on")),
         });

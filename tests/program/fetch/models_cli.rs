@@ -28,7 +28,7 @@ fn a_model_of_the_hub_answers_at_once() {
     let (stdout, _) = success(&run(&["fetch", "o/n"]));
     assert!(fs::metadata(stdout.trim_end()).unwrap().is_dir(), "{stdout}");
     let (stdout, _) = success(&place.kvfold(&["models"]));
-    assert!(stdout.contains("  o/n\n") && stdout.contains("safetensors F32, llama"), "{stdout}");
+    assert!(stdout.contains("  o/n\n") && stdout.contains("safetensors F16, llama"), "{stdout}");
 
     hub.fail("/api/", 9, Fault::Status(401, ""));
     let line = error(&run(&["run", "-m", "o/other", "hi"]));
@@ -74,7 +74,7 @@ fn models_of_other_programs_are_run_and_listed() {
     assert!(stderr.is_empty(), "{stderr}");
     for part in [
         "Hugging Face's cache\n  a/folder\n",
-        "safetensors F32, llama, 512 tokens of context",
+        "safetensors F16, llama, 512 tokens of context",
         "  a/text:Q8_0\n      9 B, GGUF, cannot be run: not a GGUF file",
         "llama.cpp's cache\n  b/c:m-Q4_0.gguf\n",
         "cannot be run: tensor ",
