@@ -1,7 +1,8 @@
 //! Which files of a repository make a model: of the hub's list, and of what lies in a
 //! folder alike. Names go in, names come out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat;
 
 use super::quant;
 
@@ -48,7 +49,7 @@ const BESIDES: [&str; 5] = [
 
 /// One GGUF model of a repository.
 pub(super) struct Group {
-    /// Its files in order.
+    /// Its files that are there, in order.
     pub(super) parts: Vec<String>,
     /// What lacks, if a part does.
     pub(super) missing: Option<String>,
@@ -110,27 +111,30 @@ pub(super) fn shards(index: &[u8]) -> Result<Vec<String>, String> {
 
 /// The GGUF models among `names`, best first.
 pub(super) fn groups(names: &[&str]) -> Vec<Group> {
-    let mut names: Vec<&str> = names.iter().copied().filter(|name| is_model(name)).collect();
-    names.sort_unstable();
+    let names: BTreeSet<&str> = names.iter().copied().filter(|name| is_model(name)).collect();
     let mut groups = Vec::new();
-    let mut seen = HashSet::new();
-    for name in &names {
+    // The numbers of parts that are there, in order, by what they are parts of.
+    let mut parted: BTreeMap<(&str, u32), Vec<u32>> = BTreeMap::new();
+    for name in names {
         let stem = name.get(..name.len() - 5).unwrap_or(name);
-        let quant = quant::of_file(name);
         match quant::part_of(stem) {
-            None => {
-                groups.push(Group { parts: vec![(*name).to_owned()], missing: None, quant });
-            }
-            // Once for all parts: at the first of them that is there.
-            Some((base, _, count)) if seen.insert((base, count)) => {
-                let all = (1..=count).map(|i| format!("{base}-{i:05}-of-{count:05}.gguf"));
-                let missing = all.clone().find(|part| names.binary_search(&part.as_str()).is_err());
-                // A count that there are no files for is not counted out.
-                let parts = all.take(names.len()).collect();
-                groups.push(Group { parts, missing, quant });
-            }
-            Some(_) => {}
+            Some((base, number, count)) => parted.entry((base, count)).or_default().push(number),
+            None => groups.push(Group {
+                parts: vec![name.to_owned()],
+                missing: None,
+                quant: quant::of_file(name),
+            }),
         }
+    }
+    for ((base, count), there) in parted {
+        let part = |number: u32| format!("{base}-{number:05}-of-{count:05}.gguf");
+        let missing = (1..=count).zip(there.iter().map(Some).chain(repeat(None)));
+        let missing = missing.into_iter().find(|(number, there)| Some(number) != *there);
+        groups.push(Group {
+            quant: quant::of_file(&part(1)),
+            missing: missing.map(|(number, _)| part(number)),
+            parts: there.into_iter().map(part).collect(),
+        });
     }
     groups.sort_by_key(|group| quant::rank(group.quant.as_deref()));
     groups
@@ -319,6 +323,11 @@ mod tests {
         // What is whole comes before what is better and lacks a part.
         assert_eq!(gguf(&["m-Q4_K_M-00001-of-00002.gguf", "m-F32.gguf"], None), ["m-F32.gguf"]);
         refused(&["m-00001-of-99999.gguf"], None, &["00002-of-99999.gguf is missing"]);
+        // Neither a list that repeats itself nor one made to be long does harm.
+        assert_eq!(gguf(&[one, two, one, two], None), [one, two]);
+        let many: Vec<String> = (1..20_000).map(|i| format!("m{i}-{i:05}-of-99999.gguf")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        refused(&many, None, &["several files would do"]);
     }
 
     #[test]

@@ -72,7 +72,6 @@ pub fn fetch_repository(
                 }
                 _ => {
                     reasons.push(reason);
-                    reasons.push(how_to_go_on(repository));
                     return Err(failed(reasons));
                 }
             },
@@ -106,9 +105,12 @@ fn how_to_go_on(repository: &Repository) -> String {
 fn make_plan(repository: &Repository, options: &FetchOptions) -> Result<Plan, Fail> {
     if options.offline {
         let reason = "it is not here, and HF_HUB_OFFLINE is set, so the hub was not asked";
-        return Err(Fail::Skipped(reason.to_owned()));
+        return Err(Fail::Skipped(format!("{reason}; {}", how_to_go_on(repository))));
     }
-    let listing = ask(repository, options)?;
+    let listing = ask(repository, options).map_err(|fail| match fail {
+        Fail::Source(reason) => Fail::Source(format!("{reason}; {}", how_to_go_on(repository))),
+        other => other,
+    })?;
     let names: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
     let choice = choose(&names, repository.selection.as_deref());
     let choice = choice.map_err(Fail::Source)?;
@@ -218,7 +220,10 @@ impl Asker<'_> {
         let (size, _) = self.listing.file(path).map_err(Fail::Source)?;
         let answer = read(&url, Much::First(HEAD.min(size)), self.options)?;
         match answer.status {
-            200 | 206 => Ok(check_gguf_head(&answer.body, &name)?),
+            200 | 206 => match check_gguf_head(&answer.body, &name) {
+                Err(Error::BadFile { what, .. }) => Err(Fail::Source(format!("{url}: {what}"))),
+                other => Ok(other?),
+            },
             401 | 403 => {
                 let reason = refused(&answer, self.repository, self.options);
                 Err(Fail::Source(format!("{url}: {reason}")))

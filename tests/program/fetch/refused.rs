@@ -141,7 +141,7 @@ fn what_kvfold_cannot_run_is_refused_before_its_weights() {
     // Not GGUF at all: a pointer to LFS, committed as it is; a page.
     for text in ["version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "<html>", "GGU"] {
         let hub = Hub::start([("m.gguf", text.as_bytes().to_vec())]);
-        refused(&hub, &named("o/n"), false, &["o/n/m.gguf: "]);
+        refused(&hub, &named("o/n"), false, &["/m.gguf: "]);
     }
     let hub = Hub::start([("m-IQ2_XXS.gguf", gguf("llama")), ("m-Q8_0.gguf", gguf("llama"))]);
     refused(&hub, &named("o/n:IQ2_XXS"), false, &["IQ2_XXS are not supported", "Q8_0 (m-Q8_0"]);
