@@ -55,8 +55,8 @@ pub enum Error {
         supported: &'static str,
     },
 
-    /// The downloaded or local file does not have the manifest's checksum.
-    #[error("{}: SHA-256 is {found}, the manifest says {}; delete the file and run `kvfold fetch` again", Printable(path.display()), Printable(expected))]
+    /// The downloaded or local file does not have the checksum that it should have.
+    #[error("{}: SHA-256 is {found}, it should be {}; delete the file and run `kvfold fetch` again", Printable(path.display()), Printable(expected))]
     Checksum {
         /// The file concerned.
         path: PathBuf,

@@ -1,7 +1,7 @@
 //! Checksums, and the stamp that makes the second start quick.
 //!
 //! Hashing takes a second per gigabyte or so: too long before each answer. So
-//! a stamp beside the file records that its content had the SHA-256 while it
+//! a stamp beside the file records that its content had the sum while it
 //! had this size and modification time, and is trusted while both agree.
 
 use std::fs::{self, File, Metadata};
@@ -10,16 +10,17 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::manifest::Manifest;
 use super::options::FetchOptions;
 use super::progress::Progress;
+use super::wanted::{Sum, Wanted, with_suffix};
 use crate::error::{Error, Result};
 
 /// What a file turned out to be.
 pub(super) enum Check {
-    /// The manifest's file.
+    /// The file that is wanted.
     Good,
     /// There is nothing at that path.
     Absent,
@@ -34,7 +35,9 @@ struct Stamp {
     size: u64,
     modified_seconds: u64,
     modified_nanoseconds: u32,
-    sha256: String,
+    /// Its sum, as [`Sum`] prints it.
+    #[serde(rename = "sha256")]
+    sum: String,
 }
 
 /// The stamp's path for a file in the cache.
@@ -42,19 +45,12 @@ pub(super) fn stamp_of(file: &Path) -> PathBuf {
     with_suffix(file, ".stamp")
 }
 
-/// `path` with `suffix` appended to its last component.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// Compares `file` with the manifest: by its stamp if there is one and
+/// Compares `file` with what is wanted: by its stamp if there is one and
 /// `options.verify` is off, else by hashing it, after which the stamp is written.
 pub(super) fn check(
     file: &Path,
     stamp: Option<&Path>,
-    manifest: &Manifest,
+    wanted: &Wanted,
     options: &FetchOptions,
     progress: &mut dyn Progress,
 ) -> Result<Check> {
@@ -69,18 +65,25 @@ pub(super) fn check(
     if !metadata.is_file() {
         return Err(Error::bad_file(file, "is not a regular file", "move it away"));
     }
-    if metadata.len() != manifest.size {
-        let what = format!("has {} bytes, the manifest says {}", metadata.len(), manifest.size);
+    if metadata.len() != wanted.size {
+        let Wanted { size, says, .. } = wanted;
+        let what = format!("has {} bytes, {says} says {size}", metadata.len());
         return Ok(Check::Bad(Error::bad_file(file, what, "it is another or a damaged file")));
     }
-    let expected = Stamp::new(file, &metadata, &manifest.sha256);
+    let expected = Stamp::new(file, &metadata, &wanted.sum);
     if !options.verify && expected.is_some() && stamp.and_then(read_stamp) == expected {
         return Ok(Check::Good);
     }
-    let found = sha256(file, manifest.size, options, progress)?;
-    if found != manifest.sha256 {
-        let path = file.to_owned();
-        return Ok(Check::Bad(Error::Checksum { path, expected: manifest.sha256.clone(), found }));
+    let found = digits(file, &wanted.sum, wanted.size, options, progress)?;
+    if found != wanted.sum.digits() {
+        let (path, expected) = (file.to_owned(), wanted.sum.digits().to_owned());
+        return Ok(Check::Bad(match &wanted.sum {
+            Sum::Sha256(_) => Error::Checksum { path, expected, found },
+            sum => {
+                let what = format!("its {} is {found}, it should be {expected}", sum.kind());
+                Error::bad_file(path, what, "delete the file and run `kvfold fetch` again")
+            }
+        }));
     }
     if let (Some(path), Some(content)) = (stamp, expected) {
         write_stamp(path, &content);
@@ -89,23 +92,49 @@ pub(super) fn check(
 }
 
 /// Stamps a file that has just been verified.
-pub(super) fn stamp(file: &Path, manifest: &Manifest) {
+pub(super) fn stamp(file: &Path, wanted: &Wanted) {
     let metadata = fs::metadata(file).ok();
-    if let Some(content) = metadata.and_then(|m| Stamp::new(file, &m, &manifest.sha256)) {
+    if let Some(content) = metadata.and_then(|m| Stamp::new(file, &m, &wanted.sum)) {
         write_stamp(&stamp_of(file), &content);
     }
 }
 
-/// The SHA-256 of a file, in lower-case hexadecimal digits.
+/// The SHA-256 of a file of `size` bytes, in lower-case hexadecimal digits.
 pub(super) fn sha256(
     file: &Path,
     size: u64,
     options: &FetchOptions,
     progress: &mut dyn Progress,
 ) -> Result<String> {
+    hash(file, Sha256::new(), size, options, progress)
+}
+
+/// The digits that `sum` should have, of a file of `size` bytes.
+pub(super) fn digits(
+    file: &Path,
+    sum: &Sum,
+    size: u64,
+    options: &FetchOptions,
+    progress: &mut dyn Progress,
+) -> Result<String> {
+    match sum {
+        Sum::Sha256(_) => sha256(file, size, options, progress),
+        Sum::GitBlob(_) => {
+            let start = Sha1::new().chain_update(format!("blob {size}\0"));
+            hash(file, start, size, options, progress)
+        }
+    }
+}
+
+fn hash(
+    file: &Path,
+    mut hasher: impl Digest,
+    size: u64,
+    options: &FetchOptions,
+    progress: &mut dyn Progress,
+) -> Result<String> {
     progress.verifying(file);
     let mut reader = File::open(file).map_err(|error| Error::io(file, error))?;
-    let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut done = 0;
     loop {
@@ -125,14 +154,14 @@ pub(super) fn sha256(
 
 impl Stamp {
     /// None where the file system keeps no usable modification time.
-    fn new(file: &Path, metadata: &Metadata, sha256: &str) -> Option<Self> {
+    fn new(file: &Path, metadata: &Metadata, sum: &Sum) -> Option<Self> {
         let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
         Some(Self {
             path: file.to_string_lossy().into_owned(),
             size: metadata.len(),
             modified_seconds: modified.as_secs(),
             modified_nanoseconds: modified.subsec_nanos(),
-            sha256: sha256.to_owned(),
+            sum: sum.to_string(),
         })
     }
 }

@@ -2,35 +2,38 @@
 
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ureq::http::{HeaderMap, Response, header};
 use ureq::{Agent, Body};
 
 use super::fail::Fail;
+use super::http::{BACKOFF, agent, busy, explain, get, is_page, text};
 use super::options::FetchOptions;
 use super::place::{Origin, Place};
 use super::progress::Progress;
-use super::transfer::{Ended, in_background, into_part, pause};
-
-/// For the name to be resolved, and again for the connection to be made.
-const CONNECT: Duration = Duration::from_secs(5);
-
-/// For the response to begin, and for each read after that.
-const STALL: Duration = Duration::from_secs(30);
-
-/// Between a transfer that broke off and its resumption.
-const BACKOFF: Duration = Duration::from_millis(500);
+use super::transfer::{Ended, into_part, pause};
 
 /// How one request went.
 enum Attempt {
     /// The `.part` is complete; `resumed` if it was not begun by this request.
     Complete { resumed: bool },
-    /// The transfer broke off and may be resumed.
-    Broken(String),
+    /// The transfer broke off and may be resumed after the pause.
+    Broken(String, Duration),
 }
+
+/// What need not be escaped in a path: RFC 3986's unreserved characters, and the slash.
+const PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 /// Where the hub serves a file of a repository.
 pub(super) fn url(endpoint: &str, repository: &str, revision: &str, file: &str) -> String {
-    format!("{}/{repository}/resolve/{revision}/{file}", endpoint.trim_end_matches('/'))
+    let endpoint = endpoint.trim_end_matches('/');
+    format!("{endpoint}/{repository}/resolve/{}/{}", escape(revision), escape(file))
+}
+
+/// `text` as a part of a URL's path; slashes stay.
+pub(super) fn escape(text: &str) -> impl std::fmt::Display + '_ {
+    utf8_percent_encode(text, PATH)
 }
 
 /// Downloads `url` into the place, resuming a `.part` of the same URL.
@@ -50,10 +53,10 @@ pub(super) fn download(
                 Err(Fail::Source(_)) if resumed => {}
                 outcome => return outcome,
             },
-            Attempt::Broken(reason) if retries == 0 => return Err(Fail::Source(reason)),
-            Attempt::Broken(_) => {
+            Attempt::Broken(reason, _) if retries == 0 => return Err(Fail::Source(reason)),
+            Attempt::Broken(_, wait) => {
                 retries -= 1;
-                pause(BACKOFF, options)?;
+                pause(wait, options)?;
             }
         }
     }
@@ -71,34 +74,39 @@ fn attempt(
     if have == place.size() {
         return Ok(Attempt::Complete { resumed: true });
     }
-    let mut request = agent.get(url);
-    if let Some(token) = &options.hub_token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-    }
+    let mut headers = Vec::new();
     if have > 0 {
-        request = request.header(header::RANGE, format!("bytes={have}-"));
-        if let Some(etag) = etag {
-            request = request.header(header::IF_RANGE, etag);
-        }
+        headers.push((header::RANGE, format!("bytes={have}-")));
+        headers.extend(etag.map(|etag| (header::IF_RANGE, etag)));
     }
-    let response = in_background(options, move || request.call())?
-        .map_err(|error| Fail::Source(format!("{url}: {error}")))?;
+    let response = get(agent, url, &headers, options)?;
     let start = match response.status().as_u16() {
         200 => 0,
         206 if content_range(response.headers()) == Some((have, place.size())) => have,
         206 | 416 if have > 0 => {
             // The server's file is not the one that the part is of.
             place.discard();
-            return Ok(Attempt::Broken(format!("{url}: the server refused to resume")));
+            return Ok(Attempt::Broken(format!("{url}: the server refused to resume"), BACKOFF));
         }
-        status => return Err(Fail::Source(format!("{url}: {}", explain(status)))),
+        status => {
+            let reason = format!("{url}: {}", explain(status));
+            return match busy(status, response.headers()) {
+                Some(wait) => Ok(Attempt::Broken(reason, wait)),
+                None => Err(Fail::Source(reason)),
+            };
+        }
     };
+    if is_page(response.headers()) {
+        // What has been transferred before is still good.
+        let reason = "a web page came instead (of a proxy, or to log in?)";
+        return Err(Fail::Source(format!("{url}: {reason}")));
+    }
     if let Some(length) = content_length(&response)
-        && start + length != place.size()
+        && start.checked_add(length) != Some(place.size())
     {
         place.discard();
-        let (found, size) = (start + length, place.size());
-        return Err(Fail::Source(format!("{url}: has {found} bytes, the manifest says {size}")));
+        let (found, size, says) = (start.saturating_add(length), place.size(), place.says());
+        return Err(Fail::Source(format!("{url}: has {found} bytes, {says} says {size}")));
     }
     if start == 0 {
         // Emptied before it gets its new origin: never new origin, old bytes.
@@ -109,48 +117,13 @@ fn attempt(
     let body = response.into_body().into_reader();
     match into_part(body, start..place.size(), place, options, progress)? {
         Ended::Complete => Ok(Attempt::Complete { resumed: start > 0 }),
-        Ended::Short(reason) => Ok(Attempt::Broken(format!("{url}: {reason}"))),
+        Ended::Short(reason) => Ok(Attempt::Broken(format!("{url}: {reason}"), BACKOFF)),
         Ended::TooLong => {
             place.discard();
-            let size = place.size();
-            Err(Fail::Source(format!("{url}: has more than the manifest's {size} bytes")))
+            let (size, says) = (place.size(), place.says());
+            Err(Fail::Source(format!("{url}: has more than the {size} bytes that {says} says")))
         }
     }
-}
-
-fn agent(url: &str) -> Agent {
-    let mut config = Agent::config_builder()
-        .user_agent(concat!("kvfold/", env!("CARGO_PKG_VERSION")))
-        .accept_encoding("identity")
-        .http_status_as_error(false)
-        .timeout_resolve(Some(CONNECT))
-        .timeout_connect(Some(CONNECT))
-        .timeout_recv_response(Some(STALL))
-        .timeout_per_read(Some(STALL));
-    if is_loopback(url) {
-        // A mirror on this machine is not reached through a proxy.
-        config = config.proxy(None);
-    }
-    config.build().into()
-}
-
-fn is_loopback(url: &str) -> bool {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split('/').next().unwrap_or_default();
-    ["127.0.0.1", "localhost", "[::1]"].iter().any(|host| {
-        authority.strip_prefix(host).is_some_and(|port| port.is_empty() || port.starts_with(':'))
-    })
-}
-
-fn explain(status: u16) -> String {
-    let remedy = match status {
-        401 | 403 => "access is refused; set HF_TOKEN if the repository is private or gated",
-        404 => "there is no such file",
-        429 => "too many requests; try again later, or set HF_TOKEN",
-        500.. => "the server failed; try again later",
-        _ => "an unexpected answer",
-    };
-    format!("HTTP {status}: {remedy}")
 }
 
 fn content_length(response: &Response<Body>) -> Option<u64> {
@@ -170,10 +143,6 @@ fn strong_etag(headers: &HeaderMap) -> Option<String> {
     text(headers, header::ETAG).filter(|etag| etag.starts_with('"')).map(str::to_owned)
 }
 
-fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,13 +152,8 @@ mod tests {
         let expected = "https://h/o/n/resolve/main/a/b.gguf";
         assert_eq!(url("https://h", "o/n", "main", "a/b.gguf"), expected);
         assert_eq!(url("https://h/", "o/n", "main", "a/b.gguf"), expected);
-    }
-
-    #[test]
-    fn only_this_machine_is_loopback() {
-        assert!(is_loopback("http://127.0.0.1:80/x") && is_loopback("http://localhost"));
-        assert!(is_loopback("http://[::1]:8/x"));
-        assert!(!is_loopback("http://localhost.example/x") && !is_loopback("https://h/127.0.0.1"));
+        let escaped = "https://h/o/n/resolve/refs/pr/1/a%20b%23%3F%25%C3%A9.gguf";
+        assert_eq!(url("https://h", "o/n", "refs/pr/1", "a b#?%é.gguf"), escaped);
     }
 
     #[test]

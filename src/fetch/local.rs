@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::check::{Check, check, with_suffix};
+use super::check::{Check, check};
 use super::fail::Fail;
 use super::manifest::Manifest;
 use super::options::FetchOptions;
 use super::place::Place;
 use super::progress::Progress;
 use super::transfer::{Ended, into_part};
+use super::wanted::{Wanted, with_suffix};
 use crate::error::{Error, Result};
 
 /// A `path` source: the file is checked and used where it lies. It is never
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 pub(super) fn in_place(
     path: &Path,
     manifest: &Manifest,
+    wanted: &Wanted,
     options: &FetchOptions,
     progress: &mut dyn Progress,
 ) -> Result<PathBuf, Fail> {
@@ -31,10 +33,10 @@ pub(super) fn in_place(
     if candidates.is_empty() {
         return Err(Fail::Skipped("KVFOLD_MODEL_DIR is not set".to_owned()));
     }
-    let stamp = with_suffix(&options.model_path(manifest), ".inplace.stamp");
+    let stamp = with_suffix(&wanted.path, ".inplace.stamp");
     let mut reasons = Vec::new();
     for candidate in candidates {
-        match check(&candidate, Some(&stamp), manifest, options, progress) {
+        match check(&candidate, Some(&stamp), wanted, options, progress) {
             Ok(Check::Good) => return Ok(candidate),
             Ok(Check::Absent) => reasons.push(format!("{} does not exist", candidate.display())),
             Err(Error::Cancelled) => return Err(Fail::Fatal(Error::Cancelled)),
@@ -48,17 +50,18 @@ pub(super) fn in_place(
 /// names) and copies it into the cache.
 pub(super) fn copy(
     from: &Path,
-    manifest: &Manifest,
+    wanted: &Wanted,
     options: &FetchOptions,
     progress: &mut dyn Progress,
 ) -> Result<PathBuf> {
-    let from = if from.is_dir() { from.join(&manifest.file) } else { from.to_owned() };
+    let name = wanted.path.file_name().unwrap_or_default();
+    let from = if from.is_dir() { from.join(name) } else { from.to_owned() };
     progress.source(&from.to_string_lossy());
     let reader = File::open(&from).map_err(|error| Error::io(&from, error))?;
-    if let Check::Bad(error) = check(&from, None, manifest, options, progress)? {
+    if let Check::Bad(error) = check(&from, None, wanted, options, progress)? {
         return Err(error);
     }
-    let place = Place::open(manifest, options, progress)?;
+    let place = Place::open(wanted, options, progress)?;
     if place.is_filled() {
         return Ok(place.file().to_owned());
     }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::manifest::Manifest;
+use super::surroundings::{self as around, variable};
+use super::wanted::{Sum, Wanted};
 use crate::error::{Error, Result};
 
 /// How [`fetch`](super::fetch) works. [`from_env`](Self::from_env) fills it
@@ -20,9 +22,19 @@ pub struct FetchOptions {
     pub model_dir: Option<PathBuf>,
     /// Base URL of the hub (`HF_ENDPOINT`).
     pub hub_endpoint: String,
-    /// Bearer token for the hub (`HF_TOKEN`); never sent on to a host that
-    /// the hub redirects to.
+    /// Bearer token for the hub (`HF_TOKEN`, or the file that `hf auth login` writes);
+    /// never sent on to a host that the hub redirects to.
     pub hub_token: Option<String>,
+    /// Ask the hub for nothing (`HF_HUB_OFFLINE`).
+    pub offline: bool,
+    /// Ask the hub for a repository's newest commit although an older one is here.
+    pub refresh: bool,
+    /// Caches in Hugging Face's layout, which are searched and never changed.
+    pub hf_caches: Vec<PathBuf>,
+    /// Caches in llama.cpp's older, flat layout, which are searched and never changed.
+    pub llama_caches: Vec<PathBuf>,
+    /// Ollama's stores, which are searched and never changed.
+    pub ollama_stores: Vec<PathBuf>,
     /// The Python interpreter that runs pip (`KVFOLD_PYTHON`).
     pub python: OsString,
     /// Hash a file that is already there although its stamp agrees.
@@ -37,13 +49,19 @@ pub struct FetchOptions {
 }
 
 impl FetchOptions {
-    /// Options with every default, whatever the environment says.
+    /// Options with every default, whatever the environment says: no cache of another
+    /// program is searched.
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
         Self {
             cache_dir: cache_dir.into(),
             model_dir: None,
             hub_endpoint: "https://huggingface.co".to_owned(),
             hub_token: None,
+            offline: false,
+            refresh: false,
+            hf_caches: Vec::new(),
+            llama_caches: Vec::new(),
+            ollama_stores: Vec::new(),
             python: "python3".into(),
             verify: false,
             from: None,
@@ -52,8 +70,10 @@ impl FetchOptions {
         }
     }
 
-    /// Options from `KVFOLD_CACHE`, `KVFOLD_MODEL_DIR`, `KVFOLD_PYTHON`,
-    /// `HF_ENDPOINT` and `HF_TOKEN`; an empty variable counts as unset.
+    /// Options from `KVFOLD_CACHE`, `KVFOLD_MODEL_DIR`, `KVFOLD_PYTHON`, and from what
+    /// tells huggingface_hub, llama.cpp and Ollama where things are: `HF_ENDPOINT`,
+    /// `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`,
+    /// `LLAMA_CACHE`, `OLLAMA_MODELS`. An empty variable counts as unset.
     ///
     /// # Errors
     /// Those of [`cache_dir`].
@@ -63,8 +83,11 @@ impl FetchOptions {
         if let Some(endpoint) = variable("HF_ENDPOINT") {
             options.hub_endpoint = endpoint.to_string_lossy().into_owned();
         }
-        options.hub_token =
-            variable("HF_TOKEN").map(|token| token.to_string_lossy().trim().to_owned());
+        options.hub_token = around::hub_token();
+        options.offline = around::is_offline();
+        options.hf_caches = around::hf_caches();
+        options.llama_caches = around::llama_caches();
+        options.ollama_stores = around::ollama_stores();
         if let Some(python) = variable("KVFOLD_PYTHON") {
             options.python = python;
         }
@@ -74,6 +97,16 @@ impl FetchOptions {
     /// Where the manifest's file is kept in the cache, fetched or not.
     pub fn model_path(&self, manifest: &Manifest) -> PathBuf {
         self.cache_dir.join("models").join(&manifest.name).join(&manifest.file)
+    }
+
+    /// What the manifest wants.
+    pub(super) fn wanted(&self, manifest: &Manifest) -> Wanted {
+        Wanted {
+            path: self.model_path(manifest),
+            size: manifest.size,
+            sum: Sum::Sha256(manifest.sha256.clone()),
+            says: "the manifest",
+        }
     }
 
     /// [`Error::Cancelled`] once the cancel flag is set.
@@ -106,11 +139,6 @@ fn choose_cache_dir(
         .ok_or_else(|| {
             Error::config("KVFOLD_CACHE", "no home folder is known; set it to a writable folder")
         })
-}
-
-/// An environment variable, if set and not empty.
-fn variable(name: &str) -> Option<OsString> {
-    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]

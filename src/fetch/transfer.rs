@@ -71,6 +71,7 @@ pub(super) fn into_part(
     let total = place.size();
     let mut done = range.start;
     let mut reason = "the connection was closed".to_owned();
+    progress.transferring();
     progress.bytes(done, total);
     while let Some(message) = receive(&receiver, options)? {
         match message {

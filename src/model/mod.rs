@@ -35,6 +35,8 @@ mod rope;
 mod spec;
 mod workspace;
 
+pub(crate) use arch::{check_gguf_architecture, check_gguf_head};
+
 pub use crate::codec::WeightType;
 pub use calibration::Calibration;
 pub use config::{Arch, ModelConfig};

@@ -15,8 +15,10 @@ fn models_that_are_none_are_named() {
     let text = place.write("text.gguf", "once upon a time");
     let none = place.write("none.gguf", "");
     for (model, parts) in [
-        ("absent.gguf", ["absent.gguf: no such file", "fetch --list"]),
-        ("folder/absent", ["folder/absent: no such file", "fetch --list"]),
+        ("absent.gguf", ["absent.gguf: no such file", "kvfold models"]),
+        ("folder/absent", ["folder/absent: no such file", "HF_HUB_OFFLINE"]),
+        ("folder/in/absent", ["folder/in/absent: no such file", "kvfold models"]),
+        ("absent:1b", ["\"absent:1b\" is not in Ollama's store", "ollama pull"]),
         ("some-name", ["some-name", "smollm2-135m-instruct"]),
         ("absent.toml", ["absent.toml: ", "No such file"]),
         ("empty", ["empty: ", "config.json"]),

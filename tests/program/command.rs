@@ -29,6 +29,13 @@ impl Place {
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
         command.env("KVFOLD_CACHE", self.0.path().join(".cache"));
         command.env_remove("KVFOLD_MODEL_DIR").env_remove("KVFOLD_LOG");
+        // Neither the hub nor the models of other programs.
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.0.path().join(".hf"));
+        command.env("LLAMA_CACHE", self.0.path().join(".llama"));
+        command.env("OLLAMA_MODELS", self.0.path().join(".ollama"));
+        for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE"] {
+            command.env_remove(name);
+        }
         command.env("RUST_BACKTRACE", "1");
         command
     }

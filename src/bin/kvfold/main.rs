@@ -6,10 +6,12 @@ mod calibrate;
 mod completions;
 mod eval;
 mod fetch;
+mod fetch_progress;
 mod habits;
 mod idle_options;
 mod info;
 mod model_args;
+mod models;
 mod progress;
 mod prompt;
 mod report;
@@ -38,6 +40,7 @@ struct Cli {
 enum Command {
     Run(Box<run_args::RunArgs>),
     Fetch(fetch::FetchArgs),
+    Models(models::ModelsArgs),
     Info(info::InfoArgs),
     Eval(Box<eval::EvalArgs>),
     Calibrate(calibrate::CalibrateArgs),
@@ -63,9 +66,11 @@ fn main() -> ExitCode {
         Command::Calibrate(args) => args.model.threads,
         Command::Bench(args) => args.model.threads,
         Command::AblateWorker(args) => args.threads,
-        Command::Fetch(_) | Command::Ablate(_) | Command::Report(_) | Command::Completions(_) => {
-            None
-        }
+        Command::Fetch(_)
+        | Command::Models(_)
+        | Command::Ablate(_)
+        | Command::Report(_)
+        | Command::Completions(_) => None,
     };
     if let Some(threads) = threads {
         set_threads(threads.into()).expect("a number in range, before any work");
@@ -82,6 +87,7 @@ fn main() -> ExitCode {
     let outcome = watch_interrupts(cancel.clone()).and_then(|()| match cli.command {
         Command::Run(args) => run::run(*args, &cancel),
         Command::Fetch(args) => fetch::run(&args, cancel.clone()),
+        Command::Models(args) => models::run(&args),
         Command::Info(args) => info::run(&args, &cancel),
         Command::Eval(args) => eval::run(&args, &cancel),
         Command::Calibrate(args) => calibrate::run(&args, &cancel),

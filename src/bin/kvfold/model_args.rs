@@ -1,9 +1,9 @@
 //! The options that choose a model, shared by the subcommands.
 
-use crate::fetch::fetch_with_bar;
+use crate::fetch::fetch_named;
 use crate::size;
 use crate::terminal::{note, say};
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, ValueEnum};
 use kvfold::backend::WeightPolicy;
@@ -11,7 +11,7 @@ use kvfold::backend::cpu::THREADS;
 use kvfold::backend::driver::Device;
 use kvfold::codec::Codec;
 use kvfold::engine::{DeviceChoice, EngineConfig, LoadOptions, LoadedModel, MemoryPlan};
-use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, resolve};
+use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, Repository};
 use kvfold::model::Checkpoint;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use std::sync::atomic::AtomicBool;
 /// Which model, and how its weights are kept.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A GGUF file, a Hugging Face folder, a name from `fetch --list`, or a manifest (.toml)
+    /// A GGUF file, a Hugging Face folder, OWNER/NAME of the hub, a name from `kvfold models`, or a manifest (.toml)
     #[arg(short, long, default_value = DEFAULT_MODEL)]
     pub model: String,
 
@@ -119,7 +119,7 @@ pub fn warn_of_outliers<'a>(
 ) -> Result<()> {
     for config in configs {
         if let Some(warning) = model.kv_warning(config)? {
-            eprintln!("warning: {warning}");
+            say(format_args!("warning: {warning}"));
             break;
         }
     }
@@ -133,17 +133,24 @@ pub fn model_path(model: &str, cancel: &Arc<AtomicBool>) -> Result<PathBuf> {
     if path.exists() && !is_manifest {
         return Ok(path);
     }
-    let looks_like_path =
-        model.contains(std::path::MAIN_SEPARATOR) || path.extension().is_some_and(|e| e == "gguf");
-    if looks_like_path && !path.exists() {
+    let named = Repository::parse(model);
+    let looks_like_path = model.contains(std::path::MAIN_SEPARATOR)
+        || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let is_name = named.is_some() || is_manifest || model.starts_with("ollama:");
+    if looks_like_path && !is_name {
         bail!(
-            "{}: no such file or folder; give a GGUF file, a Hugging Face folder or a name from `kvfold fetch --list`",
-            model
+            "{model}: no such file or folder; give a GGUF file, a Hugging Face folder, OWNER/NAME of the hub, or a name from `kvfold models`"
         );
     }
     let mut options = FetchOptions::from_env()?;
     options.cancel = cancel.clone();
-    Ok(fetch_with_bar(&resolve(model)?, &options)?)
+    fetch_named(model, &options).map_err(|error| match (&named, error.downcast_ref()) {
+        // It may have been meant as a path.
+        (Some(_), Some(kvfold::Error::Fetch { .. })) => {
+            anyhow!("{model}: no such file or folder here; {error}")
+        }
+        _ => error,
+    })
 }
 
 fn describe(plan: &MemoryPlan, device: &Device) -> String {

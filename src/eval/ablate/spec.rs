@@ -283,10 +283,15 @@ pub(super) fn weights_name(policy: WeightPolicy) -> &'static str {
     }
 }
 
-/// A file or folder, a manifest that can be read, or a name from the catalog.
+/// A file or folder, a manifest that can be read, or a name from the catalog, of the hub or
+/// in Ollama's store.
 fn model_exists(model: &str) -> Result<()> {
     let path = Path::new(model);
     if path.exists() && path.extension().is_none_or(|extension| extension != "toml") {
+        return Ok(());
+    }
+    if model.starts_with("ollama:") || crate::fetch::Repository::parse(model).is_some() {
+        // What it comes to is seen when it is opened.
         return Ok(());
     }
     crate::fetch::resolve(model).map(|_| ())

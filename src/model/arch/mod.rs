@@ -11,7 +11,7 @@ mod qwen3;
 
 use super::config::{Arch, ModelConfig};
 use super::files::complaint;
-use super::files::gguf::Gguf;
+use super::files::gguf::{Gguf, architecture_of_head};
 use super::files::json::Fields;
 use crate::error::Result;
 use std::path::Path;
@@ -42,6 +42,29 @@ pub(super) fn read_gguf(gguf: &Gguf) -> Result<ModelConfig> {
     match ALL.iter().find(|arch| arch.gguf == Some(name)) {
         Some(arch) => (arch.from_gguf)(gguf),
         None => Err(unknown(gguf.path(), name, |arch| arch.gguf)),
+    }
+}
+
+/// Refuses a GGUF file of which only the first bytes, `head`, are here, if they say that it
+/// is of another architecture or no GGUF file.
+///
+/// # Errors
+/// `Error::UnknownArchitecture`, `Error::BadFile`.
+pub(crate) fn check_gguf_head(head: &[u8], path: &Path) -> Result<()> {
+    match architecture_of_head(head, path)? {
+        Some(name) => check_gguf_architecture(&name, path),
+        None => Ok(()),
+    }
+}
+
+/// Refuses an architecture, named as in GGUF files, that is none of [`ALL`].
+///
+/// # Errors
+/// `Error::UnknownArchitecture`.
+pub(crate) fn check_gguf_architecture(name: &str, path: &Path) -> Result<()> {
+    match ALL.iter().any(|arch| arch.gguf == Some(name)) {
+        true => Ok(()),
+        false => Err(unknown(path, name, |arch| arch.gguf)),
     }
 }
 

@@ -271,6 +271,25 @@ impl Gguf {
     }
 }
 
+/// `general.architecture` of a file of which only the first bytes, `head`, are here; `None`
+/// if it does not stand there.
+pub(crate) fn architecture_of_head(head: &[u8], path: &Path) -> Result<Option<String>> {
+    let mut at = Cursor { data: head, at: 0, path };
+    if at.take(4, "the magic number")? != b"GGUF" {
+        return Err(at.bad("not a GGUF file (it does not begin with \"GGUF\")"));
+    }
+    at.take(12, "the version and the tensor count")?;
+    for _ in 0..at.u64("the metadata count")? {
+        // What goes wrong from here on is, as far as one can tell, the end of the head.
+        let Ok(key) = at.name("a metadata key") else { break };
+        let Ok(value) = at.kind(&key).and_then(|kind| at.value(&key, kind)) else { break };
+        if let ("general.architecture", Value::Str(range)) = (key.as_str(), value) {
+            return Ok(Some(String::from_utf8_lossy(&head[range]).into_owned()));
+        }
+    }
+    Ok(None)
+}
+
 /// Maps a whole file for reading.
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;

