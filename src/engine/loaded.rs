@@ -10,7 +10,7 @@ use crate::backend::cuda::runner::CudaBackend;
 use crate::backend::driver::Device;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Checkpoint, Model, Placed, Tokenizer, WeightType};
+use crate::model::{ChatTemplate, Checkpoint, Fingerprint, Model, Placed, Tokenizer, WeightType};
 use half::{bf16, f16};
 use std::path::Path;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ pub struct LoadedModel {
     /// The checkpoint's own name.
     pub name: String,
     /// [`Checkpoint::fingerprint`].
-    pub fingerprint: String,
+    pub fingerprint: Fingerprint,
 }
 
 impl LoadedModel {

@@ -11,6 +11,7 @@ use super::tensor::{CpuBuffer, PAD};
 #[cfg(target_arch = "x86_64")]
 use super::{vnni, vnni_k};
 use crate::backend::dequantize::{dequantize, ggml, row_bytes, told};
+use crate::backend::finite::first_not_finite;
 use crate::backend::{MatrixBytes, WeightPolicy};
 use crate::codec::WeightType;
 use crate::error::{Error, Result};
@@ -120,18 +121,19 @@ impl CpuMatrix {
             ));
         }
         match &self.form {
-            Form::Candle(tensor, k, _) => candle_matmul(tensor, *k, self.rows, x, y),
+            Form::Candle(tensor, k, _) => candle_matmul(tensor, *k, self.rows, x, y)?,
             #[cfg(target_arch = "x86_64")]
-            Form::Vnni(packed) => {
-                packed.matmul(x, y);
-                Ok(())
-            }
+            Form::Vnni(packed) => packed.matmul(x, y),
             #[cfg(target_arch = "x86_64")]
-            Form::VnniK(packed) => {
-                packed.matmul(x, y);
-                Ok(())
+            Form::VnniK(packed) => packed.matmul(x, y),
+        }
+        // Products round x to 8 bits, and would make a number of what is none.
+        for i in 0..x.rows() {
+            if !is_finite(x.row(i)) {
+                y.row_mut(i).fill(f32::NAN);
             }
         }
+        Ok(())
     }
 
     /// Rows `ids`, as f32.
@@ -164,6 +166,11 @@ impl CpuMatrix {
         }
         Ok(())
     }
+}
+
+/// Whether all numbers are finite; without a branch for each.
+fn is_finite(row: &[f32]) -> bool {
+    row.iter().fold(0, |most, x| (x.to_bits() & 0x7fff_ffff).max(most)) < f32::INFINITY.to_bits()
 }
 
 /// The product on candle, with the buffers' vectors lent to it and taken back.
@@ -276,6 +283,12 @@ fn convert(
     // SAFETY: the blocks own storage_size_in_bytes() bytes from as_ptr() on.
     let bytes =
         unsafe { std::slice::from_raw_parts(blocks.as_ptr(), blocks.storage_size_in_bytes()) };
+    if first_not_finite(dtype, bytes).is_some() {
+        return Err(Error::Unsupported {
+            what: format!("a weight beyond the range of {dtype}"),
+            remedy: "use --weights keep or --weights f32".into(),
+        });
+    }
     to.copy_from_slice(bytes);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `kvfold bench`: tokens a second of prefill and decode, and memory, in one
 //! process; random tokens, nothing sampled.
 
-use crate::model_args::ModelArgs;
+use crate::model_args::{ContextArgs, ModelArgs};
 use crate::size;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -24,6 +24,9 @@ pub struct BenchArgs {
     /// The model and its weights
     #[command(flatten)]
     pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub context: ContextArgs,
 
     /// KV formats
     #[arg(long, value_delimiter = ',', default_value = "f16,kivi2", help = format!("KV formats, each {}, or a file of `calibrate`", known()))]
@@ -120,7 +123,7 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         config(args, kv).validate()?;
     }
     let Some(first) = args.kv.first() else { return Ok(()) };
-    let model = args.model.load(&config(args, first), cancel)?;
+    let model = args.model.load_for(args.context.context, &config(args, first), cancel)?;
     let mut runner = Runner::new(model, config(args, first))?;
     let ids = draw_ids(args, &runner)?;
 

@@ -7,7 +7,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::codec::KvFormat;
 use kvfold::eval::calibrate::{CODECS, CalibrateOptions, calibrate};
 use kvfold::eval::{table, write_whole};
-use kvfold::model::Checkpoint;
 use kvfold::rag::read_document;
 use std::io::Write;
 use std::path::PathBuf;
@@ -63,7 +62,7 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     (options.sinks, options.hot_window) = (args.sinks, args.hot_window);
     options.validate()?;
     let text = read_document(&args.text)?;
-    let checkpoint = Checkpoint::open(args.model.path(cancel)?)?;
+    let checkpoint = args.model.checkpoint(None, cancel)?;
     let bar = ProgressBar::new((2 * args.context * args.windows) as u64);
     if let Ok(style) = ProgressStyle::with_template("calibrating [{bar:30}] {pos}/{len} {eta}") {
         bar.set_style(style.progress_chars("=> "));

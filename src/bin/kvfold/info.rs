@@ -1,6 +1,6 @@
 //! `kvfold info`: the machine, the formats, and a model if one is given.
 
-use crate::model_args::ModelArgs;
+use crate::model_args::{ContextArgs, ModelArgs};
 use crate::size;
 use anyhow::Result;
 use clap::Args;
@@ -20,6 +20,9 @@ pub struct InfoArgs {
     /// The model to describe; the default one only if it is already here
     #[command(flatten)]
     pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub context: ContextArgs,
 }
 
 /// Runs the subcommand.
@@ -41,7 +44,7 @@ pub fn run(args: &InfoArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let absent = args.model.model == DEFAULT_MODEL && !default_is_here()?;
     let checkpoint = match absent {
         true => None,
-        false => Some(Checkpoint::open(args.model.path(cancel)?)?),
+        false => Some(args.model.checkpoint(args.context.context, cancel)?),
     };
     match &checkpoint {
         None => writeln!(out, "\n{DEFAULT_MODEL} is not here yet; `kvfold fetch` gets it")?,

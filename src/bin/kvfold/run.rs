@@ -18,7 +18,7 @@ pub fn run(args: &RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         bail!("the question is empty; say what to do, in quotation marks");
     }
     let sources = prompt::Sources::read(args)?;
-    let model = args.model.load(&args.config(), cancel)?;
+    let model = args.model.load_for(args.context.context, &args.config(), cancel)?;
     let prompt = prompt::build(args, &sources, &model)?;
     let mut log = std::io::stderr();
     for notice in &prompt.notices {
