@@ -176,8 +176,8 @@ fn describe(config: &ModelConfig) -> String {
         line(
             &mut text,
             format_args!(
-                "{at:?} {heads} {kv_heads} {head_dim} {flags:?} {window:?} {:x} {width} {activation}",
-                scale.to_bits()
+                "{at:?} {heads} {kv_heads} {head_dim} {flags:?} {window:?} {} {width} {activation}",
+                computed(scale)
             ),
         );
         describe_rope(&mut text, &rope);
@@ -197,8 +197,8 @@ fn describe_rope(text: &mut String, rope: &RopeConfig) {
         RopeScaling::Yarn(yarn) => {
             let Yarn { factor, original_context, beta_fast, beta_slow, truncate, attention_factor } =
                 yarn;
-            let truncate = f32::from(*truncate);
-            let floats = vec![*factor, *beta_fast, *beta_slow, truncate, *attention_factor];
+            line(text, format_args!("{truncate} {}", computed(*attention_factor)));
+            let floats = vec![*factor, *beta_fast, *beta_slow];
             ("yarn", floats, *original_context)
         }
         RopeScaling::Factors(factors) => ("factors", factors.clone(), 0),
@@ -210,6 +210,11 @@ fn describe_rope(text: &mut String, rope: &RopeConfig) {
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     // A string takes everything.
     let _ = writeln!(text, "{line}");
+}
+
+/// A number whose last bits may differ between machines.
+fn computed(x: f32) -> String {
+    format!("{x:.5e}")
 }
 
 /// Half of a fingerprint: the first eight bytes of a hash.

@@ -5,6 +5,7 @@ mod cache_properties;
 mod engine_device;
 mod eval;
 mod eval_tasks;
+mod model_files;
 mod model_golden;
 mod rag;
 #[path = "../kernels/common/random.rs"]
