@@ -320,7 +320,7 @@ fn folder_faults_are_named() {
         let bytes = std::fs::read(&shard).unwrap();
         std::fs::write(&shard, &bytes[..bytes.len() - 9]).unwrap();
     });
-    assert_names(&text, &["one.safetensors", "not a whole safetensors file", "download it again"]);
+    assert_names(&text, &["one.safetensors", "bytes, but its header says", "download it again"]);
     let text = folder_error(|f| edit(f, "config.json", "\"llama\"", "\"gpt_neox\""));
     assert_names(&text, &["config.json", "architecture \"gpt_neox\"", "mistral"]);
     let text = folder_error(|f| edit(f, "config.json", "\"intermediate_size\":12", "\"x\":12"));

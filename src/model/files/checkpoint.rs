@@ -60,7 +60,7 @@ impl Checkpoint {
         let kind = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         let source = if !kind.is_dir() {
             Source::Gguf(Box::new(GgufModel::open(path)?))
-        } else if path.join("config.json").exists() {
+        } else if path.join("config.json").symlink_metadata().is_ok() {
             Source::Hf(Box::new(HfModel::open(path)?))
         } else {
             Source::Gguf(Box::new(GgufModel::open(&only_gguf(path)?)?))

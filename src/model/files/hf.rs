@@ -5,7 +5,7 @@ use super::chat::ChatTemplate;
 use super::complaint;
 use super::hf_weights::HfWeights;
 use super::json::{Fields, read_json};
-use super::mapped::Stretch;
+use super::mapped::{Stretch, open_regular, refuse_broken_link};
 use super::sniff::ENOUGH;
 use super::tensor::{Change, RawTensor, Stored};
 use super::tokenizer::Tokenizer;
@@ -103,6 +103,7 @@ impl HfModel {
 
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
         let path = self.folder.join("tokenizer.json");
+        refuse_broken_link(&path)?;
         if !path.exists() {
             return Err(Error::bad_file(
                 &self.folder,
@@ -143,8 +144,7 @@ impl HfModel {
 fn refuse_stand_in(path: &Path, expected: &str) -> Result<()> {
     let io = |e| Error::io(path, e);
     let mut head = Vec::new();
-    let file = std::fs::File::open(path).map_err(io)?;
-    file.take(ENOUGH as u64).read_to_end(&mut head).map_err(io)?;
+    open_regular(path)?.take(ENOUGH as u64).read_to_end(&mut head).map_err(io)?;
     complaint::refuse_stand_in(path, expected, &head)
 }
 

@@ -3,16 +3,20 @@
 
 use super::complaint;
 use super::json::read_json;
-use super::mapped::{MappedFile, Stretch};
+use super::mapped::{MappedFile, Stretch, refuse_broken_link};
 use super::tensor::Stored;
 use crate::codec::WeightType;
 use crate::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// Bytes of a header, at most.
+const MAX_HEADER: u64 = 100_000_000;
 
 /// What such a folder may have instead.
 const OTHER: [(&str, &str); 6] = [
@@ -49,6 +53,7 @@ impl HfWeights {
     /// # Errors
     /// [`Error::Io`]; [`Error::BadFile`] for files that are missing or damaged.
     pub(super) fn open(folder: &Path) -> Result<Self> {
+        refuse_broken_link(&folder.join(SINGLE))?;
         let index = match folder.join(SINGLE).exists() {
             true => HashMap::new(),
             false => read_index(folder)?,
@@ -58,6 +63,7 @@ impl HfWeights {
             names.insert(SINGLE);
         }
         let paths: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
+        paths.iter().try_for_each(|path| refuse_broken_link(path))?;
         if let Some(missing) = paths.iter().find(|path| !path.exists()) {
             return Err(Error::bad_file(
                 missing,
@@ -77,7 +83,10 @@ impl HfWeights {
     fn add(&mut self, path: &Path, taken: impl Fn(&str) -> bool) -> Result<()> {
         let file = MappedFile::open(path)?;
         let (header, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(|e| {
-            let what = format!("not a whole safetensors file: {e}");
+            let what = match lengths(file.bytes()) {
+                Some((is, says)) => format!("it has {is} bytes, but its header says {says}"),
+                None => format!("not a whole safetensors file: {e}"),
+            };
             complaint::not_a(path, "a safetensors file", file.bytes(), what)
         })?;
         let data = 8 + header;
@@ -155,6 +164,25 @@ impl HfWeights {
     }
 }
 
+/// The bytes of a file, and those that its header says it has, if it is not as many.
+fn lengths(bytes: &[u8]) -> Option<(u64, u64)> {
+    let is = bytes.len() as u64;
+    let header = u64::from_le_bytes(*bytes.first_chunk()?);
+    let start = header.checked_add(8).filter(|start| *start < MAX_HEADER)?;
+    // A header begins as JSON; other files have no length.
+    let after = bytes.get(8..)?;
+    if !after.is_empty() && after[0] != b'{' {
+        return None;
+    }
+    let Some(header) = bytes.get(8..usize::try_from(start).ok()?) else {
+        return Some((is, start));
+    };
+    let header: Value = serde_json::from_slice(header).ok()?;
+    let ends = header.as_object()?.values().filter_map(|t| t["data_offsets"][1].as_u64());
+    let says = start.checked_add(ends.max()?)?;
+    (says != is).then_some((is, says))
+}
+
 /// The shard of each tensor.
 fn read_index(folder: &Path) -> Result<HashMap<String, String>> {
     let index = folder.join(INDEX);
@@ -176,7 +204,7 @@ fn read_index(folder: &Path) -> Result<HashMap<String, String>> {
     let map = json["weight_map"].as_object();
     let map = map.filter(|map| !map.is_empty());
     let map = map.ok_or_else(|| complaint::bad_file(&index, "weight_map is missing"))?;
-    let shard = |(tensor, name): (&String, &serde_json::Value)| {
+    let shard = |(tensor, name): (&String, &Value)| {
         let plain = name.as_str().filter(|name| is_plain_file_name(name));
         let plain =
             plain.ok_or_else(|| complaint::bad_file(&index, format!("{name} is no file name")));

@@ -1,15 +1,18 @@
 //! JSON files, and checked access to their fields.
 
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::complaint;
+use super::mapped::open_regular;
 use crate::{Error, Result};
 
 /// Reads a whole file; a mark of UTF-8 at its start is passed over.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let mut bytes = Vec::new();
+    open_regular(path)?.read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     serde_json::from_slice(text)
         .map_err(|e| complaint::not_a(path, "a JSON text", &bytes, format!("not valid JSON: {e}")))

@@ -1,5 +1,6 @@
 //! Files of weights, memory-mapped, and stretches of them that can be read again later.
 
+use super::complaint::one_line;
 use crate::backend::cpu::pool::parallel_for;
 use crate::{Error, Result};
 use memmap2::Mmap;
@@ -32,9 +33,9 @@ impl MappedFile {
     /// Maps a file.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// As [`open_regular`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let file = open_regular(path)?;
         let map = map(&file, path)?;
         Ok(Self { path: path.to_owned(), file: Arc::new(file), map })
     }
@@ -58,6 +59,36 @@ impl MappedFile {
     /// All of it.
     pub(crate) fn whole(&self) -> Stretch {
         self.stretch(&self.map)
+    }
+}
+
+/// Opens a file for reading, if it is one: a pipe would be waited for without end.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::BadFile`] for a folder, a pipe or a device, and for a link to a
+/// file that is not there.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
+    refuse_broken_link(path)?;
+    let io = |e| Error::io(path, e);
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        let what = "it is a folder, a pipe or a device";
+        return Err(Error::bad_file(path, what, "give a file of a model"));
+    }
+    File::open(path).map_err(io)
+}
+
+/// Refuses a link to a file that is not there, as the hub's cache has them after a download
+/// that broke off.
+///
+/// # Errors
+/// [`Error::BadFile`].
+pub(crate) fn refuse_broken_link(path: &Path) -> Result<()> {
+    match std::fs::read_link(path) {
+        Ok(to) if !path.exists() => {
+            let what = format!("it is a link to {}, which is not there", to.display());
+            Err(Error::bad_file(path, one_line(&what), "download the model again"))
+        }
+        _ => Ok(()),
     }
 }
 

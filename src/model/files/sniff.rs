@@ -65,7 +65,7 @@ pub(super) fn sniff(head: &[u8]) -> Option<Known> {
         return known("an empty file", AGAIN);
     }
     if head.len() >= 16 && head.iter().all(|byte| *byte == 0) {
-        return known("nothing but zeros at its start, as of a download that broke off", AGAIN);
+        return known("a file of zeros, as a download that broke off leaves", AGAIN);
     }
     if let Some((_, Known { what, remedy })) = MAGIC.iter().find(|(m, _)| head.starts_with(m)) {
         return known(what, remedy);

@@ -64,6 +64,43 @@ fn as_a_gguf_file() {
     }
 }
 
+/// What is there of a download that broke off, and what was appended to one.
+#[test]
+fn files_of_another_length_say_both_lengths() {
+    let bytes = std::fs::read(super::golden("smollm2/model.safetensors")).unwrap();
+    let whole = bytes.len().to_string();
+    for length in [bytes.len() - 1, bytes.len() / 2, bytes.len() + 9] {
+        let model = copy("smollm2");
+        let mut bytes = bytes.clone();
+        bytes.resize(length, 0);
+        std::fs::write(model.path().join("model.safetensors"), bytes).unwrap();
+        let parts = ["model.safetensors", &whole, &length.to_string()];
+        assert_names(&error(model.path()), &parts);
+    }
+    let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap());
+    let model = copy("smollm2");
+    std::fs::write(model.path().join("model.safetensors"), &bytes[..20]).unwrap();
+    assert_names(&error(model.path()), &["20 bytes", &header.to_string()]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_to_nothing_and_pipes_are_named() {
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        let model = copy("smollm2");
+        std::fs::remove_file(model.path().join(name)).unwrap();
+        let blob = model.path().join("no-such-blob");
+        std::os::unix::fs::symlink(blob, model.path().join(name)).unwrap();
+        assert_names(&error(model.path()), &[name, "a link to", "no-such-blob"]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.gguf");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    assert_names(&error(&pipe), &["pipe.gguf", "a pipe or a device"]);
+    assert_names(&error(Path::new("/dev/null")), &["/dev/null", "a pipe or a device"]);
+}
+
 #[test]
 fn folders_with_other_weights_say_so() {
     for (name, part) in [
