@@ -435,6 +435,27 @@ mod tests {
         }
     }
 
+    /// A row of x with NaN or an infinity gives no numbers, in every type; others are as ever.
+    #[test]
+    fn rows_that_are_no_numbers_give_none() {
+        use WeightType::*;
+        let (n, k) = (48, 512);
+        for dtype in [Q4_0, Q4_1, Q8_0, Q5_0, Q5_1, Q2K, Q3K, Q4K, Q5K, Q6K, F16, BF16, F32] {
+            let bytes = quantized(dtype, &floats(n * k, 5));
+            let part = MatrixBytes { dtype, rows: n, cols: k, bytes: &bytes };
+            for policy in [WeightPolicy::Auto, WeightPolicy::Keep] {
+                let matrix = CpuMatrix::new(&[part], policy).unwrap();
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut xs = floats(3 * k, 11);
+                    xs[k + 300] = bad;
+                    let ys = product(&matrix, &xs);
+                    assert!(ys[1].iter().all(|y| y.is_nan()), "{policy:?} {dtype} {bad}");
+                    assert!(ys[0].iter().chain(&ys[2]).all(|y| y.is_finite()), "{dtype}");
+                }
+            }
+        }
+    }
+
     /// Each row's result is its own, whatever else is in the batch: of our products always,
     /// and of candle's where it was tried, but for Q6_K.
     #[test]

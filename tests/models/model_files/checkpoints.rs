@@ -30,8 +30,11 @@ fn edit(
     files.insert(name, json.to_string().into_bytes());
 }
 
+/// Shape and bytes.
+type Raw = (Vec<usize>, Vec<u8>);
+
 /// The numbers of a tensor, each 7 too many.
-fn stale(name: &str) -> (Vec<usize>, Vec<u8>) {
+fn stale(name: &str) -> Raw {
     let all = tiny_model::tensors();
     let (i, (_, _, shape)) = all.iter().enumerate().find(|(_, t)| t.0 == name).unwrap();
     let bytes = tiny_model::numbers(i, shape);
@@ -41,7 +44,7 @@ fn stale(name: &str) -> (Vec<usize>, Vec<u8>) {
 }
 
 /// Shard `shard` with other tensors added.
-fn with_more(shard: &[u8], more: &[(&str, (Vec<usize>, Vec<u8>))]) -> Vec<u8> {
+fn with_more(shard: &[u8], more: &[(&str, Raw)]) -> Vec<u8> {
     let own = safetensors::SafeTensors::deserialize(shard).unwrap();
     let mut all: Vec<(String, TensorView<'_>)> = own.tensors();
     for (name, (shape, bytes)) in more {
