@@ -265,6 +265,15 @@ pub enum Error {
     #[error("sampling: {0}")]
     Sampling(String),
 
+    /// What a model computed is no number: its weights or activations have overflowed.
+    #[error(
+        "{what}: the model's logits are NaN or infinite; if they overflowed, choose another 16-bit type (--dtype bf16), and the file's own weights (--weights keep)"
+    )]
+    NotFinite {
+        /// Of which part of the work.
+        what: String,
+    },
+
     /// An error that concerns several requests: that of a step that they shared.
     #[error(transparent)]
     Shared(#[from] Arc<Error>),

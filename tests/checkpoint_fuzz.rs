@@ -177,9 +177,14 @@ fn check(path: &Path) {
     assert!(largest < ABSURD, "{largest} bytes were asked for at once");
 }
 
+/// Damaged files of each kind: `scripts/long-tests fuzz` asks for more.
+fn cases() -> u32 {
+    std::env::var("KVFOLD_FUZZ_CASES").map_or(600, |cases| cases.parse().expect("a number"))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 600,
+        cases: cases(),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -232,9 +237,11 @@ fn assert_names(text: &str, parts: &[&str]) {
 #[test]
 fn gguf_faults_are_named() {
     let whole = Gguf::model().bytes();
-    let fetch = "kvfold fetch";
-    assert_names(&bytes_error(b""), &["truncated", "magic", fetch]);
-    assert_names(&bytes_error(b"PK\x03\x04 a zip archive"), &["not a GGUF file", fetch]);
+    let fetch = "download it again";
+    assert_names(&bytes_error(b""), &["an empty file", fetch]);
+    assert_names(&bytes_error(b"PK\x03\x04 a zip archive"), &["a zip archive", "unpack"]);
+    assert_names(&bytes_error(b"\x7fELF\x02\x01\x01\x00"), &["not a GGUF file", fetch]);
+    assert_names(&bytes_error(&whole[..4]), &["header is truncated", fetch]);
     assert_names(&bytes_error(&whole[..200]), &["header is truncated", fetch]);
     let tail = bytes_error(&whole[..whole.len() - 64]);
     assert_names(&tail, &["blk.0.ffn_down.weight", "beyond the end of the file", fetch]);
@@ -313,7 +320,7 @@ fn folder_faults_are_named() {
         let bytes = std::fs::read(&shard).unwrap();
         std::fs::write(&shard, &bytes[..bytes.len() - 9]).unwrap();
     });
-    assert_names(&text, &["one.safetensors", "not a whole safetensors file", "fetch"]);
+    assert_names(&text, &["one.safetensors", "bytes, but its header says", "download it again"]);
     let text = folder_error(|f| edit(f, "config.json", "\"llama\"", "\"gpt_neox\""));
     assert_names(&text, &["config.json", "architecture \"gpt_neox\"", "mistral"]);
     let text = folder_error(|f| edit(f, "config.json", "\"intermediate_size\":12", "\"x\":12"));

@@ -18,6 +18,7 @@ mod dense;
 pub(crate) mod dequantize;
 pub mod draw;
 pub mod driver;
+pub(crate) mod finite;
 mod geometry;
 mod kv;
 mod kv_group;

@@ -2,7 +2,7 @@
 
 use crate::codec::{Codec, KvFormat};
 use crate::error::{Error, Result};
-use crate::model::{Calibration, KvOptions};
+use crate::model::{Calibration, Fingerprint, KvOptions};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
@@ -116,15 +116,14 @@ impl EngineConfig {
         Ok(())
     }
 
-    /// The KV part for a model of [`fingerprint`](crate::model::Checkpoint::fingerprint);
-    /// `mixed`: on a device that takes a format of each head.
+    /// The KV part for a model; `mixed`: on a device that takes a format of each head.
     ///
     /// # Errors
-    /// As [`kv_options`](Self::kv_options).
-    pub fn kv_options_of(&self, fingerprint: &str, mixed: bool) -> Result<KvOptions> {
+    /// As [`kv_options`](Self::kv_options) and [`Calibration::shipped`].
+    pub fn kv_options_of(&self, of: &Fingerprint, mixed: bool) -> Result<KvOptions> {
         let options = self.kv_options()?;
         let calibration = match self.kv == AUTO && mixed {
-            true => Calibration::shipped(fingerprint).map(Arc::new),
+            true => Calibration::shipped(of)?.map(Arc::new),
             false => None,
         };
         match calibration.and_then(|all| Some((*all.layers.first()?.first()?, all))) {

@@ -83,11 +83,8 @@ impl Generation {
     pub fn take(&mut self, token: Option<u32>, runner: &Runner) -> (Option<Event>, Option<Event>) {
         let first = *self.first_token.get_or_insert_with(Instant::now);
         let Some(token) = token else {
-            let error = Error::Sampling(
-                "the logits are not a number or all are -inf; if they overflowed, choose another \
-                 16-bit type (--dtype bf16)"
-                    .into(),
-            );
+            let tokens = self.history.len() - self.request.prompt.len();
+            let error = Error::NotFinite { what: format!("token {} of the answer", tokens + 1) };
             return (None, Some(Event::Failed(error)));
         };
         tracing::trace!(token, since_first = ?first.elapsed());

@@ -11,8 +11,8 @@ use crate::backend::driver::Device;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::model::{
-    ChatTemplate, Checkpoint, KeyOutlier, KvOptions, Model, Placed, TokenTexts, Tokenizer,
-    WeightType,
+    ChatTemplate, Checkpoint, Fingerprint, KeyOutlier, KvOptions, Model, Placed, TokenTexts,
+    Tokenizer, WeightType,
 };
 use half::{bf16, f16};
 use std::path::Path;
@@ -73,7 +73,7 @@ pub struct LoadedModel {
     /// The checkpoint's own name.
     pub name: String,
     /// [`Checkpoint::fingerprint`].
-    pub fingerprint: String,
+    pub fingerprint: Fingerprint,
     /// A key bias that uncalibrated kf formats cannot hold.
     pub key_outlier: Option<KeyOutlier>,
 }

@@ -6,13 +6,13 @@ use crate::backend::{KvGroup, WeightPolicy};
 use crate::cache::KvCache;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, KvOptions, ModelConfig, cache_config, kv_groups};
+use crate::model::{Checkpoint, Fingerprint, KvOptions, ModelConfig, cache_config, kv_groups};
 
 /// Which model a cache is for.
 pub(super) struct Identity<'a> {
     pub config: &'a ModelConfig,
     pub name: &'a str,
-    pub fingerprint: &'a str,
+    pub fingerprint: &'a Fingerprint,
 }
 
 /// The KV cache that a configuration asks for.

@@ -70,8 +70,9 @@ impl PerplexitySpec {
     pub fn windows(&self, tokenizer: &Tokenizer, text: &str, limit: usize) -> Result<Windows> {
         if self.context > limit {
             let context = self.context;
-            let what =
-                format!("{context} is more than the {limit} tokens that the model was trained for");
+            let what = format!(
+                "{context} is more than the {limit} tokens that the model was trained for; lower it, or stretch its rope with --rope-scaling yarn"
+            );
             return Err(Error::config("context", what));
         }
         Windows::new(tokenizer, text, &self.file, self.context, self.windows)
@@ -256,7 +257,8 @@ pub struct Perplexity {
 ///
 /// # Errors
 /// [`Error::ContextTooLong`] if a window exceeds the model's context,
-/// [`Error::KvBudget`], [`Error::Cancelled`], [`Error::Config`] for unknown ids.
+/// [`Error::KvBudget`], [`Error::Cancelled`], [`Error::Config`] for unknown ids,
+/// [`Error::NotFinite`] for a window whose loss is no number.
 pub fn perplexity(
     runner: &mut Runner,
     windows: &Windows,
@@ -289,6 +291,10 @@ pub fn perplexity(
         })();
         runner.free(seq)?;
         let sums = scored?;
+        if !sums.nll.is_finite() {
+            let what = format!("window {} of {}", index + 1, windows.count);
+            return Err(Error::NotFinite { what });
+        }
         each.push(sums.nll / sums.n as f64);
         all.add_all(&sums);
     }

@@ -2,22 +2,22 @@
 //! encoded with. A small JSON file.
 //!
 //! ```json
-//! { "kvfold": "kv-formats-1", "model": "SmolLM2 135M", "fingerprint": "5c0f…",
+//! { "kvfold": "kv-formats-2", "model": "SmolLM2 135M", "fingerprint": "5c0f…-91d2…",
 //!   "target_bits": 2.75, "bits": 2.744, "text": "notes.txt", "tokens": 8192,
 //!   "layers": [["kf3.2", "kf2", "kf2"], …],
 //!   "key_feedback": [["UTSxL7a5…", "HTE5LiM0…", "4TEHOEkr…"], …] }
 //! ```
 //!
 //! `layers` has a list for each layer, with the format of each KV head; `key_feedback`
-//! likewise, with the bytes of each head's [`Feedback`] in base64. The fingerprint ties
+//! likewise, with the bytes of each head's [`Feedback`] in base64. The [`Fingerprint`] ties
 //! both to the weights that they were measured on.
 
-use super::files::{Checkpoint, complaint};
+use super::files::complaint;
+use super::fingerprint::Fingerprint;
 use crate::codec::KvFormat;
 use crate::codec::feedback::Feedback;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,10 +25,11 @@ use std::sync::Arc;
 const SHIPPED: [&str; 1] = [include_str!("../../models/smollm2-135m-instruct.kv.json")];
 
 /// What the files' first field says.
-const KIND: &str = "kv-formats-1";
+const KIND: &str = "kv-formats-2";
 
-/// Bytes of each tensor that a fingerprint looks at.
-const SAMPLE: usize = 4096;
+/// What it said when fingerprints were of some bytes of the weights, and so of other weights,
+/// too.
+const OLD_KIND: &str = "kv-formats-1";
 
 /// Formats of all heads of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,7 +38,7 @@ pub struct Calibration {
     kvfold: String,
     /// The model's name, for messages.
     pub model: String,
-    /// [`Checkpoint::fingerprint`] of the model.
+    /// [`Fingerprint`] of the model.
     pub fingerprint: String,
     /// Mean stored bits an element that were asked for.
     pub target_bits: f64,
@@ -78,11 +79,20 @@ impl Calibration {
         }
     }
 
-    /// The one that kvfold comes with for the model of a fingerprint.
-    pub fn shipped(fingerprint: &str) -> Option<Self> {
-        let text = SHIPPED.iter().find(|text| text.contains(fingerprint))?;
-        let read: Self = serde_json::from_str(text).ok()?;
-        (read.fingerprint == fingerprint).then_some(read)
+    /// The one that kvfold comes with for a model. The weights are read only if there is one
+    /// of such a shape.
+    ///
+    /// # Errors
+    /// As [`Fingerprint::weights`].
+    pub fn shipped(of: &Fingerprint) -> Result<Option<Self>> {
+        for text in SHIPPED.iter().filter(|text| text.contains(of.shape())) {
+            if let Ok(read) = serde_json::from_str::<Self>(text)
+                && of.is(&read.fingerprint)?
+            {
+                return Ok(Some(read));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads a file.
@@ -98,6 +108,13 @@ impl Calibration {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         let read: Self = serde_json::from_str(&text)
             .map_err(|e| bad(format!("it is no calibration of KV formats: {e}")))?;
+        if read.kvfold == OLD_KIND {
+            let what = format!(
+                "it is a \"{OLD_KIND}\", which does not say for certain for which weights it was \
+                 made"
+            );
+            return Err(Error::bad_file(path, what, "make it anew with `kvfold calibrate`"));
+        }
         if read.kvfold != KIND {
             let what = format!("it is a \"{}\", this version reads \"{KIND}\"", read.kvfold);
             return Err(bad(what));
@@ -137,15 +154,22 @@ impl Calibration {
     /// Checks that this was made for a model.
     ///
     /// # Errors
-    /// [`Error::Config`] naming both models.
-    pub fn check(&self, name: &str, fingerprint: &str, layers: usize, heads: usize) -> Result<()> {
-        if self.fingerprint == fingerprint && self.covers(layers, heads) {
+    /// [`Error::Config`] naming both models; as [`Fingerprint::weights`].
+    pub fn check(&self, name: &str, of: &Fingerprint, layers: usize, heads: usize) -> Result<()> {
+        if self.covers(layers, heads) && of.is(&self.fingerprint)? {
             return Ok(());
         }
+        let (shape, weights) = self.fingerprint.split_once('-').unwrap_or_default();
+        let other = match (shape == of.shape(), weights == of.weights()?) {
+            (false, true) => "these weights with another rope or other numbers",
+            _ => "other weights",
+        };
         let what = format!(
-            "the calibration was made for other weights ({}, {}) than {name} ({fingerprint}): make \
-             one for this model with `kvfold calibrate`",
-            self.model, self.fingerprint
+            "the calibration was made for {other} ({}, {}) than {name} ({}): make one for this \
+             model with `kvfold calibrate`",
+            self.model,
+            self.fingerprint,
+            of.text()?
         );
         Err(Error::config("kv", what))
     }
@@ -198,26 +222,6 @@ mod weights {
     }
 }
 
-impl Checkpoint {
-    /// Sixteen hexadecimal digits that tell models apart: of the geometry and of the first
-    /// 4 KiB of each key projection and of the embedding, so also of each fine-tune.
-    ///
-    /// # Errors
-    /// [`Error::BadFile`](crate::Error::BadFile) if a tensor cannot be read.
-    pub fn fingerprint(&self) -> Result<String> {
-        let config = self.config();
-        let mut hash = Sha256::new();
-        let numbers = [config.vocab, config.hidden, config.heads, config.kv_heads, config.head_dim];
-        numbers.iter().for_each(|n| hash.update((*n as u64).to_le_bytes()));
-        let keys = (0..config.layers).map(|i| format!("model.layers.{i}.self_attn.k_proj.weight"));
-        for name in keys.chain(["model.embed_tokens.weight".to_owned()]) {
-            let tensor = self.tensor(&name)?;
-            hash.update(&tensor.bytes[..tensor.bytes.len().min(SAMPLE)]);
-        }
-        Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,7 +234,7 @@ mod tests {
             Arc::new(Feedback::new(&moment, 8))
         };
         let feedback = vec![vec![feedback(1.0), feedback(2.0)], vec![feedback(0.0); 2]];
-        Calibration::new("A model", "0123456789abcdef", layers, feedback)
+        Calibration::new("A model", "0123456789abcdef-00112233", layers, feedback)
     }
 
     fn read(text: &str) -> Result<Calibration> {
@@ -253,7 +257,8 @@ mod tests {
     fn other_files_are_refused_by_what_is_wrong() {
         let text = example().to_json();
         for (from, to, named) in [
-            ("kv-formats-1", "kv-formats-9", "kv-formats-9"),
+            ("kv-formats-2", "kv-formats-9", "kv-formats-9"),
+            ("kv-formats-2", "kv-formats-1", "make it anew with `kvfold calibrate`"),
             ("kf3.2", "kf9", "kf9"),
             ("\"bits\"", "\"bit\"", "bit"),
             ("\"kf4\"", "\"bf16+kf4\"", "bf16+kf4"),
@@ -274,19 +279,31 @@ mod tests {
         for text in SHIPPED {
             let calibration = read(text).unwrap();
             assert_eq!(calibration.to_json(), text);
-            assert_eq!(Calibration::shipped(&calibration.fingerprint), Some(calibration));
+            let (shape, weights) = calibration.fingerprint.split_once('-').unwrap();
+            let of = |weights| Calibration::shipped(&Fingerprint::known(shape, weights)).unwrap();
+            assert_eq!(of(weights), Some(calibration.clone()));
+            assert_eq!(of("0011223344556677"), None, "other weights");
         }
-        assert_eq!(Calibration::shipped("0123456789abcdef"), None);
+        let other = Fingerprint::known("0123456789abcdef", "");
+        assert_eq!(Calibration::shipped(&other).unwrap(), None);
     }
 
     #[test]
     fn another_model_is_named() {
         let calibration = example();
-        assert!(calibration.check("A model", "0123456789abcdef", 2, 2).is_ok());
-        for (fingerprint, layers) in [("ffff456789abcdef", 2), ("0123456789abcdef", 3)] {
-            let error = calibration.check("Another", fingerprint, layers, 2).unwrap_err();
-            let error = error.to_string();
-            assert!(error.contains("A model") && error.contains("Another"), "{error}");
+        let check = |shape, weights, layers| {
+            calibration.check("Another", &Fingerprint::known(shape, weights), layers, 2)
+        };
+        assert!(check("0123456789abcdef", "00112233", 2).is_ok());
+        for (shape, weights, layers, named) in [
+            ("ffff456789abcdef", "ffff2233", 2, "other weights"),
+            ("0123456789abcdef", "ffff2233", 2, "other weights"),
+            ("ffff456789abcdef", "00112233", 2, "another rope"),
+            ("0123456789abcdef", "00112233", 3, "other weights"),
+        ] {
+            let error = check(shape, weights, layers).unwrap_err().to_string();
+            let all = ["A model", "Another", named];
+            assert!(all.iter().all(|part| error.contains(part)), "{error}");
         }
     }
 }

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `files/` | GGUF, safetensors, tokenizers, chat templates |
 //! | `config.rs`, `rope.rs` | the numbers of a model; rotary frequencies |
+//! | `context.rs` | another context than a file says |
 //! | `part.rs`, `spec.rs` | what a tensor is for; what a layer is made of |
 //! | `arch/` | one file an architecture |
 //! | `blocks/` | attention, MLP: what layers are built of, on any backend |
@@ -18,12 +19,15 @@
 //! | `workspace.rs`, `placed.rs` | activations; a model on a device, without its type |
 //! | `kv.rs`, `calibration.rs` | the KV groups of a model; formats chosen for its heads |
 //! | `outliers.rs` | key biases that some formats cannot hold |
+//! | `fingerprint.rs` | what tells models apart |
 
 mod arch;
 mod blocks;
 mod calibration;
 mod config;
+mod context;
 mod files;
+mod fingerprint;
 mod graph;
 mod kv;
 mod observe;
@@ -40,10 +44,13 @@ pub(crate) use arch::{check_gguf_architecture, check_gguf_head};
 pub use crate::codec::WeightType;
 pub use calibration::Calibration;
 pub use config::{Arch, ModelConfig};
+pub use context::{ContextOptions, RopeStretch};
+pub(crate) use files::mapped::{MappedFile, digest};
 pub use files::{
     ChatOptions, ChatTemplate, Checkpoint, DtypeCount, Message, RawTensor, TokenTexts, Tokenizer,
     Weights,
 };
+pub use fingerprint::Fingerprint;
 pub use graph::Graph;
 pub use kv::{KvOptions, cache_config, kv_groups};
 pub use observe::{Attended, Observer};

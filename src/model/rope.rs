@@ -104,6 +104,11 @@ impl Yarn {
     }
 }
 
+/// A context times a factor; what is out of range is refused with a model's other numbers.
+pub(super) fn stretched(context: usize, factor: f32) -> usize {
+    (context as f64 * f64::from(factor)).round() as usize
+}
+
 impl RopeConfig {
     /// What cos and sin are multiplied with, 1 but for YaRN. Queries and keys both are
     /// rotated, so the same comes of a softmax scale multiplied with its square, and the
@@ -112,6 +117,17 @@ impl RopeConfig {
         match &self.scaling {
             RopeScaling::Yarn(yarn) => yarn.attention_factor,
             _ => 1.0,
+        }
+    }
+
+    /// Tokens that a model holds whose file says `context`: with YaRN at least the original
+    /// context times the factor, since model cards tell of the rope alone.
+    pub(super) fn stretched_context(&self, context: usize) -> usize {
+        match &self.scaling {
+            RopeScaling::Yarn(Yarn { factor, original_context, .. }) => {
+                context.max(stretched(*original_context, *factor))
+            }
+            _ => context,
         }
     }
 

@@ -121,7 +121,7 @@ fn fed(folder: &Path) -> PathBuf {
     let d = config.head_dim;
     let feedback = Arc::new(Feedback::new(&vec![1.0; d * d], d));
     let formats = vec![vec![KvFormat::uniform(Codec::Kf2); config.kv_heads]; config.layers];
-    let fingerprint = checkpoint.fingerprint().unwrap();
+    let fingerprint = checkpoint.fingerprint().unwrap().text().unwrap();
     let feedback = vec![vec![feedback; config.kv_heads]; config.layers];
     let calibration = Calibration::new("small", &fingerprint, formats, feedback);
     let path = folder.join("fed.json");

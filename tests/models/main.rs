@@ -6,6 +6,7 @@ mod chat_templates;
 mod engine_device;
 mod eval;
 mod eval_tasks;
+mod model_files;
 mod model_golden;
 mod outliers;
 mod rag;

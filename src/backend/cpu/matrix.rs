@@ -11,6 +11,7 @@ use super::tensor::{CpuBuffer, PAD};
 #[cfg(target_arch = "x86_64")]
 use super::{vnni, vnni_k};
 use crate::backend::dequantize::{dequantize, ggml, row_bytes, told};
+use crate::backend::finite::first_not_finite;
 use crate::backend::{MatrixBytes, WeightPolicy};
 use crate::codec::WeightType;
 use crate::error::{Error, Result};
@@ -120,18 +121,19 @@ impl CpuMatrix {
             ));
         }
         match &self.form {
-            Form::Candle(tensor, k, _) => candle_matmul(tensor, *k, self.rows, x, y),
+            Form::Candle(tensor, k, _) => candle_matmul(tensor, *k, self.rows, x, y)?,
             #[cfg(target_arch = "x86_64")]
-            Form::Vnni(packed) => {
-                packed.matmul(x, y);
-                Ok(())
-            }
+            Form::Vnni(packed) => packed.matmul(x, y),
             #[cfg(target_arch = "x86_64")]
-            Form::VnniK(packed) => {
-                packed.matmul(x, y);
-                Ok(())
+            Form::VnniK(packed) => packed.matmul(x, y),
+        }
+        // Products round x to 8 bits, and would make a number of what is none.
+        for i in 0..x.rows() {
+            if !is_finite(x.row(i)) {
+                y.row_mut(i).fill(f32::NAN);
             }
         }
+        Ok(())
     }
 
     /// Rows `ids`, as f32.
@@ -164,6 +166,11 @@ impl CpuMatrix {
         }
         Ok(())
     }
+}
+
+/// Whether all numbers are finite; without a branch for each.
+fn is_finite(row: &[f32]) -> bool {
+    row.iter().fold(0, |most, x| (x.to_bits() & 0x7fff_ffff).max(most)) < f32::INFINITY.to_bits()
 }
 
 /// The product on candle, with the buffers' vectors lent to it and taken back.
@@ -276,6 +283,12 @@ fn convert(
     // SAFETY: the blocks own storage_size_in_bytes() bytes from as_ptr() on.
     let bytes =
         unsafe { std::slice::from_raw_parts(blocks.as_ptr(), blocks.storage_size_in_bytes()) };
+    if first_not_finite(dtype, bytes).is_some() {
+        return Err(Error::Unsupported {
+            what: format!("a weight beyond the range of {dtype}"),
+            remedy: "use --weights keep or --weights f32".into(),
+        });
+    }
     to.copy_from_slice(bytes);
     Ok(())
 }
@@ -418,6 +431,27 @@ mod tests {
             let CpuStorage::F32(want) = output else { panic!("not f32") };
             for (i, (ours, want)) in product(&matrix, &xs).iter().zip(want.chunks(48)).enumerate() {
                 assert_eq!(ours, &want[..n], "{dtype}, row {i}");
+            }
+        }
+    }
+
+    /// A row of x with NaN or an infinity gives no numbers, in every type; others are as ever.
+    #[test]
+    fn rows_that_are_no_numbers_give_none() {
+        use WeightType::*;
+        let (n, k) = (48, 512);
+        for dtype in [Q4_0, Q4_1, Q8_0, Q5_0, Q5_1, Q2K, Q3K, Q4K, Q5K, Q6K, F16, BF16, F32] {
+            let bytes = quantized(dtype, &floats(n * k, 5));
+            let part = MatrixBytes { dtype, rows: n, cols: k, bytes: &bytes };
+            for policy in [WeightPolicy::Auto, WeightPolicy::Keep] {
+                let matrix = CpuMatrix::new(&[part], policy).unwrap();
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut xs = floats(3 * k, 11);
+                    xs[k + 300] = bad;
+                    let ys = product(&matrix, &xs);
+                    assert!(ys[1].iter().all(|y| y.is_nan()), "{policy:?} {dtype} {bad}");
+                    assert!(ys[0].iter().chain(&ys[2]).all(|y| y.is_finite()), "{dtype}");
+                }
             }
         }
     }

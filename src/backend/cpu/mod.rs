@@ -13,7 +13,7 @@ mod kv;
 mod matrix;
 mod memory;
 mod ops;
-pub(super) mod pool;
+pub(crate) mod pool;
 mod seal;
 mod simd;
 mod slab;

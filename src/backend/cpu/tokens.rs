@@ -35,8 +35,8 @@ impl Tokens for CpuBackend {
         }
         for (i, (choice, row)) in begun.choices.iter().zip(&begun.rows).enumerate() {
             let logits = logits.row_mut(i);
-            choice.penalty.apply(logits, begun.ids[*row]);
             let sane = logits.iter().all(|logit| *logit < f32::INFINITY);
+            choice.penalty.apply(logits, begun.ids[*row]);
             let token = if sane { choice.draw.token(logits)? } else { None };
             self.drawn.put(choice.slot, token);
         }

@@ -1,7 +1,7 @@
 //! `kvfold bench`: tokens a second of prefill and decode, and memory, in one
 //! process; random tokens, nothing sampled.
 
-use crate::model_args::{ModelArgs, warn_of_outliers};
+use crate::model_args::{ContextArgs, ModelArgs, warn_of_outliers};
 use crate::size;
 use crate::terminal::print;
 use anyhow::{Result, ensure};
@@ -27,6 +27,9 @@ pub struct BenchArgs {
     /// The model and its weights
     #[command(flatten)]
     pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub context: ContextArgs,
 
     /// KV formats
     #[arg(long, value_delimiter = ',', default_value = "f16,kivi2", help = format!("KV formats, each {}, or a file of `calibrate`", known()))]
@@ -132,7 +135,7 @@ pub fn run(args: &BenchArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     }
     let Some(first) = args.kv.first() else { return Ok(()) };
     ensure!(args.prompt > 0 || args.generate > 0, "--prompt 0 and --gen 0 leave nothing to time");
-    let model = args.model.load(&config(args, first), cancel)?;
+    let model = args.model.load_for(args.context.context, &config(args, first), cancel)?;
     let configs: Vec<EngineConfig> = args.kv.iter().map(|kv| config(args, kv)).collect();
     warn_of_outliers(&model, &configs)?;
     let watch = LoadWatch::begin();

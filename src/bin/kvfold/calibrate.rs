@@ -8,7 +8,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::codec::KvFormat;
 use kvfold::eval::calibrate::{CODECS, CalibrateOptions, calibrate};
 use kvfold::eval::{Output, table};
-use kvfold::model::Checkpoint;
 use kvfold::printable::{Printable, printable};
 use kvfold::rag::read_document;
 use std::path::PathBuf;
@@ -65,7 +64,7 @@ pub fn run(args: &CalibrateArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     options.validate()?;
     let output = Output::at(&args.output)?;
     let text = read_document(&args.text)?;
-    let checkpoint = Checkpoint::open(args.model.path(cancel)?)?;
+    let checkpoint = args.model.checkpoint(None, cancel)?;
     let steps = args.context.saturating_mul(args.windows).saturating_mul(2);
     let bar = ProgressBar::new(steps as u64);
     if let Ok(style) = ProgressStyle::with_template("calibrating [{bar:30}] {pos}/{len} {eta}") {

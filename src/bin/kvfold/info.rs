@@ -1,6 +1,6 @@
 //! `kvfold info`: the machine, the formats, and a model if one is given.
 
-use crate::model_args::ModelArgs;
+use crate::model_args::{ContextArgs, ModelArgs};
 use crate::size;
 use crate::terminal::print;
 use anyhow::Result;
@@ -22,6 +22,9 @@ pub struct InfoArgs {
     /// The model to describe; the default one only if it is already here
     #[command(flatten)]
     pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub context: ContextArgs,
 }
 
 /// Runs the subcommand.
@@ -43,7 +46,7 @@ pub fn run(args: &InfoArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     let absent = args.model.model == DEFAULT_MODEL && !default_is_here()?;
     let checkpoint = match absent {
         true => None,
-        false => Some(Checkpoint::open(args.model.path(cancel)?)?),
+        false => Some(args.model.checkpoint(args.context.context, cancel)?),
     };
     match &checkpoint {
         None => writeln!(out, "\n{DEFAULT_MODEL} is not here yet; `kvfold fetch` gets it")?,

@@ -12,7 +12,7 @@ use kvfold::backend::driver::Device;
 use kvfold::codec::Codec;
 use kvfold::engine::{DeviceChoice, EngineConfig, LoadOptions, LoadedModel, MemoryPlan};
 use kvfold::fetch::{DEFAULT_MODEL, FetchOptions, Repository};
-use kvfold::model::Checkpoint;
+use kvfold::model::{Checkpoint, ContextOptions, RopeStretch};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -39,6 +39,33 @@ pub struct ModelArgs {
     /// Threads to use [default: all cores]
     #[arg(short, long, value_parser = thread_counts())]
     pub threads: Option<u16>,
+
+    #[command(flatten)]
+    pub rope: RopeArgs,
+}
+
+/// How rope is stretched beyond the context that a model was trained for.
+#[derive(Debug, Args)]
+pub struct RopeArgs {
+    /// Stretch the model's rope: none, linear or yarn [default: as the model's file says]
+    #[arg(long, value_name = "KIND")]
+    pub rope_scaling: Option<RopeStretch>,
+
+    /// How many times the original context the model is to hold
+    #[arg(long, visible_alias = "rope-scale", value_name = "FACTOR")]
+    pub rope_factor: Option<f32>,
+
+    /// Tokens that the model was trained for [default: as the model's file says]
+    #[arg(long, value_name = "TOKENS")]
+    pub rope_original_context: Option<usize>,
+}
+
+/// The option `--context` of subcommands that have no other of this name.
+#[derive(Debug, Args)]
+pub struct ContextArgs {
+    /// Tokens that prompt and answer may have together [default: all that the model holds]
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "TOKENS")]
+    pub context: Option<usize>,
 }
 
 /// What `--threads` may be.
@@ -91,15 +118,44 @@ impl ModelArgs {
         model_path(&self.model, cancel)
     }
 
+    /// Finds, fetches and opens the model, for `context` tokens if that is said. What a user
+    /// should know of its files is said on stderr.
+    pub fn checkpoint(
+        &self,
+        context: Option<usize>,
+        cancel: &Arc<AtomicBool>,
+    ) -> Result<Checkpoint> {
+        let mut options = ContextOptions::default();
+        options.context = context;
+        options.stretch = self.rope.rope_scaling;
+        options.factor = self.rope.rope_factor;
+        options.original = self.rope.rope_original_context;
+        let checkpoint = Checkpoint::open(self.path(cancel)?)?.with_context(&options)?;
+        for warning in checkpoint.warnings() {
+            eprintln!("warning: {warning}");
+        }
+        Ok(checkpoint)
+    }
+
+    /// As [`load_for`](Self::load_for) all the context that the model holds.
+    pub fn load(&self, config: &EngineConfig, cancel: &Arc<AtomicBool>) -> Result<LoadedModel> {
+        self.load_for(None, config, cancel)
+    }
+
     /// Finds, fetches and loads the model. What it and the cache of `config` take of a
     /// GPU is said on stderr first.
-    pub fn load(&self, config: &EngineConfig, cancel: &Arc<AtomicBool>) -> Result<LoadedModel> {
+    pub fn load_for(
+        &self,
+        context: Option<usize>,
+        config: &EngineConfig,
+        cancel: &Arc<AtomicBool>,
+    ) -> Result<LoadedModel> {
         let options = LoadOptions::default()
             .with_weights(self.weights.into())
             .with_element(self.dtype.map(Codec::from));
         // What is wrong with the device is said before anything is fetched.
         let device = self.device.open()?;
-        let checkpoint = Checkpoint::open(self.path(cancel)?)?;
+        let checkpoint = self.checkpoint(context, cancel)?;
         if let Some(device) = &device {
             let element = options.element_of(&checkpoint);
             let plan = MemoryPlan::new(&checkpoint, device, element, config)?;

@@ -23,7 +23,7 @@ pub fn run(mut args: RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
         bail!("there is no question; say what to do, in quotation marks, or pipe it in");
     }
     let template = args.chat_template.as_ref().map(ChatTemplate::read).transpose()?;
-    let mut model = args.model.load(&args.config(), cancel)?;
+    let mut model = args.model.load_for(args.context.context, &args.config(), cancel)?;
     if let Some(template) = template {
         model.template = Some(Arc::new(template.with_token_texts(model.token_texts.clone())));
     }

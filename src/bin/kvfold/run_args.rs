@@ -1,6 +1,6 @@
 //! The arguments of `run`.
 
-use crate::model_args::ModelArgs;
+use crate::model_args::{ContextArgs, ModelArgs};
 use crate::size;
 use clap::Args;
 use kvfold::codec::formats::known;
@@ -40,6 +40,9 @@ pub struct RunArgs {
     /// The model and its weights
     #[command(flatten)]
     pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub context: ContextArgs,
 
     /// The KV format
     #[arg(long, default_value = AUTO, help = format!("KV format: {}, or a file of `calibrate`; auto: the calibration that kvfold comes with if it has one of the model, else kivi4/kivi2", known()))]

@@ -2,21 +2,19 @@
 
 use super::row::hex;
 use crate::error::{Error, Result};
+use crate::model::{MappedFile, digest};
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a file that are hashed whole; of a larger one, samples.
+/// Bytes of a file that are hashed in one go; of a larger one, parts on all threads.
 const WHOLE: u64 = 256 << 20;
-/// Samples of a larger file, the first at its start and the last at its end.
-const SAMPLES: u64 = 64;
-/// Bytes of a sample.
-const SAMPLE: u64 = 1 << 20;
+/// Bytes that are read at once.
+const PART: u64 = 1 << 20;
 
 /// SHA-256 over the content of a file, or over names and contents of the files in a
-/// folder. Of files above 256 MiB the size and 64 samples of 1 MiB are hashed: models
-/// that differ there differ throughout.
+/// folder. Of files above 256 MiB the size and the hashes of their parts are hashed.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -34,32 +32,27 @@ pub fn identity(path: impl AsRef<Path>) -> Result<String> {
         for file in files {
             hasher.update(file.file_name().unwrap_or_default().as_encoded_bytes());
             hasher.update([0]);
-            add(&mut hasher, &file).map_err(|error| Error::io(&file, error))?;
+            add(&mut hasher, &file)?;
         }
     } else {
-        add(&mut hasher, path).map_err(io)?;
+        add(&mut hasher, path)?;
     }
     Ok(hex(&hasher.finalize()))
 }
 
-fn add(hasher: &mut Sha256, path: &Path) -> std::io::Result<()> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
+fn add(hasher: &mut Sha256, path: &Path) -> Result<()> {
+    let io = |error| Error::io(path, error);
+    let mut file = File::open(path).map_err(io)?;
+    let size = file.metadata().map_err(io)?.len();
     hasher.update(size.to_le_bytes());
-    let mut part = Vec::new();
-    let mut take = |file: &mut File, bytes: u64| -> std::io::Result<usize> {
-        part.clear();
-        let read = file.take(bytes).read_to_end(&mut part)?;
-        hasher.update(&part);
-        Ok(read)
-    };
-    if size <= WHOLE {
-        while take(&mut file, SAMPLE)? > 0 {}
+    if size > WHOLE {
+        hasher.update(digest(&[MappedFile::open(path)?.whole()])?);
         return Ok(());
     }
-    for sample in 0..SAMPLES {
-        file.seek(SeekFrom::Start((size - SAMPLE) / (SAMPLES - 1) * sample))?;
-        take(&mut file, SAMPLE)?;
+    let mut part = Vec::new();
+    while (&mut file).take(PART).read_to_end(&mut part).map_err(io)? > 0 {
+        hasher.update(&part);
+        part.clear();
     }
     Ok(())
 }
@@ -67,7 +60,7 @@ fn add(hasher: &mut Sha256, path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::io::{Seek, SeekFrom, Write};
 
     #[test]
     fn content_counts_and_the_path_does_not() {
@@ -90,18 +83,21 @@ mod tests {
     }
 
     #[test]
-    fn large_files_are_sampled_to_their_ends() {
+    fn of_large_files_every_byte_counts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sparse");
         let mut hashes = std::collections::HashSet::new();
-        for (size, last) in [(WHOLE + 7, 0), (WHOLE + 7, 1), (WHOLE + 8, 0)] {
+        // None of the later ones is near a whole MiB, an end or the middle.
+        for (size, at) in
+            [(WHOLE + 7, 0), (WHOLE + 8, 0), (WHOLE + 7, 1234), (WHOLE + 7, WHOLE / 3)]
+        {
             // Sparse: no space is taken.
             let mut file = File::create(&path).unwrap();
             file.set_len(size).unwrap();
-            file.seek(SeekFrom::Start(size - 70)).unwrap();
-            file.write_all(&[last]).unwrap();
+            file.seek(SeekFrom::Start(at)).unwrap();
+            file.write_all(&[1]).unwrap();
             hashes.insert(identity(&path).unwrap());
         }
-        assert_eq!(hashes.len(), 3);
+        assert_eq!(hashes.len(), 4);
     }
 }

@@ -129,7 +129,7 @@ pub fn calibrate(
 
     let layers = chosen.chunks_exact(config.kv_heads).map(<[_]>::to_vec).collect();
     let feedback = meter.feedback.chunks_exact(config.kv_heads).map(<[_]>::to_vec).collect();
-    let (name, fingerprint) = (checkpoint.name(), checkpoint.fingerprint()?);
+    let (name, fingerprint) = (checkpoint.name(), checkpoint.fingerprint()?.text()?);
     let mut calibration = Calibration::new(name, &fingerprint, layers, feedback);
     if options.format.is_none() {
         let bits = |layer: &Vec<KvFormat>| layer.iter().map(|f| f.bits()).sum::<f64>();

@@ -15,6 +15,7 @@ use crate::model::files::json::Fields;
 use crate::model::files::tensor::Change;
 use crate::model::part::Part;
 use crate::model::rope::{RopeConfig, RopeScaling};
+use std::path::Path;
 
 pub(super) static GEMMA3: Arch = Arch {
     name: "gemma3_text",
@@ -81,6 +82,7 @@ fn from_json(fields: &Fields<'_>) -> Result<ModelConfig> {
         Some(_) => read_rope(fields, Some("sliding_attention"), d, context)?,
         None => plain_rope(older.unwrap_or(SLIDING_THETA), d),
     };
+    refuse_yarn(fields.path, &config.rope)?;
     let mut rope = config.rope.clone();
     if fields.get("rope_parameters").is_none() && fields.get("rope_theta").is_none() {
         rope.theta = FULL_THETA;
@@ -91,6 +93,7 @@ fn from_json(fields: &Fields<'_>) -> Result<ModelConfig> {
 
 fn from_gguf(gguf: &Gguf) -> Result<ModelConfig> {
     let config = gguf_config::decoder(gguf, &GEMMA3, "gemma3")?;
+    refuse_yarn(gguf.path(), &config.rope)?;
     let theta = |key: &str| Ok::<_, crate::Error>(gguf.float(key)?.map(|x| x as f32));
     let full = theta("gemma3.rope.freq_base")?.unwrap_or(FULL_THETA);
     let sliding = theta("gemma3.rope.freq_base_swa")?.unwrap_or(SLIDING_THETA);
@@ -110,6 +113,14 @@ fn from_gguf(gguf: &Gguf) -> Result<ModelConfig> {
     let d = config.head_dim;
     let config = ModelConfig { attention_scale: scale, rope, sliding_layers, ..config };
     Ok(completed(config, plain_rope(sliding, d)))
+}
+
+/// It would sharpen the attention of full layers alone, and there is one factor for all.
+fn refuse_yarn(path: &Path, rope: &RopeConfig) -> Result<()> {
+    match rope.scaling {
+        RopeScaling::Yarn(_) => Err(complaint::unsupported(path, "the RoPE scaling \"yarn\"")),
+        _ => Ok(()),
+    }
 }
 
 fn plain_rope(theta: f32, dim: usize) -> RopeConfig {

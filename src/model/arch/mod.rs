@@ -11,7 +11,8 @@ mod qwen3;
 
 use super::config::{Arch, ModelConfig};
 use super::files::complaint;
-use super::files::gguf::{Gguf, architecture_of_head};
+use super::files::gguf::Gguf;
+use super::files::gguf_header::architecture_of_head;
 use super::files::json::Fields;
 use crate::error::Result;
 use std::path::Path;

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use super::chat::{ChatTemplate, TokenTexts};
 use super::complaint;
 use super::gguf_model::GgufModel;
+use super::gguf_split;
 use super::hf::HfModel;
+use super::mapped::Stretch;
 use super::tensor::{RawTensor, Stored};
 use super::tokenizer::Tokenizer;
 use crate::codec::WeightType;
 use crate::model::config::ModelConfig;
+use crate::model::context::ContextOptions;
 use crate::model::part::TensorSpec;
 use crate::{Error, Result};
 
@@ -57,7 +60,7 @@ impl Checkpoint {
         let kind = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         let source = if !kind.is_dir() {
             Source::Gguf(Box::new(GgufModel::open(path)?))
-        } else if path.join("config.json").exists() {
+        } else if path.join("config.json").symlink_metadata().is_ok() {
             Source::Hf(Box::new(HfModel::open(path)?))
         } else {
             Source::Gguf(Box::new(GgufModel::open(&only_gguf(path)?)?))
@@ -95,7 +98,7 @@ impl Checkpoint {
             Source::Gguf(model) => model.tensor(name)?,
             Source::Hf(model) => model.tensor(name)?,
         };
-        tensor.ok_or_else(|| self.bad(format!("tensor \"{name}\" is missing")))
+        tensor.ok_or_else(|| self.missing(name))
     }
 
     /// The tokenizer that comes with the model.
@@ -166,6 +169,58 @@ impl Checkpoint {
         counts
     }
 
+    /// What a user should know of the files, a line each.
+    pub fn warnings(&self) -> &[String] {
+        match &self.source {
+            Source::Gguf(_) => &[],
+            Source::Hf(model) => &model.warnings,
+        }
+    }
+
+    /// The same weights with another context and rope.
+    ///
+    /// # Errors
+    /// As [`ContextOptions::apply`].
+    pub fn with_context(mut self, options: &ContextOptions) -> Result<Self> {
+        let config = options.apply(self.config())?;
+        match &mut self.source {
+            Source::Gguf(model) => model.config = config,
+            Source::Hf(model) => model.config = config,
+        }
+        Ok(self)
+    }
+
+    /// How a tensor is called in the file.
+    pub(in crate::model) fn own_name(&self, name: &str) -> String {
+        let gguf = match &self.source {
+            Source::Gguf(model) => model.config.arch.names.to_gguf(name),
+            Source::Hf(_) => None,
+        };
+        gguf.map_or_else(|| name.to_owned(), |(_, own)| own)
+    }
+
+    /// What the files' format is called. Bytes of equal names and types mean other numbers
+    /// in another.
+    pub(in crate::model) fn format(&self) -> &'static str {
+        match &self.source {
+            Source::Gguf(_) => "gguf",
+            Source::Hf(_) => "safetensors",
+        }
+    }
+
+    /// Type and shape of a tensor, and where its bytes lie.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if there is no such tensor.
+    pub(in crate::model) fn place(&self, name: &str) -> Result<(WeightType, &[usize], Stretch)> {
+        let (dtype, shape, bytes) = self.find(name)?.ok_or_else(|| self.missing(name))?;
+        let stretch = match &self.source {
+            Source::Gguf(model) => model.stretch(name, bytes),
+            Source::Hf(model) => model.stretch(name, bytes),
+        };
+        Ok((dtype, shape, stretch.ok_or_else(|| self.missing(name))?))
+    }
+
     /// Type, shape and bytes in the file's own row order.
     fn find(&self, name: &str) -> Result<Option<Stored<'_>>> {
         match &self.source {
@@ -174,7 +229,16 @@ impl Checkpoint {
         }
     }
 
-    fn bad(&self, what: impl AsRef<str>) -> Error {
+    fn missing(&self, name: &str) -> Error {
+        let why = match &self.source {
+            Source::Gguf(model) => model.alone().map(|why| format!(": {why}")),
+            Source::Hf(_) => None,
+        };
+        self.bad(format!("tensor \"{name}\" is missing{}", why.unwrap_or_default()))
+    }
+
+    /// An error about the file.
+    pub(in crate::model) fn bad(&self, what: impl AsRef<str>) -> Error {
         let file = match &self.source {
             Source::Gguf(model) => model.path(),
             Source::Hf(_) => &self.path,
@@ -185,7 +249,7 @@ impl Checkpoint {
     fn check_tensors(&self) -> Result<()> {
         for TensorSpec { name, shape, .. } in self.config().tensors() {
             let Some((dtype, found, _)) = self.find(&name)? else {
-                return Err(self.bad(format!("tensor \"{name}\" is missing")));
+                return Err(self.missing(&name));
             };
             if found != shape {
                 return Err(self.bad(format!(
@@ -211,6 +275,9 @@ fn only_gguf(folder: &Path) -> Result<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
         .collect();
+    if let Some(first) = gguf_split::first_of(&found) {
+        return Ok(first);
+    }
     match (found.pop(), found.is_empty()) {
         (Some(path), true) => Ok(path),
         (Some(_), false) => Err(Error::bad_file(

@@ -30,10 +30,6 @@ pub(in crate::model) fn decoder(
     let uint = |field: &str| size(gguf, &key(field));
     let required =
         |field: &str| uint(field)?.ok_or_else(|| gguf.bad(format!("{} is missing", key(field))));
-    if size(gguf, "split.count")?.is_some_and(|n| n > 1) {
-        let what = "a GGUF file split into several (join them with llama.cpp's llama-gguf-split)";
-        return Err(complaint::unsupported(gguf.path(), what));
-    }
     if uint("expert_count")?.is_some_and(|n| n > 0) {
         return Err(complaint::unsupported(gguf.path(), "a mixture of experts"));
     }
@@ -89,10 +85,10 @@ pub(in crate::model) fn decoder(
         norm_eps: norm_eps as f32,
         activation: Activation::Silu,
         attention_scale: rope.attention_scale(head_dim),
+        context: rope.stretched_context(required("context_length")?),
         rope,
         sliding_rope: None,
         embedding_scale: 1.0,
-        context: required("context_length")?,
         sliding_window,
         sliding_layers: vec![sliding_window.is_some(); layers],
         tied: !has("output.weight"),

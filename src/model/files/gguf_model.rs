@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::chat::{ChatTemplate, TokenTexts};
 use super::gguf::Gguf;
+use super::mapped::Stretch;
 use super::tensor::{Change, RawTensor, Stored};
 use super::tokenizer::Tokenizer;
 use super::tokenizer_gguf;
@@ -45,6 +46,17 @@ impl GgufModel {
             Some((_, file_name)) => self.gguf.tensor(&file_name),
             None => Ok(None),
         }
+    }
+
+    /// Where bytes that [`find`](Self::find) gave lie.
+    pub(crate) fn stretch(&self, name: &str, bytes: &[u8]) -> Option<Stretch> {
+        let (_, file_name) = self.config.arch.names.to_gguf(name)?;
+        self.gguf.stretch(&file_name, bytes)
+    }
+
+    /// Why tensors may be missing, if that can be guessed.
+    pub(crate) fn alone(&self) -> Option<&str> {
+        self.gguf.alone()
     }
 
     /// A tensor in the model's row order. Its shape has been checked.

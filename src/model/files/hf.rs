@@ -1,27 +1,24 @@
 //! A Hugging Face folder: `config.json`, safetensors in one file or in shards,
 //! `tokenizer.json`, and the chat template.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::{Component, Path, PathBuf};
-
-use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
-
 use super::chat::{ChatTemplate, TokenTexts, default_template};
 use super::complaint;
-use super::gguf::map_file;
+use super::hf_weights::HfWeights;
 use super::json::{Fields, read_json};
+use super::mapped::{Stretch, open_regular, refuse_broken_link};
+use super::sniff::ENOUGH;
 use super::tensor::{Change, RawTensor, Stored};
 use super::tokenizer::Tokenizer;
 use crate::backend::dequantize::dequantize;
 use crate::codec::WeightType;
 use crate::model::arch;
 use crate::model::config::ModelConfig;
+use crate::model::part::Part;
 use crate::{Error, Result};
+use serde_json::Value;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 const CONFIG: &str = "tokenizer_config.json";
 
 /// Special tokens that have names in tokenizer_config.json and in templates.
@@ -32,24 +29,10 @@ const TOKENS: [&str; 7] =
 #[derive(Debug)]
 pub(crate) struct HfModel {
     folder: PathBuf,
-    shards: Vec<Shard>,
-    tensors: HashMap<String, TensorInfo>,
+    weights: HfWeights,
     pub(crate) config: ModelConfig,
-}
-
-#[derive(Debug)]
-struct Shard {
-    path: PathBuf,
-    map: Mmap,
-}
-
-#[derive(Debug)]
-struct TensorInfo {
-    shard: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    start: usize,
-    end: usize,
+    /// What a user should know, a line each.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl HfModel {
@@ -59,74 +42,53 @@ impl HfModel {
         let generation = folder.join("generation_config.json");
         let generation = if generation.exists() { Some(read_json(&generation)?) } else { None };
         let config = read_config(&config_file, &json, generation.as_ref())?;
-
-        let mut model =
-            Self { folder: folder.to_owned(), shards: Vec::new(), tensors: HashMap::new(), config };
-        for path in shard_paths(folder)? {
-            model.add_shard(path)?;
-        }
-        // Old configurations say nothing of tying: then the weights decide.
-        if json.get("tie_word_embeddings").is_none() {
-            model.config.tied = !model.tensors.contains_key("lm_head.weight");
-        }
+        let weights = HfWeights::open(folder)?;
+        let mut model = Self { folder: folder.to_owned(), weights, config, warnings: Vec::new() };
+        model.settle_tie(json.get("tie_word_embeddings").is_some())?;
         Ok(model)
     }
 
-    fn add_shard(&mut self, path: PathBuf) -> Result<()> {
-        let map = map_file(&path)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
-            complaint::bad_file(&path, format!("not a whole safetensors file: {e}"))
-        })?;
-        let data = 8 + header;
-        for (name, info) in metadata.tensors() {
-            let (start, end) = info.data_offsets;
-            let entry = TensorInfo {
-                shard: self.shards.len(),
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                start: data.saturating_add(start),
-                end: data.saturating_add(end),
-            };
-            if self.tensors.insert(name.clone(), entry).is_some() {
-                return Err(complaint::bad_file(
-                    &path,
-                    format!("tensor \"{name}\" is in several shards"),
-                ));
-            }
+    /// Decides whether the embedding serves as the output layer. Old configurations say
+    /// nothing of it: then the weights decide. They do also where a configuration says so and
+    /// the file holds an output layer that is another: training or merging has untied them,
+    /// and who forgot to say so meant the weights.
+    fn settle_tie(&mut self, said: bool) -> Result<()> {
+        let name = |part| self.config.arch.names.hf(part, None).unwrap_or_default();
+        let (head, embedding) = (name(Part::Head), name(Part::Embedding));
+        if !said {
+            self.config.tied = !self.weights.has(&head);
         }
-        self.shards.push(Shard { path, map });
+        if !self.config.tied || !self.weights.has(&head) {
+            return Ok(());
+        }
+        let (own, shared) = (self.weights.find(&head), self.weights.find(&embedding)?);
+        let warning = match (own, shared) {
+            (Ok(own), shared) if own == shared => return Ok(()),
+            (Ok(Some((_, own, _))), Some((_, shared, _))) if own == shared => {
+                self.config.tied = false;
+                format!("the file holds another \"{head}\", which is used")
+            }
+            _ => format!("\"{head}\" in the file cannot be one, and is not used"),
+        };
+        self.warnings.push(format!(
+            "{}: config.json says tie_word_embeddings: true, but {warning}",
+            self.folder.display()
+        ));
         Ok(())
     }
 
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.shards.iter().map(|s| s.map.len() as u64).sum()
+        self.weights.file_bytes()
     }
 
     /// Type, shape and bytes by name.
     pub(crate) fn find(&self, name: &str) -> Result<Option<Stored<'_>>> {
-        let Some(info) = self.tensors.get(name) else { return Ok(None) };
-        let shard = &self.shards[info.shard];
-        let dtype = match info.dtype {
-            Dtype::F32 => WeightType::F32,
-            Dtype::F16 => WeightType::F16,
-            Dtype::BF16 => WeightType::BF16,
-            other => {
-                return Err(Error::UnsupportedWeights {
-                    path: shard.path.clone(),
-                    tensor: name.to_owned(),
-                    dtype: format!("{other:?}"),
-                    supported: "F32, F16, BF16",
-                });
-            }
-        };
-        let bytes = shard.map.get(info.start..info.end);
-        match bytes.filter(|b| dtype.tensor_bytes(&info.shape) == Some(b.len())) {
-            Some(bytes) => Ok(Some((dtype, &info.shape, bytes))),
-            None => Err(complaint::bad_file(
-                &shard.path,
-                format!("the bytes of tensor \"{name}\" do not fit its shape {:?}", info.shape),
-            )),
-        }
+        self.weights.find(name)
+    }
+
+    /// Where bytes that [`find`](Self::find) gave lie.
+    pub(crate) fn stretch(&self, name: &str, bytes: &[u8]) -> Option<Stretch> {
+        self.weights.stretch(name, bytes)
     }
 
     /// A tensor by name, as the model computes with it.
@@ -147,6 +109,7 @@ impl HfModel {
 
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
         let path = self.folder.join("tokenizer.json");
+        refuse_broken_link(&path)?;
         if !path.exists() {
             return Err(Error::bad_file(
                 &self.folder,
@@ -155,6 +118,7 @@ impl HfModel {
                  AutoTokenizer.from_pretrained(...).save_pretrained(...)",
             ));
         }
+        refuse_stand_in(&path, "a JSON text")?;
         Tokenizer::read(&path, &self.config)
     }
 
@@ -163,6 +127,7 @@ impl HfModel {
         let jinja = self.folder.join("chat_template.jinja");
         let named = |template: ChatTemplate| Some(template.with_token_texts(self.token_texts()));
         if jinja.exists() {
+            refuse_stand_in(&jinja, "a chat template")?;
             return ChatTemplate::read(&jinja).map(named);
         }
         for name in ["chat_template.json", CONFIG] {
@@ -187,53 +152,17 @@ impl HfModel {
     }
 }
 
+/// Refuses what was saved in place of a download.
+fn refuse_stand_in(path: &Path, expected: &str) -> Result<()> {
+    let io = |e| Error::io(path, e);
+    let mut head = Vec::new();
+    open_regular(path)?.take(ENOUGH as u64).read_to_end(&mut head).map_err(io)?;
+    complaint::refuse_stand_in(path, expected, &head)
+}
+
 /// A special token is a string, or an object with a `content`.
 fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
-}
-
-/// The files of weights: one, or those that the index names.
-fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join(SINGLE);
-    if single.exists() {
-        return Ok(vec![single]);
-    }
-    let index = folder.join(INDEX);
-    if !index.exists() {
-        return Err(Error::bad_file(
-            folder,
-            format!("neither {SINGLE} nor {INDEX} is there"),
-            "download the whole model; weights in other formats must be saved as safetensors",
-        ));
-    }
-    let json = read_json(&index)?;
-    let map = json["weight_map"]
-        .as_object()
-        .ok_or_else(|| complaint::bad_file(&index, "weight_map is missing"))?;
-    let mut names = BTreeSet::new();
-    for name in map.values() {
-        let name = name
-            .as_str()
-            .filter(|name| is_plain_file_name(name))
-            .ok_or_else(|| complaint::bad_file(&index, format!("{name} is no file name")))?;
-        names.insert(name);
-    }
-    let paths: Vec<PathBuf> = names.into_iter().map(|name| folder.join(name)).collect();
-    match paths.iter().find(|path| !path.exists()) {
-        None => Ok(paths),
-        Some(missing) => Err(Error::bad_file(
-            missing,
-            format!("the shard is missing, but {INDEX} names it"),
-            "download the whole model",
-        )),
-    }
-}
-
-/// A name that cannot lead out of the folder.
-fn is_plain_file_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
-        && !name.contains(['/', '\\'])
 }
 
 /// Reads the numbers of a model; `generation` is `generation_config.json`.
@@ -276,18 +205,5 @@ impl ModelConfig {
         let config = read_config(path, &json, None)?;
         config.validate().map_err(bad)?;
         Ok(config)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shard_names_stay_in_the_folder() {
-        assert!(is_plain_file_name("model-00001-of-00002.safetensors"));
-        for bad in ["", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", "./x", "x/"] {
-            assert!(!is_plain_file_name(bad), "{bad}");
-        }
     }
 }

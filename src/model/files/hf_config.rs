@@ -58,6 +58,7 @@ pub(in crate::model) fn decoder(
     };
     let context = fields.uint("max_position_embeddings")?.unwrap_or(defaults.context);
     let rope = read_rope(fields, defaults.full_rope, head_dim, context)?;
+    let context = rope.stretched_context(context);
 
     Ok(ModelConfig {
         arch,
@@ -306,6 +307,26 @@ mod tests {
         let named = yarn(json!({"rope_parameters":
             {"rope_type": "yarn", "factor": 8.0, "attention_factor": 1.25}}));
         assert_eq!(named.attention_factor, 1.25);
+    }
+
+    /// Model cards say to add `rope_scaling` and nothing else; then vLLM holds the original
+    /// context times the factor.
+    #[test]
+    fn yarn_lengthens_the_context_whatever_else_is_changed() {
+        let context = |max: usize, rope: Value| {
+            let more = json!({"max_position_embeddings": max, "rope_scaling": rope});
+            parse(&with("qwen2", more)).unwrap().context
+        };
+        let card =
+            json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768});
+        // Qwen2.5's card, Qwen3's, and a file that says all of it.
+        assert_eq!([32_768, 40_960, 131_072].map(|max| context(max, card.clone())), [131_072; 3]);
+        // Without the original context it is the file's.
+        assert_eq!(context(512, json!({"rope_type": "yarn", "factor": 4.0})), 2048);
+        // Never less than the file says; other kinds change nothing.
+        let short = json!({"type": "yarn", "factor": 2, "original_max_position_embeddings": 1024});
+        assert_eq!(context(4096, short), 4096);
+        assert_eq!(context(4096, json!({"type": "linear", "factor": 4.0})), 4096);
     }
 
     #[test]
