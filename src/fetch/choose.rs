@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(gguf(&[one, two, one, two], None), [one, two]);
         let many: Vec<String> = (1..20_000).map(|i| format!("m{i}-{i:05}-of-99999.gguf")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        refused(&many, None, &["several files would do"]);
+        refused(&many, None, &["-of-99999.gguf is missing"]);
     }
 
     #[test]

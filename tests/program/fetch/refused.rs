@@ -89,7 +89,8 @@ fn of_file(info: &mut Value, change: impl Fn(&mut Value)) {
 
 #[test]
 fn files_that_cannot_be_checked_or_named_are_refused() {
-    let changes: [(fn(&mut Value), &str); 9] = [
+    type Change = fn(&mut Value);
+    let changes: [(Change, &str); 9] = [
         (|info| of_file(info, |f| f["rfilename"] = json!("../m-Q4_K_M.gguf")), "neither GGUF"),
         (|info| of_file(info, |f| f["rfilename"] = json!("/tmp/m-Q4_K_M.gguf")), "neither GGUF"),
         (|info| of_file(info, |f| f["rfilename"] = json!("a/../../m.gguf")), "neither GGUF"),
