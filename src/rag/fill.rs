@@ -15,6 +15,10 @@ const MAX_HITS: usize = 1000;
 /// question; packing them because there is room distracts small models.
 const WEAK_HIT: f32 = 0.5;
 
+/// Passages are paragraphs or little more, in characters: what stands around an answer misleads
+/// small models, and neighbours that are found, too, become one piece again.
+const PASSAGE: usize = 300;
+
 /// Chooses from `documents` what has to do with `query`, in at most `budget`
 /// tokens as counted by `count`: chunk, index in memory, search, pack.
 ///
@@ -26,7 +30,7 @@ pub fn fill(
     budget: usize,
     count: &dyn Fn(&str) -> usize,
 ) -> Result<Packed> {
-    let options = ChunkOptions::default();
+    let options = ChunkOptions::default().with_target(PASSAGE);
     let mut passages = Vec::new();
     for (number, document) in documents.iter().enumerate() {
         passages.extend(chunk(document, number, &options)?);

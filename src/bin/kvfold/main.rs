@@ -20,6 +20,7 @@ mod run_args;
 mod size;
 mod stdin;
 mod terminal;
+mod wording;
 
 use clap::{Parser, Subcommand};
 use kvfold::backend::cpu::set_threads;

@@ -3,6 +3,7 @@
 use crate::run_args::{RunArgs, THINKING};
 use crate::stdin::piped;
 use crate::terminal::note;
+use crate::wording;
 use anyhow::{Error, Result, anyhow, bail};
 use kvfold::engine::LoadedModel;
 use kvfold::model::Message;
@@ -143,27 +144,20 @@ fn unread(args: &RunArgs, model: &LoadedModel) -> Vec<String> {
 
 fn encode(args: &RunArgs, model: &LoadedModel, context: &str) -> Result<Vec<u32>> {
     let tokenizer = &model.tokenizer;
-    let text = if context.is_empty() {
-        args.question.clone()
-    } else {
-        format!("Text:\n{}\n\nQuestion: {}", context.trim_end(), args.question)
-    };
+    let question = wording::question(args, context);
     let Some(template) = model.template.as_ref().filter(|_| !args.raw) else {
-        return Ok(tokenizer.encode_prompt(&text)?);
+        return Ok(tokenizer.encode_prompt(&question)?);
     };
-    let system = args.system.as_deref().unwrap_or(match context.is_empty() {
-        true => "You are a helpful assistant.",
-        false => "Answer the question from the text. Be brief and exact.",
-    });
-    let messages = [
-        Message::new("system", tokenizer.guard(system)),
-        Message::new("user", tokenizer.guard(&text)),
-    ];
-    // Some templates know no system role; its text then leads the user's.
+    let system = wording::system(args, context);
+    let mut messages = wording::example(args, context);
+    messages.push(Message::new("user", tokenizer.guard(&question)));
     let options = args.chat_options();
-    let rendered = template.render_with(&messages, &options).or_else(|_| {
-        let text = tokenizer.guard(&format!("{system}\n\n{text}"));
-        template.render_with(&[Message::new("user", text)], &options)
+    let mut all = vec![Message::new("system", tokenizer.guard(system))];
+    all.extend(messages.iter().cloned());
+    // Some templates know no system role; its text then leads the user's.
+    let rendered = template.render_with(&all, &options).or_else(|_| {
+        messages[0].content = format!("{}\n\n{}", tokenizer.guard(system), messages[0].content);
+        template.render_with(&messages, &options)
     });
     let rendered = rendered.map_err(|error| {
         anyhow!(

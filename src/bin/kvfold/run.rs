@@ -4,7 +4,7 @@ use crate::model_args::warn_of_outliers;
 use crate::progress::Prefill;
 use crate::run_args::RunArgs;
 use crate::terminal::{Screen, note, say_lines};
-use crate::{idle_options, prompt, size};
+use crate::{idle_options, prompt, size, wording};
 use anyhow::{Result, bail};
 use kvfold::engine::{Engine, Event, FinishReason, Request, Stats};
 use kvfold::model::ChatTemplate;
@@ -46,9 +46,15 @@ pub fn run(mut args: RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     }
 
     let mut progress = Prefill::begin(prompt.ids.len(), args.quiet);
-    let request = Request::new(prompt.ids, prompt.max_tokens)
-        .with_sampling(args.sampling())
-        .with_stop(args.stop.clone());
+    let from_text = !prompt.context.is_empty();
+    let mut stop = args.stop.clone();
+    if from_text && !args.raw {
+        stop.push(wording::NEXT_QUESTION.to_owned());
+    }
+    // An answer from a text needs the text's words.
+    let sampling = args.sampling().with_repetition_of_prompt(!from_text);
+    let request =
+        Request::new(prompt.ids, prompt.max_tokens).with_sampling(sampling).with_stop(stop);
     let device = model.device();
     let kv = model.kv_name(&args.config())?;
     let limit = model.context();

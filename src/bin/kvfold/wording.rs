@@ -1,0 +1,44 @@
+//! How a question, with or without a text, is put to a model.
+
+use crate::run_args::RunArgs;
+use kvfold::model::Message;
+
+/// Small models go on with questions of their own where the answer should end.
+pub const NEXT_QUESTION: &str = "\n\nQuestion:";
+
+/// A question and how it is answered from a text. Behind it small models invent less: of seven
+/// ways to ask one question of README, the default model answers all instead of two
+/// (`docs/notes/first-answer.md`).
+const EXAMPLE: [(&str, &str); 2] = [
+    (
+        "user",
+        "Text:\n[tea.md:3-9] Tea\nBlack tea is left to wither after it is picked, which takes a \
+         day.\n\n[tea.md:11-12] Tea > Green tea\nGreen tea is steamed right after it is picked, so \
+         that its leaves stay green.\n\nQuestion: How do the leaves of green tea keep their colour?",
+    ),
+    ("assistant", "Green tea is steamed right after it is picked, so that its leaves stay green."),
+];
+
+/// The question, behind the text that it is asked of, if there is one.
+pub fn question(args: &RunArgs, context: &str) -> String {
+    match context.trim_end() {
+        "" => args.question.clone(),
+        text => format!("Text:\n{text}\n\nQuestion: {}", args.question),
+    }
+}
+
+/// The system message.
+pub fn system<'a>(args: &'a RunArgs, context: &str) -> &'a str {
+    args.system.as_deref().unwrap_or(match context.is_empty() {
+        true => "You are a helpful assistant.",
+        false => "Answer the question from the text, in one sentence.",
+    })
+}
+
+/// The turns before the question: an example, where passages were looked up for it. Who gives
+/// a system message of their own says there how to answer.
+pub fn example(args: &RunArgs, context: &str) -> Vec<Message> {
+    let shown = !args.docs.is_empty() && !context.is_empty() && args.system.is_none();
+    let turns = EXAMPLE.iter().filter(|_| shown);
+    turns.map(|(role, text)| Message::new(*role, *text)).collect()
+}
