@@ -20,8 +20,8 @@ fn models_that_are_none_are_named() {
         ("some-name", ["some-name", "smollm2-135m-instruct"]),
         ("absent.toml", ["absent.toml: ", "No such file"]),
         ("empty", ["empty: ", "config.json"]),
-        (&text, ["text.gguf: not a GGUF file", "kvfold fetch"]),
-        (&none, ["none.gguf: ", "kvfold fetch"]),
+        (&text, ["text.gguf: it is a short text", "not a GGUF file"]),
+        (&none, ["none.gguf: it is an empty file", "download it again"]),
     ] {
         refused(&place.kvfold(&["run", "--model", model, "Why?"]), &parts);
     }
@@ -47,6 +47,8 @@ fn options_out_of_range_are_named() {
         (["--max-tokens", "0"], "max_tokens: must be at least 1"),
         (["--top-p", "1.5"], "top_p: 1.5"),
         (["--top-p", "nan"], "top_p: NaN"),
+        (["--context", "99999999"], "--rope-scaling yarn"),
+        (["--rope-factor", "4"], "give --rope-scaling yarn"),
         (["--min-p", "2"], "min_p: 2"),
         (["--temperature=-1", "--quiet"], "temperature: -1"),
         (["--repetition-penalty", "0"], "repetition_penalty: 0"),
