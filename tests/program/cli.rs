@@ -22,8 +22,8 @@ fn models_that_are_none_are_named() {
         ("some-name", ["some-name", "smollm2-135m-instruct"]),
         ("absent.toml", ["absent.toml: ", "No such file"]),
         ("empty", ["empty: ", "config.json"]),
-        (&text, ["text.gguf: not a GGUF file", "kvfold fetch"]),
-        (&none, ["none.gguf: ", "kvfold fetch"]),
+        (&text, ["text.gguf: it is a short text", "not a GGUF file"]),
+        (&none, ["none.gguf: it is an empty file", "download it again"]),
     ] {
         refused(&place.kvfold(&["run", "--model", model, "Why?"]), &parts);
     }

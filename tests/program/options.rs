@@ -10,6 +10,8 @@ fn options_out_of_range_are_named() {
         (["--kv", "f16/kivi9"], "kivi9"),
         (["--sinks", "65"], "sinks: 65 is more than 64"),
         (["--hot-window", "100"], "hot_window: 100 is not a multiple of 64"),
+        (["--context", "99999999"], "--rope-scaling yarn"),
+        (["--rope-factor", "4"], "give --rope-scaling yarn"),
         (["--prefill-chunk", "0"], "prefill_chunk: 0"),
         (["--max-tokens", "0"], "max_tokens: must be at least 1"),
         (["--top-p", "1.5"], "top_p: 1.5"),

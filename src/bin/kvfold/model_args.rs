@@ -132,7 +132,7 @@ impl ModelArgs {
         options.original = self.rope.rope_original_context;
         let checkpoint = Checkpoint::open(self.path(cancel)?)?.with_context(&options)?;
         for warning in checkpoint.warnings() {
-            eprintln!("warning: {warning}");
+            say(format_args!("warning: {warning}"));
         }
         Ok(checkpoint)
     }
