@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::size;
+use crate::terminal::say;
 use indicatif::{ProgressBar, ProgressStyle};
 use kvfold::fetch::Progress;
 
@@ -39,7 +40,7 @@ impl<'a> Bar<'a> {
     }
 
     fn say(&mut self, line: &str) {
-        self.bar.suspend(|| eprintln!("{}: {}", self.model, plain(line)));
+        self.bar.suspend(|| say(format_args!("{}: {line}", self.model)));
     }
 
     fn start(&mut self, message: &'static str) {
@@ -105,19 +106,6 @@ impl Progress for Bar<'_> {
     fn done(&mut self, _path: &Path) {
         self.clear();
     }
-}
-
-/// A line without what a terminal would obey.
-pub fn plain(line: &str) -> String {
-    line.chars()
-        .flat_map(|c| {
-            let (as_it_is, escaped) = match c.is_control() {
-                true => (None, Some(c.escape_default())),
-                false => (Some(c), None),
-            };
-            as_it_is.into_iter().chain(escaped.into_iter().flatten())
-        })
-        .collect()
 }
 
 /// When to say how far a transfer is, and what.
@@ -192,10 +180,5 @@ mod tests {
         assert!(lines.next(Duration::from_secs(56), 100, 500).unwrap().contains("(20 %)"));
         let line = lines.next(Duration::from_secs(90), 100, 500).unwrap();
         assert!(line.contains(" left"), "{line}");
-    }
-
-    #[test]
-    fn control_characters_are_shown_not_obeyed() {
-        assert_eq!(plain("a\u{1b}[2Jb\nc é"), "a\\u{1b}[2Jb\\nc é");
     }
 }

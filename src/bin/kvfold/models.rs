@@ -3,7 +3,6 @@
 
 use std::io::Write;
 
-use crate::fetch_progress::plain;
 use crate::size;
 use anyhow::Result;
 use clap::Args;
@@ -11,6 +10,7 @@ use kvfold::Error;
 use kvfold::backend::{Geometry, Kernels};
 use kvfold::fetch::{FetchOptions, Found, Manifest, catalog, here};
 use kvfold::model::Checkpoint;
+use kvfold::printable::printable;
 use serde::Serialize;
 
 /// List the models that are here, and those that can be had by name.
@@ -131,7 +131,7 @@ fn show(out: &mut impl Write, listing: &Listing) -> Result<()> {
             store = &model.store;
             writeln!(out, "{store}")?;
         }
-        writeln!(out, "  {}", plain(&model.name))?;
+        writeln!(out, "  {}", printable(&model.name))?;
         let mut facts = vec![size::show(model.bytes)];
         facts.push(
             [Some(model.format), model.weights.as_deref()].map(Option::unwrap_or_default).join(" "),
@@ -141,10 +141,10 @@ fn show(out: &mut impl Write, listing: &Listing) -> Result<()> {
         if let Some(reason) = &model.why_not {
             facts.push(format!("cannot be run: {reason}"));
         }
-        let facts: Vec<_> = facts.iter().map(|fact| plain(fact.trim())).collect();
+        let facts: Vec<_> = facts.iter().map(|fact| printable(fact.trim())).collect();
         writeln!(out, "      {}", facts.join(", "))?;
         if model.path != model.name {
-            writeln!(out, "      {}", plain(&model.path))?;
+            writeln!(out, "      {}", printable(&model.path))?;
         }
     }
     if listing.here.is_empty() {
