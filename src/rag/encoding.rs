@@ -200,7 +200,8 @@ mod tests {
     fn other_encodings_are_guessed_and_not_read() {
         let japanese = b"\x82\xb1\x82\xcc\x83J\x83M\x82\xcd\x83A\x83\x93\x83i\x82\xaa\x8c\xa9\x82\xc2\x82\xaf\x82\xbd\x81B";
         let chinese = b"\xb1\xa3\xcf\xd5\xbf\xe2\xb5\xc4\xc3\xdc\xd4\xbf\xca\xc7\xcb\xc4\xb0\xcb\xd2\xbb\xce\xe5\xa1\xa3";
-        let russian = b"\xca\xeb\xfe\xf7 \xeb\xe5\xe6\xe8\xf2 \xef\xee\xe4 \xea\xe0\xec\xed\xe5\xec.";
+        let russian =
+            b"\xca\xeb\xfe\xf7 \xeb\xe5\xe6\xe8\xf2 \xef\xee\xe4 \xea\xe0\xec\xed\xe5\xec.";
         for (bytes, name) in [
             (&b"Le caf\xe9 de la gare, d\xe9j\xe0 ferm\xe9."[..], "windows-1252"),
             (japanese, "Shift_JIS"),
@@ -222,10 +223,12 @@ mod tests {
     fn zeros_in_a_text_are_told_from_binary_files() {
         let log = format!("{}\n\0{}", "one line\n".repeat(20), "another");
         assert_eq!(refused(log.as_bytes()), Some(SkipReason::Zeros { line: 22 }));
-        for bytes in [&b"\0\x01"[..], b"a\0b", b"\0\0\0\0\0\0\0\0", b"\x01\x02\0\x04\x05\x06\x07\0"] {
+        for bytes in [&b"\0\x01"[..], b"a\0b", b"\0\0\0\0\0\0\0\0", b"\x01\x02\0\x04\x05\x06\x07\0"]
+        {
             assert_eq!(refused(bytes), Some(SkipReason::Binary));
         }
-        let noise: Vec<u8> = (1..4000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8 | 1).collect();
+        let noise: Vec<u8> =
+            (1..4000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8 | 1).collect();
         assert_eq!(decode(noise), Err(SkipReason::Binary));
     }
 }

@@ -51,8 +51,9 @@ impl SkipReason {
     /// The same, for a file that the user named.
     pub(super) fn error(self, path: &Path) -> Error {
         let file = in_a_command(path);
-        let convert =
-            |options: String| format!("convert it first: iconv {options} -t UTF-8 {file} > text.txt");
+        let convert = |options: String| {
+            format!("convert it first: iconv {options} -t UTF-8 {file} > text.txt")
+        };
         let (what, remedy) = match self {
             Self::Binary => {
                 ("is a binary file".into(), "convert it to plain text first".to_owned())
@@ -64,13 +65,14 @@ impl SkipReason {
                 format!("holds zero bytes, the first in line {line}"),
                 format!("take them out first: tr -d '\\0' < {file} > text.txt"),
             ),
-            Self::Encoding(name) => (
-                format!("is not valid UTF-8 and looks like {name}"),
-                convert(format!("-f {name}")),
-            ),
+            Self::Encoding(name) => {
+                (format!("is not valid UTF-8 and looks like {name}"), convert(format!("-f {name}")))
+            }
             Self::Broken { encoding, line } => (
                 format!("is {encoding}, but not in line {line}"),
-                format!("mend the line, or leave out what is invalid: iconv -c -f {encoding} -t UTF-8 {file} > text.txt"),
+                format!(
+                    "mend the line, or leave out what is invalid: iconv -c -f {encoding} -t UTF-8 {file} > text.txt"
+                ),
             ),
             Self::Empty => ("holds no text".into(), "name a file with text in it".into()),
             Self::TooLarge => ("is larger than 256 MiB".into(), "split it first".into()),

@@ -33,7 +33,7 @@ pub(super) fn terms(text: &str, term: &mut dyn FnMut(String)) {
             let length = rest.find(|c| !is_dense(c)).unwrap_or(rest.len());
             characters(&rest[..length], term);
             length
-        } else if is_word(c) {
+        } else if is_word(c) && !is_mark(c) {
             let chain = chain(rest);
             names(&text[..at], chain, &rest[chain.len()..], term);
             chain.len()
@@ -144,10 +144,13 @@ fn name(name: &str, term: &mut dyn FnMut(String)) {
 fn spellings(word: &str, term: &mut dyn FnMut(String)) {
     let word = without_case(word);
     let plain = without_accents(&word);
-    if plain != word {
+    // A stray mark may be all there is.
+    if plain != word && !plain.is_empty() {
         term(plain.into_owned());
     }
-    term(word);
+    if !word.is_empty() {
+        term(word);
+    }
 }
 
 /// Cuts a word where its case or its kind changes: `HTTPServer2` into HTTP, Server and 2.

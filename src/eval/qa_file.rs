@@ -1,0 +1,327 @@
+//! Reading a file of questions: one JSON object a line, or a list of them.
+
+use super::longbench::{Kind, paragraph};
+use super::longbench_sets::{DataSet, data_set};
+use crate::error::{Error, Result};
+use crate::rag::{Document, read_document};
+use serde_json::{Deserializer, Map, Value};
+use std::path::Path;
+
+/// One question with its document.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Its line in the file or its place in the list, from 1.
+    pub(super) number: usize,
+    /// The same in words.
+    pub(super) place: String,
+    pub(super) text: String,
+    pub(super) question: String,
+    pub(super) answers: Vec<String>,
+    pub(super) kind: Kind,
+    pub(super) classes: Vec<String>,
+    /// Of the data set that it says it is from.
+    pub(super) set: Option<DataSet>,
+}
+
+/// The first `limit` questions of a file, and their documents.
+///
+/// # Errors
+/// [`Error::Document`] naming the file, the line and what is wrong there.
+pub(super) fn read(file: &Path, limit: usize) -> Result<Vec<Item>> {
+    let document = read_document(file)?;
+    let text = document.text();
+    let wrong = |line: usize, what: String| Error::Document {
+        path: format!("{}:{line}", document.source()).into(),
+        what,
+        remedy: "mend it or take it out".into(),
+    };
+    if text.trim_start().starts_with('[') {
+        let items = List { text, at: 0, taken: 0 }.take(limit).map(|found| {
+            let (line, number, value) = found.map_err(|(line, what)| wrong(line, what))?;
+            let place = format!("question {number}");
+            item(file, number, place.clone(), value)
+                .map_err(|what| wrong(line, format!("{place} of the list {what}")))
+        });
+        return items.collect();
+    }
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let items = lines.take(limit).map(|(index, line)| {
+        let number = index + 1;
+        serde_json::from_str(line)
+            .map_err(|error| format!("is no question: {}", json_error(&error)))
+            .and_then(|value| item(file, number, format!("line {number}"), value))
+            .map_err(|what| wrong(number, what))
+    });
+    items.collect()
+}
+
+/// What serde_json says, without its line.
+fn json_error(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or(&text);
+    format!("{what}, column {}", error.column())
+}
+
+/// The values of a JSON list, one after the other, so that a fault has its line and what
+/// lies behind the last question is not read.
+struct List<'t> {
+    text: &'t str,
+    at: usize,
+    taken: usize,
+}
+
+impl List<'_> {
+    fn white(&mut self) {
+        self.at = self.text.len() - self.text[self.at..].trim_start().len();
+    }
+
+    fn line(&self) -> usize {
+        1 + self.text[..self.at].matches('\n').count()
+    }
+}
+
+impl Iterator for List<'_> {
+    /// Line, place in the list and value, or line and fault.
+    type Item = std::result::Result<(usize, usize, Value), (usize, String)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.white();
+        let rest = &self.text[self.at..];
+        let expected = |what: &str, list: &Self| {
+            let found = list.text[list.at..].chars().next();
+            let found = found.map_or("the end".to_owned(), |c| format!("{c:?}"));
+            Some(Err((list.line(), format!("is no list of questions: {what}, not {found}"))))
+        };
+        if let Some(after) = rest.strip_prefix(']').filter(|_| self.taken > 0) {
+            self.at += 1;
+            self.white();
+            return match after.trim().is_empty() {
+                true => None,
+                false => expected("it should end here", self),
+            };
+        }
+        if rest.is_empty() && self.text.trim_end().ends_with(']') && self.taken > 0 {
+            return None;
+        }
+        let separator = if self.taken == 0 { '[' } else { ',' };
+        if !rest.starts_with(separator) {
+            return expected("a comma should follow", self);
+        }
+        self.at += 1;
+        self.white();
+        if self.taken == 0 && self.text[self.at..].starts_with(']') {
+            return expected("a question should follow", self);
+        }
+        let line = self.line();
+        let mut values = Deserializer::from_str(&self.text[self.at..]).into_iter::<Value>();
+        self.taken += 1;
+        match values.next() {
+            Some(Ok(value)) => {
+                self.at += values.byte_offset();
+                Some(Ok((line, self.taken, value)))
+            }
+            Some(Err(error)) => {
+                let what = format!("question {} is none: {}", self.taken, json_error(&error));
+                Some(Err((line + error.line().saturating_sub(1), what)))
+            }
+            None => expected("a question should follow", self),
+        }
+    }
+}
+
+/// Fields that say nothing about the question.
+const IGNORED: [&str; 7] =
+    ["_id", "id", "language", "length", "domain", "sub_domain", "difficulty"];
+
+/// Reads a question; the error says what is wrong with it.
+fn item(
+    file: &Path,
+    number: usize,
+    place: String,
+    value: Value,
+) -> std::result::Result<Item, String> {
+    let Value::Object(fields) = value else {
+        return Err(format!("is no question but {}", kind_of_value(&value)));
+    };
+    let mut fields = Fields(fields);
+    let set = match fields.text(&["dataset"])? {
+        Some(name) => Some((data_set(&name), name)),
+        None => None,
+    };
+    let kind = fields.0.remove("kind").filter(|kind| !kind.is_null());
+    let kind = kind.map(serde_json::from_value::<Kind>).transpose();
+    let kind = kind.map_err(|error| format!("has a wrong \"kind\": {error}"))?;
+    let choices = fields.choices()?;
+    let kind = match (kind, &set) {
+        (Some(kind), _) => kind,
+        (None, _) if !choices.is_empty() => Kind::Choice,
+        (None, Some((Some(set), _))) => set.kind,
+        (None, Some((None, name))) => {
+            return Err(format!("data set \"{name}\" is not known; name a \"kind\""));
+        }
+        (None, None) => Kind::default(),
+    };
+    let text = match (fields.text(&["context"])?, fields.text(&["document"])?) {
+        (Some(text), None) => Document::new("context", text).text().to_owned(),
+        (None, Some(path)) => {
+            let path = file.parent().unwrap_or(Path::new("")).join(path);
+            read_document(&path).map_err(|error| error.to_string())?.text().to_owned()
+        }
+        _ => return Err("needs either \"context\" or \"document\"".into()),
+    };
+    let mut question = fields.text(&["question", "input"])?.unwrap_or_default();
+    let answers = fields.texts(&["answers", "answer"])?.ok_or("lacks \"answers\"")?;
+    let classes = fields.texts(&["classes", "all_classes"])?.unwrap_or_default();
+    if let Some(name) = fields.0.keys().find(|name| !IGNORED.contains(&name.as_str())) {
+        return Err(format!("has a field that is not known, \"{name}\""));
+    }
+    check(kind, &question, &answers, &classes, &choices)?;
+    for (letter, choice) in ('A'..).zip(&choices) {
+        question += &format!("\n({letter}) {choice}");
+    }
+    let set = set.and_then(|(set, _)| set);
+    Ok(Item { number, place, text, question, answers, kind, classes, set })
+}
+
+/// Whether a question of this kind can be asked and scored.
+fn check(
+    kind: Kind,
+    question: &str,
+    answers: &[String],
+    classes: &[String],
+    choices: &[String],
+) -> std::result::Result<(), String> {
+    if answers.iter().all(|answer| answer.trim().is_empty()) {
+        return Err("\"answers\" is empty".into());
+    }
+    let asks = matches!(kind, Kind::Qa | Kind::QaZh | Kind::Classification | Kind::Choice);
+    if asks && question.trim().is_empty() {
+        return Err("\"question\" is missing".into());
+    }
+    if kind == Kind::Classification && !answers.iter().any(|a| classes.contains(a)) {
+        return Err("no answer is among its \"classes\"".into());
+    }
+    let letters = || ('A'..='Z').take(choices.len()).map(String::from);
+    if kind == Kind::Choice && !answers.iter().all(|a| letters().any(|letter| letter == *a)) {
+        let what = "\"answer\" is not the letter of one of its \"choice_A\", \"choice_B\", …";
+        return Err(what.into());
+    }
+    if matches!(kind, Kind::Retrieval | Kind::Count)
+        && answers.iter().any(|answer| paragraph(answer).is_empty())
+    {
+        return Err("an answer holds no number".into());
+    }
+    Ok(())
+}
+
+/// The fields of a question that nobody has taken yet; null is like none.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// The one of `names` that is there.
+    fn take(
+        &mut self,
+        names: &[&'static str],
+    ) -> std::result::Result<Option<(&'static str, Value)>, String> {
+        let mut found = None;
+        for &name in names {
+            let Some(value) = self.0.remove(name).filter(|value| !value.is_null()) else {
+                continue;
+            };
+            if let Some((other, _)) = found.replace((name, value)) {
+                return Err(format!("has both \"{other}\" and \"{name}\""));
+            }
+        }
+        Ok(found)
+    }
+
+    fn text(&mut self, names: &[&'static str]) -> std::result::Result<Option<String>, String> {
+        match self.take(names)? {
+            None => Ok(None),
+            Some((_, Value::String(text))) => Ok(Some(text)),
+            Some((name, value)) => {
+                Err(format!("has {} as \"{name}\", not a text", kind_of_value(&value)))
+            }
+        }
+    }
+
+    /// A list of texts and whole numbers, or one of them.
+    fn texts(
+        &mut self,
+        names: &[&'static str],
+    ) -> std::result::Result<Option<Vec<String>>, String> {
+        let Some((name, value)) = self.take(names)? else { return Ok(None) };
+        let list = if let Value::Array(list) = value { list } else { vec![value] };
+        let text = |value| match value {
+            Value::String(text) => Ok(text),
+            Value::Number(n) if n.is_i64() || n.is_u64() => Ok(n.to_string()),
+            Value::Number(_) => Err(format!(
+                "has a number in \"{name}\" that is not whole or too large; put it into quotes"
+            )),
+            other => Err(format!("has {} in \"{name}\", not a text", kind_of_value(&other))),
+        };
+        list.into_iter().map(text).collect::<std::result::Result<_, _>>().map(Some)
+    }
+
+    /// LongBench v2's choices, in order.
+    fn choices(&mut self) -> std::result::Result<Vec<String>, String> {
+        let names = ["choice_A", "choice_B", "choice_C", "choice_D"];
+        let found: Vec<Option<String>> =
+            names.iter().map(|&name| self.text(&[name])).collect::<std::result::Result<_, _>>()?;
+        let choices: Vec<String> = found.iter().cloned().map_while(|choice| choice).collect();
+        match found.iter().flatten().count() == choices.len() {
+            true => Ok(choices),
+            false => Err(format!("lacks \"{}\"", names[choices.len()])),
+        }
+    }
+}
+
+fn kind_of_value(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_line(line: &str) -> std::result::Result<Item, String> {
+        let value = serde_json::from_str(line).map_err(|error| json_error(&error))?;
+        item(Path::new("x/q.jsonl"), 1, "line 1".into(), value)
+    }
+
+    #[test]
+    fn lines_are_checked() {
+        let read = read_line;
+        let good = r#"{"context": "a", "question": "b?", "answers": ["c"]}"#;
+        assert_eq!(read(good).unwrap().kind, Kind::Qa);
+        let theirs = r#"{"input": "", "context": "a", "answers": ["c"], "length": 3,
+            "dataset": "lcc", "language": "python", "all_classes": null, "_id": "1"}"#;
+        assert_eq!(read(theirs).unwrap().kind, Kind::Code);
+        for (line, part) in [
+            ("{", "column 1"),
+            (r#"{"context": "a", "question": "b"}"#, "answers"),
+            (r#"{"context": "a", "question": "b", "answers": []}"#, "\"answers\" is empty"),
+            (r#"{"context": "a", "answers": ["c"]}"#, "\"question\" is missing"),
+            (r#"{"question": "b", "answers": ["c"]}"#, "either \"context\" or \"document\""),
+            (r#"{"document": "none.txt", "question": "b", "answers": ["c"]}"#, "none.txt"),
+            (r#"{"context": "a", "question": "b", "answers": ["c"], "kind": "qna"}"#, "qna"),
+            (r#"{"context": "a", "question": "b", "answers": ["c"], "topic": 1}"#, "topic"),
+            (r#"{"context": "a", "question": "b", "answers": ["c"], "dataset": "z"}"#, "\"z\""),
+            (
+                r#"{"context": "a", "question": "b", "answers": ["c"], "kind": "classification"}"#,
+                "classes",
+            ),
+            (r#"{"context": "a", "answers": ["c"], "kind": "count"}"#, "no number"),
+        ] {
+            let error = read(line).unwrap_err();
+            assert!(error.contains(part) && !error.contains('\n'), "{error}");
+        }
+    }
+}
