@@ -20,12 +20,14 @@ use super::grade::Grade;
 use super::haystack::{char_ends, largest};
 use super::longbench::Kind;
 use super::options::at_least;
-use super::qa_file::{Item, read};
+use super::qa_file::read;
 use super::question::Question;
 use crate::error::{Error, Result};
 use crate::model::{ChatTemplate, Tokenizer};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+pub use super::qa_file::Item;
 
 /// Which questions to ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -36,7 +36,7 @@ pub(super) fn read(file: &Path, limit: usize) -> Result<Vec<Item>> {
         remedy: "mend it or take it out".into(),
     };
     if text.trim_start().starts_with('[') {
-        let items = List { text, at: 0, taken: 0 }.take(limit).map(|found| {
+        let items = List::new(text).take(limit).map(|found| {
             let (line, number, value) = found.map_err(|(line, what)| wrong(line, what))?;
             let place = format!("question {number}");
             item(file, number, place.clone(), value)
@@ -68,64 +68,68 @@ struct List<'t> {
     text: &'t str,
     at: usize,
     taken: usize,
+    ended: bool,
 }
 
-impl List<'_> {
-    fn white(&mut self) {
-        self.at = self.text.len() - self.text[self.at..].trim_start().len();
+/// Line, place in the list and value, or line and fault.
+type Listed = std::result::Result<(usize, usize, Value), (usize, String)>;
+
+impl<'t> List<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { text, at: 0, taken: 0, ended: false }
+    }
+
+    /// What comes next but white space.
+    fn rest(&mut self) -> &'t str {
+        let rest = self.text[self.at..].trim_start();
+        self.at = self.text.len() - rest.len();
+        rest
     }
 
     fn line(&self) -> usize {
         1 + self.text[..self.at].matches('\n').count()
     }
+
+    fn missing(&self, what: &str) -> Listed {
+        let found = self.text[self.at..].chars().next();
+        let found = found.map_or("the end".to_owned(), |c| format!("{c:?}"));
+        Err((self.line(), format!("is no list of questions: {what}, not {found}")))
+    }
+
+    /// The value that comes next, or `None` at the end of the list.
+    fn value(&mut self) -> Option<Listed> {
+        let rest = self.rest();
+        if self.taken > 0 && rest.starts_with(']') {
+            self.at += 1;
+            let ended = self.rest().is_empty();
+            return (!ended).then(|| self.missing("it should end here"));
+        }
+        if !rest.starts_with(if self.taken == 0 { '[' } else { ',' }) {
+            return Some(self.missing("a comma should follow"));
+        }
+        self.at += 1;
+        let rest = self.rest();
+        let line = self.line();
+        let mut values = Deserializer::from_str(rest).into_iter::<Value>();
+        let value = values.next().filter(|_| !rest.starts_with(']'));
+        let Some(value) = value else { return Some(self.missing("a question should follow")) };
+        self.at += values.byte_offset();
+        self.taken += 1;
+        Some(value.map(|value| (line, self.taken, value)).map_err(|error| {
+            let what = format!("question {} is none: {}", self.taken, json_error(&error));
+            (line + error.line().saturating_sub(1), what)
+        }))
+    }
 }
 
 impl Iterator for List<'_> {
-    /// Line, place in the list and value, or line and fault.
-    type Item = std::result::Result<(usize, usize, Value), (usize, String)>;
+    type Item = Listed;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        self.white();
-        let rest = &self.text[self.at..];
-        let expected = |what: &str, list: &Self| {
-            let found = list.text[list.at..].chars().next();
-            let found = found.map_or("the end".to_owned(), |c| format!("{c:?}"));
-            Some(Err((list.line(), format!("is no list of questions: {what}, not {found}"))))
-        };
-        if let Some(after) = rest.strip_prefix(']').filter(|_| self.taken > 0) {
-            self.at += 1;
-            self.white();
-            return match after.trim().is_empty() {
-                true => None,
-                false => expected("it should end here", self),
-            };
-        }
-        if rest.is_empty() && self.text.trim_end().ends_with(']') && self.taken > 0 {
-            return None;
-        }
-        let separator = if self.taken == 0 { '[' } else { ',' };
-        if !rest.starts_with(separator) {
-            return expected("a comma should follow", self);
-        }
-        self.at += 1;
-        self.white();
-        if self.taken == 0 && self.text[self.at..].starts_with(']') {
-            return expected("a question should follow", self);
-        }
-        let line = self.line();
-        let mut values = Deserializer::from_str(&self.text[self.at..]).into_iter::<Value>();
-        self.taken += 1;
-        match values.next() {
-            Some(Ok(value)) => {
-                self.at += values.byte_offset();
-                Some(Ok((line, self.taken, value)))
-            }
-            Some(Err(error)) => {
-                let what = format!("question {} is none: {}", self.taken, json_error(&error));
-                Some(Err((line + error.line().saturating_sub(1), what)))
-            }
-            None => expected("a question should follow", self),
-        }
+    /// Nothing comes after a fault.
+    fn next(&mut self) -> Option<Listed> {
+        let next = if self.ended { None } else { self.value() };
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
     }
 }
 
@@ -319,9 +323,65 @@ mod tests {
                 "classes",
             ),
             (r#"{"context": "a", "answers": ["c"], "kind": "count"}"#, "no number"),
+            (r#"{"context": 5, "question": "b", "answers": ["c"]}"#, "number as \"context\""),
+            (r#"{"context": "a", "question": "b", "answers": [{}]}"#, "object in \"answers\""),
+            (r#"{"context": "a", "question": "b", "answers": [1e99]}"#, "quotes"),
+            (r#"{"context": "a", "question": "b", "answers": [1e999]}"#, "out of range"),
+            (
+                r#"{"context": "a", "question": "b", "answers": [99999999999999999999]}"#,
+                "number in \"answers\"",
+            ),
+            (r#"{"context": "a", "question": "b", "answers": ["", " "]}"#, "\"answers\" is empty"),
+            (r#"{"context": "a", "question": "b", "input": "b", "answers": "c"}"#, "both"),
+            (r#"{"context": "a", "question": "b", "choice_B": "c", "answer": "B"}"#, "choice_A"),
+            (
+                r#"{"context": "a", "question": "b", "choice_A": "c", "answer": "B"}"#,
+                "not the letter",
+            ),
+            ("7", "but a number"),
         ] {
             let error = read(line).unwrap_err();
             assert!(error.contains(part) && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn answers_may_be_one_text_or_numbers() {
+        let answers = |answers: &str| {
+            let line = format!(r#"{{"context": "a", "question": "b", "answers": {answers}}}"#);
+            read_line(&line).unwrap().answers
+        };
+        assert_eq!(answers(r#""c""#), ["c"]);
+        assert_eq!(answers("[1912, \"c\", -3]"), ["1912", "c", "-3"]);
+    }
+
+    #[test]
+    fn choices_are_read_as_long_bench_v2_has_them() {
+        let line = r#"{"_id": "6", "domain": "x", "sub_domain": "y", "difficulty": "easy",
+            "length": "short", "question": "Who?", "choice_A": "Anna", "choice_B": "Bert",
+            "choice_C": "Carl", "choice_D": "Dora", "answer": "C", "context": "Text."}"#;
+        let read = read_line(line).unwrap();
+        assert_eq!((read.kind, read.answers), (Kind::Choice, vec!["C".to_owned()]));
+        assert_eq!(read.question, "Who?\n(A) Anna\n(B) Bert\n(C) Carl\n(D) Dora");
+    }
+
+    #[test]
+    fn a_list_is_read_like_lines() {
+        let values = |text: &str| List::new(text).collect::<Vec<_>>();
+        let good = values(" [\n{\"a\": \"],\"},\n [1] , 2\n]\n");
+        let places: Vec<_> = good.into_iter().map(|v| v.map(|(line, n, _)| (line, n))).collect();
+        assert_eq!(places, [Ok((2, 1)), Ok((3, 2)), Ok((3, 3))]);
+        for (text, line, part) in [
+            ("[", 1, "a question should follow, not the end"),
+            ("[]", 1, "a question should follow"),
+            ("[1\n2]", 2, "a comma should follow, not '2'"),
+            ("[1,\n]", 2, "a question should follow"),
+            ("[1]\nx", 2, "it should end here"),
+            ("[1,\n{\n\"a\": }]", 3, "question 2 is none"),
+            ("[1", 1, "a comma should follow, not the end"),
+        ] {
+            let (at, what) = values(text).pop().unwrap().unwrap_err();
+            assert!(at == line && what.contains(part), "{text}: {at} {what}");
         }
     }
 }

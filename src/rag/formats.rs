@@ -89,14 +89,17 @@ const MAGIC: &[(&[u8], &str, &str)] = &[
 ];
 
 /// A PDF begins with `%PDF-` and a version; readers allow up to 1 KiB of something else
-/// before. A text may quote that, but not the objects of a PDF behind it.
+/// before. A text may quote that, but has no bytes that are not UTF-8 behind it.
 fn is_pdf(start: &[u8]) -> bool {
     let head = &start[..start.len().min(1024)];
     let Some(at) = find(head, b"%PDF-") else { return false };
     let white = |b: &u8| b.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(b);
     let version = start.get(at + 5).is_some_and(u8::is_ascii_digit);
-    let objects = || find(&start[at..], b" obj").is_some() || start[at..].contains(&0);
-    version && (head[..at].iter().all(white) || objects())
+    let binary = || match std::str::from_utf8(&start[at..]) {
+        Ok(text) => text.contains('\0'),
+        Err(error) => error.error_len().is_some(),
+    };
+    version && (head[..at].iter().all(white) || binary())
 }
 
 fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
@@ -114,7 +117,7 @@ mod tests {
         for (bytes, name) in [
             (&b"%PDF-1.4\n1 0 obj<<>>endobj"[..], "PDF"),
             (b"\xef\xbb\xbf\r\n%PDF-2.0\n", "PDF"),
-            (b"HTTP/1.1 200 OK\r\n\r\n%PDF-1.7\n1 0 obj\n<<>>", "PDF"),
+            (b"HTTP/1.1 200 OK\r\n\r\n%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "PDF"),
             (b"PK\x03\x04..[Content_Types].xml..word/document.xml", "Word document"),
             (b"PK\x03\x04..xl/workbook.xml", "Excel workbook"),
             (b"PK\x03\x04..mimetypeapplication/epub+zip", "EPUB book"),
@@ -136,6 +139,7 @@ mod tests {
         for text in [
             "A PDF begins with %PDF-1.4 and ends with %%EOF.",
             "%PDF- is the mark",
+            "Such as\n%PDF-1.4\n1 0 obj\nendobj\n",
             "<!doctype html><p>Hello",
             "PK is not ZIP",
             "BZ",

@@ -66,7 +66,7 @@ impl SkipReason {
                 format!("take them out first: tr -d '\\0' < {file} > text.txt"),
             ),
             Self::Encoding(name) => {
-                (format!("is not valid UTF-8 and looks like {name}"), convert(format!("-f {name}")))
+                (format!("is not UTF-8 but looks like {name}"), convert(format!("-f {name}")))
             }
             Self::Broken { encoding, line } => (
                 format!("is {encoding}, but not in line {line}"),
@@ -104,6 +104,9 @@ pub struct Skipped {
     pub reason: SkipReason,
 }
 
+/// How many reasons a notice counts apart.
+const MOST_NAMED: usize = 6;
+
 /// One line for the user on what was skipped, with counts, or `None`.
 pub(super) fn notice(skipped: &[Skipped]) -> Option<String> {
     let first = skipped.first()?;
@@ -114,7 +117,11 @@ pub(super) fn notice(skipped: &[Skipped]) -> Option<String> {
             None => counts.push((what, 1)),
         }
     }
-    let counts: Vec<String> = counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
+    let (named, others) = counts.split_at(counts.len().min(MOST_NAMED));
+    let mut counts: Vec<String> = named.iter().map(|(what, n)| format!("{n} {what}")).collect();
+    if !others.is_empty() {
+        counts.push(format!("{} of other kinds", others.iter().map(|(_, n)| n).sum::<usize>()));
+    }
     let (n, path) = (skipped.len(), first.path.display());
     let files = if n == 1 { "file" } else { "files" };
     Some(format!("skipped {n} {files} ({}), first {path}", counts.join(", ")))
