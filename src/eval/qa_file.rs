@@ -48,7 +48,10 @@ pub(super) fn read(file: &Path, limit: usize) -> Result<Vec<Item>> {
     let items = lines.take(limit).map(|(index, line)| {
         let number = index + 1;
         serde_json::from_str(line)
-            .map_err(|error| format!("is no question: {}", json_error(&error)))
+            .map_err(|error| match error.is_eof() {
+                true => "ends within a question; write it on one line, or all as a list".into(),
+                false => format!("is no question: {}", json_error(&error)),
+            })
             .and_then(|value| item(file, number, format!("line {number}"), value))
             .map_err(|what| wrong(number, what))
     });
@@ -148,24 +151,29 @@ fn item(
         return Err(format!("is no question but {}", kind_of_value(&value)));
     };
     let mut fields = Fields(fields);
-    let set = match fields.text(&["dataset"])? {
-        Some(name) => Some((data_set(&name), name)),
-        None => None,
-    };
+    let dataset = fields.text(&["dataset"])?;
     let kind = fields.0.remove("kind").filter(|kind| !kind.is_null());
-    let kind = kind.map(serde_json::from_value::<Kind>).transpose();
-    let kind = kind.map_err(|error| format!("has a wrong \"kind\": {error}"))?;
     let choices = fields.choices()?;
-    let kind = match (kind, &set) {
-        (Some(kind), _) => kind,
-        (None, _) if !choices.is_empty() => Kind::Choice,
-        (None, Some((Some(set), _))) => set.kind,
-        (None, Some((None, name))) => {
+    let (context, document) = (fields.text(&["context"])?, fields.text(&["document"])?);
+    let mut question = fields.text(&["question", "input"])?.unwrap_or_default();
+    let answers = fields.texts(&["answers", "answer"])?;
+    let classes = fields.texts(&["classes", "all_classes"])?.unwrap_or_default();
+    if let Some(name) = fields.0.keys().find(|name| !IGNORED.contains(&name.as_str())) {
+        return Err(format!("has a field that is not known, \"{name}\""));
+    }
+    let answers = answers.ok_or("lacks \"answers\"")?;
+    let set = dataset.as_deref().and_then(data_set);
+    let kind = match (kind, set, dataset) {
+        (Some(kind), ..) => serde_json::from_value(kind)
+            .map_err(|error| format!("has a wrong \"kind\": {error}"))?,
+        (None, Some(set), _) => set.kind,
+        _ if !choices.is_empty() => Kind::Choice,
+        (None, None, Some(name)) => {
             return Err(format!("data set \"{name}\" is not known; name a \"kind\""));
         }
-        (None, None) => Kind::default(),
+        (None, None, None) => Kind::default(),
     };
-    let text = match (fields.text(&["context"])?, fields.text(&["document"])?) {
+    let text = match (context, document) {
         (Some(text), None) => Document::new("context", text).text().to_owned(),
         (None, Some(path)) => {
             let path = file.parent().unwrap_or(Path::new("")).join(path);
@@ -173,17 +181,10 @@ fn item(
         }
         _ => return Err("needs either \"context\" or \"document\"".into()),
     };
-    let mut question = fields.text(&["question", "input"])?.unwrap_or_default();
-    let answers = fields.texts(&["answers", "answer"])?.ok_or("lacks \"answers\"")?;
-    let classes = fields.texts(&["classes", "all_classes"])?.unwrap_or_default();
-    if let Some(name) = fields.0.keys().find(|name| !IGNORED.contains(&name.as_str())) {
-        return Err(format!("has a field that is not known, \"{name}\""));
-    }
     check(kind, &question, &answers, &classes, &choices)?;
     for (letter, choice) in ('A'..).zip(&choices) {
         question += &format!("\n({letter}) {choice}");
     }
-    let set = set.and_then(|(set, _)| set);
     Ok(Item { number, place, text, question, answers, kind, classes, set })
 }
 

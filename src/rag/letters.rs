@@ -85,6 +85,14 @@ pub(super) fn is_dense(c: char) -> bool {
     dense && (c.is_alphabetic() || is_combining_mark(c))
 }
 
+/// Whether it is a Chinese character, a word by itself in many languages.
+pub(super) fn is_han(c: char) -> bool {
+    matches!(c,
+        '\u{2e80}'..='\u{2fdf}' | '\u{3005}'..='\u{3007}' | '\u{3400}'..='\u{9fff}'
+        | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}'
+    )
+}
+
 /// Whether it is a mark on the letter before it.
 pub(super) fn is_mark(c: char) -> bool {
     is_combining_mark(c)

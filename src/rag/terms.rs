@@ -8,13 +8,14 @@
 //! | `HTTPServer2` | http, server, 2, httpserver2, and the exact name |
 //! | `1,000,000`, `v1.2.3` | the groups and 1000000; the numbers and the exact version |
 //! | `C++`, `C#`, `.NET` | c and c++, c and c#, net and .net |
-//! | 학교에, 密钥是 | every character, and every two that stand side by side |
+//! | 학교에, 密钥是 | every two characters that stand side by side; 密, 钥, 是 alone too |
 //!
 //! Where words end is not written in Chinese, Japanese, Thai and the like. In Korean it is,
 //! but particles and endings stick to the stem; pairs find 학교 in 학교에서 and 도서관 in
-//! 국립도서관 without a dictionary, and single characters find nouns of one syllable.
+//! 국립도서관 without a dictionary. Single characters are terms where they mean something:
+//! in Han, and Korean nouns of one syllable before a particle.
 
-use super::letters::{is_dense, is_mark, is_word, unified, without_accents, without_case};
+use super::letters::{is_dense, is_han, is_mark, is_word, unified, without_accents, without_case};
 
 /// The ending of an exact name: no stemmer changes a term that ends so, and no word does.
 const EXACT: char = '_';
@@ -43,18 +44,63 @@ pub(super) fn terms(text: &str, term: &mut dyn FnMut(String)) {
     }
 }
 
-/// Every character with its marks, and every two neighbours.
+/// Every two neighbours, marks with their letters; a character alone if it stands alone,
+/// if it is Han, or if it is a noun before a particle.
 fn characters(run: &str, term: &mut dyn FnMut(String)) {
     let mut starts: Vec<usize> =
         run.char_indices().filter(|&(at, c)| at == 0 || !is_mark(c)).map(|(at, _)| at).collect();
     starts.push(run.len());
-    for three in starts.windows(2) {
-        term(run[three[0]..three[1]].to_owned());
-    }
-    for three in starts.windows(3) {
-        term(run[three[0]..three[2]].to_owned());
+    for (i, two) in starts.windows(2).enumerate() {
+        let character = &run[two[0]..two[1]];
+        let noun = i == 0 && PARTICLES.contains(&&run[two[1]..]);
+        if starts.len() == 2 || character.starts_with(is_han) || noun {
+            term(character.to_owned());
+        }
+        if let Some(&end) = starts.get(i + 2) {
+            term(run[two[0]..end].to_owned());
+        }
     }
 }
+
+/// What may follow a Korean noun of one syllable; longer nouns are found by their pairs.
+const PARTICLES: [&str; 36] = [
+    "은",
+    "는",
+    "이",
+    "가",
+    "을",
+    "를",
+    "에",
+    "의",
+    "도",
+    "로",
+    "와",
+    "과",
+    "만",
+    "나",
+    "야",
+    "랑",
+    "에서",
+    "에게",
+    "에는",
+    "에도",
+    "으로",
+    "까지",
+    "부터",
+    "보다",
+    "처럼",
+    "한테",
+    "이나",
+    "이랑",
+    "하고",
+    "마다",
+    "밖에",
+    "조차",
+    "에서는",
+    "에서도",
+    "으로는",
+    "으로도",
+];
 
 /// The words at the beginning of `text` that single signs join into one name.
 fn chain(text: &str) -> &str {
@@ -153,20 +199,22 @@ fn spellings(word: &str, term: &mut dyn FnMut(String)) {
     }
 }
 
-/// Cuts a word where its case or its kind changes: `HTTPServer2` into HTTP, Server and 2.
-/// A plural s, as in `PDFs`, stays with its capitals.
+/// Cuts a word where its case or its kind changes: `HTTPServer2` into HTTP, Server and 2,
+/// and `PDFs` into PDF and its plural s.
 fn parts(word: &str) -> Vec<&str> {
     let letters: Vec<(usize, char)> = word.char_indices().filter(|&(_, c)| !is_mark(c)).collect();
+    let letter = |i: usize| letters.get(i).map(|&(_, c)| c);
+    let capital = |i: usize| letter(i).is_some_and(char::is_uppercase);
+    let small = |i: usize| letter(i).is_some_and(char::is_lowercase);
+    let plural = |i: usize| i >= 2 && i + 1 == letters.len() && letter(i) == Some('s');
     let mut cuts = vec![0];
-    for (i, two) in letters.windows(2).enumerate() {
-        let [(_, a), (at, b)] = two else { continue };
-        let next = letters.get(i + 2).map(|&(_, c)| c);
-        let plural = next == Some('s') && i + 3 == letters.len();
-        let acronym_ends =
-            a.is_uppercase() && b.is_uppercase() && next.is_some_and(char::is_lowercase) && !plural;
-        let begins = !a.is_uppercase() && b.is_uppercase();
-        if a.is_numeric() != b.is_numeric() || acronym_ends || (begins && !a.is_numeric()) {
-            cuts.push(*at);
+    for (i, &(at, c)) in letters.iter().enumerate().skip(1) {
+        let number = letter(i - 1).is_some_and(char::is_numeric);
+        let begins = capital(i) && !capital(i - 1);
+        let acronym_ends = capital(i - 1) && capital(i) && small(i + 1) && !plural(i + 1);
+        let plural = plural(i) && capital(i - 1) && capital(i - 2);
+        if number != c.is_numeric() || begins || acronym_ends || plural {
+            cuts.push(at);
         }
     }
     cuts.push(word.len());
@@ -190,7 +238,8 @@ mod tests {
             ("parseConfigFile", vec!["parse", "Config", "File"]),
             ("HTTPServer2", vec!["HTTP", "Server", "2"]),
             ("XMLHttpRequest", vec!["XML", "Http", "Request"]),
-            ("PDFs", vec!["PDFs"]),
+            ("PDFs", vec!["PDF", "s"]),
+            ("As", vec!["As"]),
             ("iPhone15Pro", vec!["i", "Phone", "15", "Pro"]),
             ("BM25", vec!["BM", "25"]),
             ("Плавание", vec!["Плавание"]),
@@ -229,11 +278,11 @@ mod tests {
     #[test]
     fn scripts_without_ends_of_words_are_taken_in_pairs() {
         for (text, want) in [
-            ("密钥。", "密 钥 密钥"),
-            ("학교에", "학 교 에 학교 교에"),
-            ("KTX를 3월", "ktx 를 3 월"),
-            ("ﾃﾞｰﾀ", "デ ー タ デー ータ"),
-            ("น้ำ", "น้\u{e4d} า น้\u{e4d}า"),
+            ("密钥。", "密 密钥 钥"),
+            ("학교에 물에서 바다", "학교 교에 물 물에 에서 바다"),
+            ("KTX를 3월에", "ktx 를 3 월 월에"),
+            ("ﾃﾞｰﾀ", "デー ータ"),
+            ("น้ำ", "น้\u{e4d}า"),
         ] {
             assert_eq!(list(text).join(" "), want, "{text}");
         }

@@ -4,9 +4,12 @@
 mod cache_properties;
 mod engine_device;
 mod eval;
+mod eval_files;
 mod eval_tasks;
 mod model_golden;
 mod rag;
+mod rag_files;
+mod rag_search;
 #[path = "../kernels/common/random.rs"]
 mod random;
 mod soak;
