@@ -24,6 +24,8 @@ pub enum Grade {
         kind: longbench::Kind,
         /// All classes, for a classification.
         classes: Vec<String>,
+        /// Whether only the first line of the answer counts.
+        first_line: bool,
     },
 }
 
@@ -51,7 +53,11 @@ impl Grade {
                     })
                     .collect()
             }
-            Self::LongBench { kind, classes } => vec![kind.score(answer, expected, classes)],
+            Self::LongBench { kind, classes, first_line } => {
+                let line = || answer.trim_start_matches('\n').split('\n').next().unwrap_or("");
+                let counted = if *first_line { line() } else { answer };
+                vec![kind.score(counted, expected, classes)]
+            }
         }
     }
 }

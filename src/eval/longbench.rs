@@ -32,26 +32,11 @@ pub enum Kind {
     Count,
     /// The next line of code: edit similarity.
     Code,
+    /// One of several choices, by its letter, as in LongBench v2: right or wrong.
+    Choice,
 }
 
 impl Kind {
-    /// The kind of one of LongBench's data sets.
-    pub fn of_dataset(name: &str) -> Option<Self> {
-        // LongBench-E's files are named alike, with a suffix.
-        Some(match name.strip_suffix("_e").unwrap_or(name) {
-            "narrativeqa" | "qasper" | "multifieldqa_en" | "hotpotqa" | "2wikimqa" | "musique"
-            | "triviaqa" => Self::Qa,
-            "multifieldqa_zh" => Self::QaZh,
-            "gov_report" | "qmsum" | "multi_news" | "samsum" => Self::Summary,
-            "dureader" | "vcsum" => Self::SummaryZh,
-            "trec" | "lsht" => Self::Classification,
-            "passage_retrieval_en" | "passage_retrieval_zh" => Self::Retrieval,
-            "passage_count" => Self::Count,
-            "lcc" | "repobench-p" => Self::Code,
-            _ => return None,
-        })
-    }
-
     /// The best score over `expected`, between 0 and 1; `classes` are all classes of a
     /// [`Classification`](Self::Classification).
     pub fn score(self, answer: &str, expected: &[String], classes: &[String]) -> f64 {
@@ -64,6 +49,7 @@ impl Kind {
             Self::Retrieval => number_share(answer, paragraph(reference)),
             Self::Count => number_share(answer, reference.trim()),
             Self::Code => similarity(code_line(answer), reference),
+            Self::Choice => f64::from(u8::from(choice(answer) == reference.chars().next())),
         };
         expected.iter().map(one).fold(0.0, f64::max)
     }
@@ -217,6 +203,22 @@ fn numbers(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty())
 }
 
+/// The letter that an answer names: in LongBench v2's sentence, else at its beginning,
+/// since the prompt begins the sentence.
+fn choice(answer: &str) -> Option<char> {
+    const SENTENCE: &str = "The correct answer is";
+    let answer = answer.replace('*', "");
+    let letter = |text: &str| {
+        let text = text.trim_start().trim_start_matches('(');
+        let mut rest = text.chars();
+        let first = rest.next().filter(char::is_ascii_uppercase)?;
+        (!rest.next().is_some_and(char::is_alphanumeric)).then_some(first)
+    };
+    let said =
+        answer.match_indices(SENTENCE).find_map(|(at, _)| letter(&answer[at + SENTENCE.len()..]));
+    said.or_else(|| letter(&answer))
+}
+
 /// The first line that is neither a comment nor a fence.
 fn code_line(answer: &str) -> &str {
     let code = |line: &&str| !line.contains('`') && !line.contains('#') && !line.contains("//");
@@ -276,6 +278,20 @@ mod tests {
         let (precision, recall) = (4.0 / 8.0, 4.0 / 5.0);
         near(score(Kind::Summary, c, &[r]), 2.0 * precision * recall / (precision + recall));
         near(score(Kind::Summary, "the cat", &["the cat"]), 1.0);
+        // By the package itself, version 1.0.1.
+        for (answer, reference, figure) in [
+            (
+                "The report finds that costs rose. Costs rose by ten percent. It says no more.",
+                "Costs rose by ten percent in 1912. The report says that costs rose again.",
+                0.740740736,
+            ),
+            ("a b c a b c", "c b a. a b c.", 0.999999995),
+            ("the cat sat on the mat", "the mat sat on the cat. the cat.", 0.799999995),
+            ("one. two. three.", "three two one.", 0.999999995),
+            ("no words in common here", "something else entirely", 0.0),
+        ] {
+            assert!((score(Kind::Summary, answer, &[reference]) - figure).abs() < 2e-9, "{answer}");
+        }
         near(score(Kind::Summary, "cat the", &["the cat"]), 0.5);
         assert_eq!(score(Kind::Summary, "...", &["a"]), 0.0);
         near(
@@ -317,9 +333,19 @@ mod tests {
     }
 
     #[test]
-    fn data_sets_have_a_kind() {
-        assert_eq!(Kind::of_dataset("hotpotqa_e"), Some(Kind::Qa));
-        assert_eq!(Kind::of_dataset("lcc"), Some(Kind::Code));
-        assert_eq!(Kind::of_dataset("mine"), None);
+    fn choices_by_hand() {
+        for (answer, want) in [
+            ("B)", 1.0),
+            ("B) because A is wrong", 1.0),
+            (" (B)", 1.0),
+            ("A. The correct answer is (B).", 1.0),
+            ("**The correct answer is B**", 1.0),
+            ("A)", 0.0),
+            ("But A", 0.0),
+            ("b)", 0.0),
+            ("", 0.0),
+        ] {
+            assert_eq!(score(Kind::Choice, answer, &["B"]), want, "{answer}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Questions about long documents, from a file of the user's.
 //!
-//! One JSON object a line:
+//! One JSON object a line, or a list of them:
 //!
 //! ```text
 //! {"context": "the text itself", "question": "Who came?", "answers": ["Anna", "Anna B."]}
@@ -9,22 +9,25 @@
 //!
 //! A path is relative to the file. `kind` says what is asked and how it is scored
 //! ([`Kind`]); a classification also lists its `classes`. LongBench's own files can be
-//! used as they are: `input`, `all_classes` and `dataset` are understood.
+//! used as they are: `input`, `all_classes` and `dataset` are understood; LongBench v2's too
+//! (`choice_A` to `choice_D`, and the letter as `answer`).
 //!
 //! A document that is too long loses its middle, as in LongBench; answers are greedy and
-//! as long at most as LongBench lets them be.
+//! as long at most as LongBench lets them be, and half of the context.
 
 use super::ask::{Prompter, Questions};
 use super::grade::Grade;
 use super::haystack::{char_ends, largest};
-use super::longbench::{Kind, paragraph};
+use super::longbench::Kind;
 use super::options::at_least;
+use super::qa_file::read;
 use super::question::Question;
 use crate::error::{Error, Result};
 use crate::model::{ChatTemplate, Tokenizer};
-use crate::rag::{Document, read_document};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+pub use super::qa_file::Item;
 
 /// Which questions to ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,39 +41,6 @@ pub struct QaSpec {
     /// Questions from the beginning of the file; `None`: all.
     #[serde(default)]
     pub limit: Option<usize>,
-}
-
-/// A line of the file.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    context: Option<String>,
-    document: Option<PathBuf>,
-    #[serde(alias = "input", default)]
-    question: String,
-    answers: Vec<String>,
-    kind: Option<Kind>,
-    #[serde(alias = "all_classes")]
-    classes: Option<Vec<String>>,
-    dataset: Option<String>,
-    #[serde(rename = "language")]
-    _language: Option<serde::de::IgnoredAny>,
-    #[serde(rename = "length")]
-    _length: Option<serde::de::IgnoredAny>,
-    #[serde(rename = "_id")]
-    _id: Option<serde::de::IgnoredAny>,
-}
-
-/// One question with its document.
-#[derive(Clone, Debug)]
-pub struct Item {
-    /// Its line in the file, from 1.
-    line: usize,
-    text: String,
-    question: String,
-    answers: Vec<String>,
-    kind: Kind,
-    classes: Vec<String>,
 }
 
 impl QaSpec {
@@ -93,18 +63,7 @@ impl QaSpec {
     /// # Errors
     /// [`Error::Document`] naming the file and the line.
     pub fn read(&self) -> Result<Vec<Item>> {
-        let file = read_document(&self.file)?;
-        let lines = file.text().lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        lines
-            .take(self.limit.unwrap_or(usize::MAX))
-            .map(|(index, line)| {
-                item(&self.file, index + 1, line).map_err(|what| Error::Document {
-                    path: format!("{}:{}", file.source(), index + 1).into(),
-                    what,
-                    remedy: "mend the line or take it out".into(),
-                })
-            })
-            .collect()
+        read(&self.file, self.limit.unwrap_or(usize::MAX))
     }
 
     /// Makes the prompts, in the file's order.
@@ -127,6 +86,7 @@ impl QaSpec {
 
     fn question(&self, prompter: Prompter<'_>, context: usize, item: &Item) -> Result<Question> {
         let Form { max_tokens, instruction, question, answer } = Form::of(item);
+        let max_tokens = item.set.map_or(max_tokens, |set| set.max_tokens).min(context / 2).max(1);
         let most = context.saturating_sub(max_tokens);
         let limit = self.length.unwrap_or(most);
         if limit > most {
@@ -150,8 +110,8 @@ impl QaSpec {
                 let least = build(0)?.1.len();
                 if least > limit {
                     let what = format!(
-                        "{limit} is too short for the question of line {}, which takes {least}",
-                        item.line
+                        "{limit} is too short for the question of {}, which takes {least}",
+                        item.place
                     );
                     return Err(Error::config("length", what));
                 }
@@ -161,15 +121,19 @@ impl QaSpec {
             }
         };
         Ok(Question {
-            id: item.line.to_string(),
+            id: item.number.to_string(),
             length: ids.len(),
             depth: None,
-            seed: item.line,
+            seed: item.number,
             expected: item.answers.clone(),
             max_tokens,
             text,
             ids,
-            grade: Grade::LongBench { kind: item.kind, classes: item.classes.clone() },
+            grade: Grade::LongBench {
+                kind: item.kind,
+                classes: item.classes.clone(),
+                first_line: item.set.is_some_and(|set| set.first_line),
+            },
         })
     }
 }
@@ -185,46 +149,6 @@ fn without_middle(text: &str, ends: &[usize], characters: usize) -> String {
     let at = |n: usize| n.checked_sub(1).map_or(0, |last| ends[last]);
     let tail = characters / 2;
     text[..at(characters - tail)].to_owned() + &text[at(ends.len() - tail)..]
-}
-
-/// Reads a line; the error says what is wrong with it.
-fn item(file: &Path, number: usize, line: &str) -> std::result::Result<Item, String> {
-    let line: Line = serde_json::from_str(line).map_err(|error| {
-        let text = error.to_string();
-        let what = text.split(" at line 1 ").next().unwrap_or(&text);
-        format!("is no question: {what}, column {}", error.column())
-    })?;
-    let kind = match (line.kind, &line.dataset) {
-        (Some(kind), _) => kind,
-        (None, Some(name)) => Kind::of_dataset(name)
-            .ok_or_else(|| format!("data set \"{name}\" is not known; name a \"kind\""))?,
-        (None, None) => Kind::default(),
-    };
-    let text = match (line.context, line.document) {
-        (Some(text), None) => Document::new("context", text).text().to_owned(),
-        (None, Some(path)) => {
-            let path = file.parent().unwrap_or(Path::new("")).join(path);
-            read_document(&path).map_err(|error| error.to_string())?.text().to_owned()
-        }
-        _ => return Err("needs either \"context\" or \"document\"".into()),
-    };
-    let classes = line.classes.unwrap_or_default();
-    if line.answers.is_empty() {
-        return Err("\"answers\" is empty".into());
-    }
-    let needs_question = matches!(kind, Kind::Qa | Kind::QaZh | Kind::Classification);
-    if needs_question && line.question.trim().is_empty() {
-        return Err("\"question\" is missing".into());
-    }
-    if kind == Kind::Classification && !line.answers.iter().any(|a| classes.contains(a)) {
-        return Err("no answer is among its \"classes\"".into());
-    }
-    if matches!(kind, Kind::Retrieval | Kind::Count)
-        && line.answers.iter().any(|answer| paragraph(answer).is_empty())
-    {
-        return Err("an answer holds no number".into());
-    }
-    Ok(Item { line: number, text, question: line.question, answers: line.answers, kind, classes })
 }
 
 /// How a question is put.
@@ -281,6 +205,12 @@ impl Form {
                 "The number is",
                 32,
             ),
+            Kind::Choice => form(
+                "Read the text and answer the question at its end.",
+                format!("{asked}\nAnswer with the letter of the right choice only."),
+                "The correct answer is (",
+                16,
+            ),
             Kind::Code => {
                 form("Complete the code.", or("Write the next line of code only."), "", 64)
             }
@@ -299,34 +229,5 @@ mod tests {
         let cut = |n| without_middle(text, &ends, n);
         assert_eq!((cut(0), cut(1), cut(3)), ("".into(), "a".into(), "abh".into()));
         assert_eq!((cut(6), cut(8), cut(9)), ("abcfgh".into(), text.into(), text.into()));
-    }
-
-    #[test]
-    fn lines_are_checked() {
-        let read = |line: &str| item(Path::new("x/q.jsonl"), 1, line);
-        let good = r#"{"context": "a", "question": "b?", "answers": ["c"]}"#;
-        assert_eq!(read(good).unwrap().kind, Kind::Qa);
-        let theirs = r#"{"input": "", "context": "a", "answers": ["c"], "length": 3,
-            "dataset": "lcc", "language": "python", "all_classes": null, "_id": "1"}"#;
-        assert_eq!(read(theirs).unwrap().kind, Kind::Code);
-        for (line, part) in [
-            ("{", "column 1"),
-            (r#"{"context": "a", "question": "b"}"#, "answers"),
-            (r#"{"context": "a", "question": "b", "answers": []}"#, "\"answers\" is empty"),
-            (r#"{"context": "a", "answers": ["c"]}"#, "\"question\" is missing"),
-            (r#"{"question": "b", "answers": ["c"]}"#, "either \"context\" or \"document\""),
-            (r#"{"document": "none.txt", "question": "b", "answers": ["c"]}"#, "none.txt"),
-            (r#"{"context": "a", "question": "b", "answers": ["c"], "kind": "qna"}"#, "qna"),
-            (r#"{"context": "a", "question": "b", "answers": ["c"], "topic": 1}"#, "topic"),
-            (r#"{"context": "a", "question": "b", "answers": ["c"], "dataset": "z"}"#, "\"z\""),
-            (
-                r#"{"context": "a", "question": "b", "answers": ["c"], "kind": "classification"}"#,
-                "classes",
-            ),
-            (r#"{"context": "a", "answers": ["c"], "kind": "count"}"#, "no number"),
-        ] {
-            let error = read(line).unwrap_err();
-            assert!(error.contains(part) && !error.contains('\n'), "{error}");
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Lexical search: Okapi BM25 (k1 = 1.2, b = 0.75) on an in-memory tantivy index.
 
 use super::retriever::{Hit, Passage, PassageId, Retriever};
+use super::terms::terms;
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use tantivy::collector::TopDocs;
@@ -8,16 +9,8 @@ use tantivy::collector::sort_key::{SortBySimilarityScore, SortByStaticFastValue}
 use tantivy::merge_policy::NoMergePolicy;
 use tantivy::query::{BooleanQuery, Query, TermQuery};
 use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
-use tantivy::tokenizer::{Language, LowerCaser, RegexTokenizer, Stemmer, TextAnalyzer};
+use tantivy::tokenizer::{Language, Stemmer, TextAnalyzer, Token, TokenStream, Tokenizer};
 use tantivy::{Index, IndexReader, IndexWriter, Order, ReloadPolicy, TantivyDocument, Term};
-
-/// A word is a run of letters, marks and digits of any script; of scripts
-/// written without spaces, each character is one, since nothing says where
-/// their words end. `_`, `.` and the like separate: `kv_budget` is two words.
-const WORD: &str = concat!(
-    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]",
-    r"|[\p{L}\p{M}\p{N}--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]]+",
-);
 
 /// The name under which tantivy knows the analyzer.
 const ANALYZER: &str = "words";
@@ -27,9 +20,10 @@ const WRITER_BYTES: usize = 64 << 20;
 
 /// The [`Retriever`] that needs nothing but the text.
 ///
-/// Words are lowercased and stemmed (English rules, which leave most words of
-/// other languages alone). A passage is searched by its text and, once more, by
-/// the headings it stands under.
+/// Texts and questions are compared without regard to case, accents and Unicode forms;
+/// words are stemmed (English rules, which leave most words of other languages alone),
+/// and names of code are known by their words and as they are. A passage is searched by
+/// its text and, once more, by the headings it stands under.
 pub struct Bm25 {
     index: Index,
     reader: IndexReader,
@@ -70,10 +64,7 @@ impl Bm25 {
             headings: schema.add_text_field("headings", words),
             id: schema.add_u64_field(ID, FAST),
         };
-        let analyzer = TextAnalyzer::builder(RegexTokenizer::new(WORD)?)
-            .filter(LowerCaser)
-            .filter(Stemmer::new(Language::English))
-            .build();
+        let analyzer = TextAnalyzer::builder(Terms).filter(Stemmer::new(Language::English)).build();
         let index = Index::create_in_ram(schema.build());
         index.tokenizers().register(ANALYZER, analyzer.clone());
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
@@ -153,6 +144,44 @@ impl Retriever for Bm25 {
     }
 }
 
+/// [`terms()`] for tantivy.
+#[derive(Clone)]
+struct Terms;
+
+impl Tokenizer for Terms {
+    type TokenStream<'a> = TermStream;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> TermStream {
+        let mut list = Vec::new();
+        terms(text, &mut |term| list.push(term));
+        TermStream { list: list.into_iter(), token: Token::default() }
+    }
+}
+
+struct TermStream {
+    list: std::vec::IntoIter<String>,
+    token: Token,
+}
+
+impl TokenStream for TermStream {
+    fn advance(&mut self) -> bool {
+        let next = self.list.next();
+        self.token.position = self.token.position.wrapping_add(1);
+        next.is_some_and(|term| {
+            self.token.text = term;
+            true
+        })
+    }
+
+    fn token(&self) -> &Token {
+        &self.token
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        &mut self.token
+    }
+}
+
 impl From<tantivy::TantivyError> for Error {
     fn from(error: tantivy::TantivyError) -> Self {
         Self::Index(error.to_string())
@@ -190,9 +219,11 @@ mod tests {
         let index = indexed(&[]);
         let words = |text| index.words(text).into_iter().collect::<Vec<_>>();
         assert_eq!(words("Sealing SEALED seals"), ["seal"]);
-        assert_eq!(words("kv_budget=2"), ["2", "budget", "kv"]);
-        assert_eq!(words("Ключ ÉTÉ"), ["été", "ключ"]);
-        assert_eq!(words("密钥。"), ["密", "钥"]);
+        assert_eq!(words("kv_budget=2"), ["2", "budget", "kv", "kvbudget", "kvbudget_"]);
+        assert_eq!(words("Ключ ÉTÉ"), ["ete", "été", "ключ"]);
+        assert_eq!(words("密钥。"), ["密", "密钥", "钥"]);
+        // Stemmed, but for the exact name.
+        assert_eq!(words("getUsers"), ["get", "getus", "getusers_", "user"]);
         assert_eq!(words("\"()[]:*?^~ -- "), Vec::<String>::new());
     }
 

@@ -1,8 +1,11 @@
 //! Reading documents: files, folders and standard input.
 //!
-//! A file that the user named must be readable text, else it is an error. Of a
-//! folder, whatever is text is taken and the rest is skipped and counted.
+//! A file that the user named must be readable text, else it is an error that says
+//! what it is instead. Of a folder, whatever is text is taken and the rest is skipped and counted.
 
+use super::encoding::{decode, refused};
+use super::formats::kind_of;
+use super::skip::{SkipReason, Skipped, notice};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 use std::fs::File;
@@ -12,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// How much of a file is looked at for a zero byte before the rest is read.
+/// How much of a file is looked at for what it is before the rest is read.
 const SNIFF_BYTES: u64 = 8 << 10;
 
 /// One text with its name.
@@ -25,8 +28,9 @@ pub struct Document {
 impl Document {
     /// A document called `source` (a path, or any name), shown in references.
     ///
-    /// A byte order mark is removed and CRLF line ends become LF; control
-    /// characters in the name become `?`, so that a reference is always one line.
+    /// A byte order mark is removed, and CRLF line ends become LF; CR too, if no line
+    /// ends otherwise. Control characters in the name become `?`, so that a reference is
+    /// always one line.
     pub fn new(source: impl Into<String>, text: impl Into<String>) -> Self {
         let mut source = source.into();
         if source.contains(char::is_control) {
@@ -38,6 +42,8 @@ impl Document {
         }
         if text.contains("\r\n") {
             text = text.replace("\r\n", "\n");
+        } else if text.contains('\r') && !text.contains('\n') {
+            text = text.replace('\r', "\n");
         }
         Self { source, text }
     }
@@ -62,55 +68,6 @@ impl Document {
     }
 }
 
-/// Why a file inside a folder was left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum SkipReason {
-    /// It holds zero bytes.
-    Binary,
-    /// It is not valid UTF-8.
-    NotUtf8,
-    /// It holds nothing but white space.
-    Empty,
-    /// It is larger than 256 MiB.
-    TooLarge,
-    /// It could not be opened or read, or is neither file nor folder.
-    Unreadable,
-}
-
-impl SkipReason {
-    fn what(self) -> &'static str {
-        match self {
-            Self::Binary => "binary",
-            Self::NotUtf8 => "not UTF-8",
-            Self::Empty => "empty",
-            Self::TooLarge => "larger than 256 MiB",
-            Self::Unreadable => "unreadable",
-        }
-    }
-
-    /// The same, for a file that the user named.
-    fn error(self, path: &Path) -> Error {
-        let (what, remedy) = match self {
-            Self::Binary => ("is a binary file", "convert it to plain text first"),
-            Self::NotUtf8 => ("is not valid UTF-8", "convert it first, for example with iconv"),
-            Self::Empty => ("holds no text", "name a file with text in it"),
-            Self::TooLarge => ("is larger than 256 MiB", "split it first"),
-            Self::Unreadable => ("is neither a file nor a folder", "name a text file"),
-        };
-        document_error(path, what, remedy)
-    }
-}
-
-/// A file inside a folder that was left out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// The file, or the folder that could not be listed.
-    pub path: PathBuf,
-    /// Why.
-    pub reason: SkipReason,
-}
-
 /// What [`load`] found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
@@ -123,23 +80,7 @@ pub struct Loaded {
 impl Loaded {
     /// One line for the user on what was skipped, with counts, or `None`.
     pub fn notice(&self) -> Option<String> {
-        let first = self.skipped.first()?;
-        let reasons = [
-            SkipReason::Binary,
-            SkipReason::NotUtf8,
-            SkipReason::Empty,
-            SkipReason::TooLarge,
-            SkipReason::Unreadable,
-        ];
-        let counts: Vec<String> = reasons
-            .iter()
-            .map(|&reason| (reason, self.skipped.iter().filter(|s| s.reason == reason).count()))
-            .filter(|&(_, n)| n > 0)
-            .map(|(reason, n)| format!("{n} {}", reason.what()))
-            .collect();
-        let (n, path) = (self.skipped.len(), first.path.display());
-        let files = if n == 1 { "file" } else { "files" };
-        Some(format!("skipped {n} {files} ({}), first {path}", counts.join(", ")))
+        notice(&self.skipped)
     }
 }
 
@@ -151,8 +92,8 @@ impl Loaded {
 ///
 /// # Errors
 /// [`Error::Document`] naming the path and the remedy, if a path does not exist,
-/// a *named* file is binary, not UTF-8, empty, too large or unreadable, or a
-/// named folder holds no text.
+/// a *named* file is no text, in an encoding that is not certain, empty, too large or
+/// unreadable, or a named folder holds no text.
 pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Loaded> {
     let mut loader = Loader::default();
     for path in paths.iter().map(AsRef::as_ref) {
@@ -274,24 +215,17 @@ impl Loader {
 fn read_text(mut reader: impl Read) -> std::io::Result<Result<String, SkipReason>> {
     let mut bytes = Vec::new();
     reader.by_ref().take(SNIFF_BYTES).read_to_end(&mut bytes)?;
-    if bytes.contains(&0) {
-        return Ok(Err(SkipReason::Binary));
+    if let Some(reason) = kind_of(&bytes).map(SkipReason::Kind).or_else(|| refused(&bytes)) {
+        return Ok(Err(reason));
     }
     reader.take(MAX_BYTES + 1 - bytes.len() as u64).read_to_end(&mut bytes)?;
-    if bytes.contains(&0) {
-        return Ok(Err(SkipReason::Binary));
-    }
     if bytes.len() as u64 > MAX_BYTES {
         return Ok(Err(SkipReason::TooLarge));
     }
-    Ok(match String::from_utf8(bytes) {
-        Ok(text)
-            if text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}').is_empty() =>
-        {
-            Err(SkipReason::Empty)
-        }
-        Ok(text) => Ok(text),
-        Err(_) => Err(SkipReason::NotUtf8),
+    let blank = |c: char| c.is_whitespace() || c == '\u{feff}';
+    Ok(match decode(bytes) {
+        Ok(text) if text.trim_matches(blank).is_empty() => Err(SkipReason::Empty),
+        text => text,
     })
 }
 

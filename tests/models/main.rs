@@ -5,11 +5,14 @@ mod cache_properties;
 mod chat_templates;
 mod engine_device;
 mod eval;
+mod eval_files;
 mod eval_tasks;
 mod model_files;
 mod model_golden;
 mod outliers;
 mod rag;
+mod rag_files;
+mod rag_search;
 #[path = "../kernels/common/random.rs"]
 mod random;
 mod soak;

@@ -117,11 +117,13 @@ fn what_is_not_text_is_skipped_in_a_folder_and_counted() {
     let loaded = load(&[dir.path()]).unwrap();
     assert_eq!(names(&loaded, dir.path()), ["a.txt"]);
     let reasons: Vec<_> = loaded.skipped.iter().map(|s| s.reason).collect();
-    use SkipReason::{Binary, Empty, NotUtf8};
-    assert_eq!(reasons, [Binary, Binary, NotUtf8, Empty]);
+    use SkipReason::{Binary, Empty, Encoding, Zeros};
+    assert_eq!(reasons, [Binary, Zeros { line: 1 }, Encoding("windows-1252"), Empty]);
     let first = dir.path().join("b.bin");
-    let expected =
-        format!("skipped 4 files (2 binary, 1 not UTF-8, 1 empty), first {}", first.display());
+    let expected = format!(
+        "skipped 4 files (1 binary, 1 with zero bytes, 1 in windows-1252, 1 empty), first {}",
+        first.display()
+    );
     assert_eq!(loaded.notice(), Some(expected));
 }
 
@@ -137,7 +139,7 @@ fn a_named_file_that_is_not_text_is_an_error() {
     let good = dir.path().join("good.txt");
     for (name, said) in [
         ("zero.bin", "is a binary file"),
-        ("latin1.txt", "is not valid UTF-8"),
+        ("latin1.txt", "is not UTF-8 but looks like windows-1252; convert it first: iconv"),
         ("empty.txt", "holds no text"),
         ("blank.txt", "holds no text"),
         ("missing.txt", "cannot be read"),
@@ -194,6 +196,9 @@ fn byte_order_mark_crlf_and_control_characters_are_cleaned() {
     let document = Document::new("a\nb.txt", "\u{feff}one\r\ntwo\r");
     assert_eq!(document.source(), "a?b.txt");
     assert_eq!(document.text(), "one\ntwo\r");
+    // Lines of old Macs; a progress bar is no line.
+    assert_eq!(Document::new("a", "one\rtwo\r\rthree").text(), "one\ntwo\n\nthree");
+    assert_eq!(Document::new("a", "10 %\r20 %\nend").text(), "10 %\r20 %\nend");
 }
 
 #[test]
