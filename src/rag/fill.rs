@@ -13,7 +13,7 @@ const MAX_HITS: usize = 1000;
 
 /// Hits below this share of the best score share little but common words with the
 /// question; packing them because there is room distracts small models.
-const WEAK_HIT: f32 = 0.5;
+const WEAK_HIT: f32 = 0.75;
 
 /// Passages are paragraphs or little more, in characters: what stands around an answer misleads
 /// small models, and neighbours that are found, too, become one piece again.

@@ -12,9 +12,9 @@ pub const NEXT_QUESTION: &str = "\n\nQuestion:";
 const EXAMPLE: [(&str, &str); 2] = [
     (
         "user",
-        "Text:\n[tea.md:3-9] Tea\nBlack tea is left to wither after it is picked, which takes a \
-         day.\n\n[tea.md:11-12] Tea > Green tea\nGreen tea is steamed right after it is picked, so \
-         that its leaves stay green.\n\nQuestion: How do the leaves of green tea keep their colour?",
+        "Text:\n[tea.md:3-9] Tea > Green tea\nGreen tea is steamed right after it is picked, so that \
+         its leaves stay green. Black tea is\nleft to wither first.\n\nQuestion: How do the leaves of \
+         green tea keep their colour?",
     ),
     ("assistant", "Green tea is steamed right after it is picked, so that its leaves stay green."),
 ];
@@ -31,7 +31,7 @@ pub fn question(args: &RunArgs, context: &str) -> String {
 pub fn system<'a>(args: &'a RunArgs, context: &str) -> &'a str {
     args.system.as_deref().unwrap_or(match context.is_empty() {
         true => "You are a helpful assistant.",
-        false => "Answer the question from the text, in one sentence.",
+        false => "Answer the question from the text. Be brief and exact.",
     })
 }
 
