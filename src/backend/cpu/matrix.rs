@@ -121,19 +121,18 @@ impl CpuMatrix {
             ));
         }
         match &self.form {
-            Form::Candle(tensor, k, _) => candle_matmul(tensor, *k, self.rows, x, y)?,
+            Form::Candle(tensor, k, _) => candle_matmul(tensor, *k, self.rows, x, y),
             #[cfg(target_arch = "x86_64")]
-            Form::Vnni(packed) => packed.matmul(x, y),
+            Form::Vnni(packed) => {
+                packed.matmul(x, y);
+                Ok(())
+            }
             #[cfg(target_arch = "x86_64")]
-            Form::VnniK(packed) => packed.matmul(x, y),
-        }
-        // Products round x to 8 bits, and would make a number of what is none.
-        for i in 0..x.rows() {
-            if !is_finite(x.row(i)) {
-                y.row_mut(i).fill(f32::NAN);
+            Form::VnniK(packed) => {
+                packed.matmul(x, y);
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Rows `ids`, as f32.
@@ -168,9 +167,17 @@ impl CpuMatrix {
     }
 }
 
-/// Whether all numbers are finite; without a branch for each.
+/// Whether all numbers are finite: 0 · x is 0 then. Eight sums, so that they are vectors.
 fn is_finite(row: &[f32]) -> bool {
-    row.iter().fold(0, |most, x| (x.to_bits() & 0x7fff_ffff).max(most)) < f32::INFINITY.to_bits()
+    let mut sums = [0f32; 8];
+    let parts = row.chunks_exact(8);
+    let rest: f32 = parts.remainder().iter().map(|x| 0.0 * x).sum();
+    for part in parts {
+        for (sum, x) in sums.iter_mut().zip(part) {
+            *sum += 0.0 * x;
+        }
+    }
+    sums.iter().sum::<f32>() + rest == 0.0
 }
 
 /// The product on candle, with the buffers' vectors lent to it and taken back.
@@ -182,6 +189,8 @@ fn candle_matmul(
     y: &mut CpuBuffer,
 ) -> Result<()> {
     let (rows, cols, stride) = (x.rows(), x.cols(), x.stride());
+    // candle rounds x to 8 bits, and would make a number of what is none.
+    let bad: Vec<usize> = (0..rows).filter(|&row| !is_finite(x.row(row))).collect();
     let fits = stride == k;
     let input = CpuStorage::F32(if fits { x.take() } else { repad(x, k) });
     // candle shares the product on its own pool, whose threads need the cores.
@@ -194,6 +203,7 @@ fn candle_matmul(
         (CpuStorage::F32(data), _) => {
             let stride = data.len() / rows.max(1);
             y.replace(data, rows, n, stride);
+            bad.iter().for_each(|&row| y.row_mut(row).fill(f32::NAN));
             Ok(())
         }
         _ => Err(Error::misuse("matmul", "the product is not f32")),

@@ -262,7 +262,8 @@ impl Quantized {
     }
 }
 
-/// Rounds one row to 8 bits in blocks of 32: scale = max|x| / 127.
+/// Rounds one row to 8 bits in blocks of 32: scale = max|x| / 127. That of a block with NaN
+/// or an infinity is NaN: 8 bits would make a number of it.
 ///
 /// # Safety
 /// The processor has AVX-512 F and BW.
@@ -273,7 +274,7 @@ unsafe fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [[f32; 2]]) {
         // SAFETY: a chunk has two vectors of floats, two of sixteen bytes.
         unsafe {
             let (a, b) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16)));
-            let max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+            let max = largest(_mm512_max_epu32(magnitude(a), magnitude(b)));
             let inverse = _mm512_set1_ps(if max > 0.0 { 127.0 / max } else { 0.0 });
             let qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));
             let qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
@@ -283,6 +284,25 @@ unsafe fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [[f32; 2]]) {
             *scale = [max / 127.0, max / 127.0 * sum];
         }
     }
+}
+
+/// The bits of |x|, which as integers are in the order of the numbers; NaN comes last.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn magnitude(x: __m512) -> __m512i {
+    _mm512_castps_si512(_mm512_abs_ps(x))
+}
+
+/// The largest of sixteen magnitudes; NaN if that is not finite.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn largest(magnitudes: __m512i) -> f32 {
+    let largest = f32::from_bits(_mm512_reduce_max_epu32(magnitudes));
+    if largest.is_finite() { largest } else { f32::NAN }
 }
 
 /// Sixteen rows of weights against some rows of x.

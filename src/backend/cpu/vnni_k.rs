@@ -19,7 +19,7 @@
 
 use super::pool::{Shared, parallel_for};
 use super::tensor::CpuBuffer;
-use super::vnni::{PREFETCH, ROWS, Sums, X_ROWS, by_tiles};
+use super::vnni::{PREFETCH, ROWS, Sums, X_ROWS, by_tiles, largest, magnitude};
 use crate::codec::WeightType;
 use crate::error::{Error, Result};
 use core::arch::x86_64::*;
@@ -222,7 +222,7 @@ impl Quantized {
 }
 
 /// Rounds one row to 8 bits in blocks of 256, so that the number furthest from 0 becomes
-/// −127; halves are rounded away from 0.
+/// −127; halves are rounded away from 0. A block with NaN or an infinity has the scale NaN.
 ///
 /// # Safety
 /// The processor has AVX-512 F and BW.
@@ -233,12 +233,15 @@ unsafe fn quantize(x: &[f32], codes: &mut [i8], parameters: &mut [Parameters]) {
         // SAFETY: a block has sixteen vectors of floats, and of sixteen bytes.
         unsafe {
             let load = |i: usize| _mm512_loadu_ps(x.as_ptr().add(16 * i));
-            let mut most = _mm512_abs_ps(load(0));
+            let mut most = magnitude(load(0));
             for i in 1..16 {
-                most = _mm512_max_ps(most, _mm512_abs_ps(load(i)));
+                most = _mm512_max_epu32(most, magnitude(load(i)));
             }
-            let most = _mm512_reduce_max_ps(most);
+            let most = largest(most);
             *parameters = Parameters::default();
+            if most.is_nan() {
+                parameters.scale = most;
+            }
             // The first of them, if there is one on both sides of 0.
             let Some(&furthest) = x.iter().find(|x| x.abs() == most && most != 0.0) else {
                 codes.fill(0);

@@ -26,9 +26,9 @@ const WINDOW: Duration = Duration::from_millis(100);
 const PROBE: Duration = Duration::from_millis(40);
 /// Between two probes lies so much at the most.
 const STAY: Duration = Duration::from_millis(2000);
-/// What a probe of more helpers has to get done, and one of fewer: as much with fewer leaves
-/// cores to others.
-const MORE: f64 = 1.05;
+/// What part of the gain that more threads could bring a probe of them has to bring.
+const MORE: f64 = 0.15;
+/// What a probe of fewer has to get done: as much with fewer leaves cores to others.
 const FEWER: f64 = 0.99;
 /// Without work for so long, there was none to do.
 const GAP: Duration = Duration::from_millis(2);
@@ -198,7 +198,11 @@ impl Trial {
                 self.phase(now, PROBE);
             }
             Some(level) => {
-                let needed = if level > self.kept { FEWER } else { MORE };
+                let threads = |level: usize| 1.0 + self.levels[level] as f64;
+                let needed = match level > self.kept {
+                    true => FEWER,
+                    false => 1.0 + MORE * (threads(level) / threads(self.kept) - 1.0),
+                };
                 let better = rate > self.kept_rate * needed;
                 self.stay = if better { PROBE } else { (self.stay * 4).min(STAY) };
                 if better {
