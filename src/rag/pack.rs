@@ -63,8 +63,9 @@ fn render(pieces: &[PackedPiece]) -> String {
 /// A hit that does not fit is skipped and the next is tried; a text that is
 /// already in is not taken again; passages that follow each other in a document
 /// become one piece. With no hits, the first passages in document order are
-/// taken instead and [`Packed::fallback`] is set. The rendered text, headers
-/// included, never has more than `budget` tokens; it is empty if nothing fits.
+/// taken instead and [`Packed::fallback`] is set. If no hit fits, the best one is cut off where
+/// it must be. The rendered text, headers included, never has more than `budget` tokens; it is
+/// empty if nothing fits.
 pub fn pack(
     passages: &dyn Retriever,
     hits: &[Hit],
@@ -93,8 +94,41 @@ pub fn pack(
             left_out += usize::from(packer.add(passage, hit.score) == Added::TooLong);
         }
     }
-    let (pieces, tokens, removed) = packer.finish();
-    Packed { pieces, tokens, fallback: hits.is_empty(), left_out: left_out + removed }
+    let (mut chosen, mut tokens, removed) = packer.finish();
+    // The beginning of the best is better than nothing.
+    let best =
+        hits.iter().max_by(|a, b| a.score.total_cmp(&b.score).then(b.passage.cmp(&a.passage)));
+    if let (true, Some(hit)) = (chosen.is_empty(), best)
+        && let Some(part) = found(hit.passage).and_then(|all| beginning(all, budget, count))
+    {
+        chosen = pieces(&[Chosen { passage: &part, score: hit.score }]);
+        tokens = count(&render(&chosen));
+    }
+    Packed { pieces: chosen, tokens, fallback: hits.is_empty(), left_out: left_out + removed }
+}
+
+/// As much of a passage that is too long as fits, up to the end of a word if there is one.
+fn beginning(passage: &Passage, budget: usize, count: &dyn Fn(&str) -> usize) -> Option<Passage> {
+    let first = passage.text.len() - passage.text.trim_start().len();
+    let cut = |end: usize| {
+        let text = passage.text.get(first..end)?;
+        let spoken = text.rfind(char::is_whitespace).filter(|_| end < passage.text.len());
+        let text = text[..spoken.unwrap_or(text.len())].trim_end();
+        let start = passage.bytes.start + first;
+        let last_line = passage.lines.0 + text.matches('\n').count();
+        let part = Passage {
+            bytes: start..start + text.len(),
+            lines: (passage.lines.0, last_line),
+            text: text.to_owned(),
+            ..passage.clone()
+        };
+        let fits = count(&render(&pieces(&[Chosen { passage: &part, score: 0.0 }]))) <= budget;
+        (fits && !text.is_empty()).then_some(part)
+    };
+    // More text has more tokens, or nearly so.
+    let ends: Vec<usize> = passage.text.char_indices().map(|(at, c)| at + c.len_utf8()).collect();
+    let fitting = ends.partition_point(|&end| end <= first || cut(end).is_some());
+    ends[..fitting].iter().rev().find_map(|&end| cut(end))
 }
 
 /// A passage that is in, with its score.

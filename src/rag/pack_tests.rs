@@ -111,6 +111,19 @@ fn nothing_fits_into_nothing() {
     assert_eq!(pack(&Shelf::default(), &[], 9, &words).render(), "");
 }
 
+#[test]
+fn the_best_hit_is_cut_off_where_none_fits() {
+    let shelf = shelf(&["one two three\nfour five six seven\n", "a b c d e f g h\n"]);
+    let found = hits(&[(1, 1.0), (0, 2.0)]);
+    let packed = pack(&shelf, &found, 6, &words);
+    assert_eq!(packed.render(), "[0.md:1-2] one two three\nfour five".replacen(' ', "\n", 1));
+    assert_eq!((packed.tokens, packed.left_out), (6, 2));
+    // No blank to cut at.
+    let shelf = self::shelf(&["학교에서공부한다\n"]);
+    let letters = |text: &str| text.chars().count();
+    assert_eq!(pack(&shelf, &hits(&[(0, 1.0)]), 15, &letters).render(), "[0.md:1-1]\n학교에서");
+}
+
 proptest! {
     #[test]
     fn the_budget_is_never_exceeded_and_nothing_that_fits_is_left(

@@ -1,8 +1,8 @@
 //! `kvfold completions`: what a shell needs to complete the words of a command.
 
-use crate::{Cli, terminal};
+use crate::terminal;
 use anyhow::Result;
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::{Shell, generate};
 
 /// Print a script that completes commands and options in your shell.
@@ -19,9 +19,9 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Runs the subcommand.
-pub fn run(args: &CompletionsArgs) -> Result<()> {
+/// Runs the subcommand for the command line that `all` describes.
+pub fn run(args: &CompletionsArgs, mut all: Command) -> Result<()> {
     let mut script = Vec::new();
-    generate(args.shell, &mut Cli::command(), "kvfold", &mut script);
+    generate(args.shell, &mut all, "kvfold", &mut script);
     terminal::print(&String::from_utf8_lossy(&script))
 }

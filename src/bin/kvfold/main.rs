@@ -22,7 +22,7 @@ mod stdin;
 mod terminal;
 mod wording;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use kvfold::backend::cpu::set_threads;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         Command::AblateWorker(_) => ablate::work(),
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args, &cancel),
-        Command::Completions(args) => completions::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

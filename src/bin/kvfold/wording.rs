@@ -35,10 +35,10 @@ pub fn system<'a>(args: &'a RunArgs, context: &str) -> &'a str {
     })
 }
 
-/// The turns before the question: an example, where passages were looked up for it. Who gives
-/// a system message of their own says there how to answer.
+/// The turns before the question: an example, where there is a text. Who gives a system message
+/// of their own says there how to answer.
 pub fn example(args: &RunArgs, context: &str) -> Vec<Message> {
-    let shown = !args.docs.is_empty() && !context.is_empty() && args.system.is_none();
+    let shown = !context.is_empty() && args.system.is_none();
     let turns = EXAMPLE.iter().filter(|_| shown);
     turns.map(|(role, text)| Message::new(*role, *text)).collect()
 }

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use super::super::repository::Repository;
 use super::super::wanted::is_hex;
-use super::{Found, Store, folder};
+use super::folder;
+use super::found::{Found, Store};
 
 /// The model of a repository; None if the cache has nothing of it.
 pub(super) fn find(cache: &Path, repository: &Repository) -> Option<Result<PathBuf, String>> {

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::super::choose::{Choice, choose, groups};
 use super::super::repository::{Repository, is_safe_path};
-use super::{Found, Store};
+use super::found::{Found, Store};
 
 /// The model of a repository; None if the cache has nothing of it.
 pub(super) fn find(cache: &Path, repository: &Repository) -> Option<Result<PathBuf, String>> {

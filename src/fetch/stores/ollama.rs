@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::super::repository::is_safe_path;
 use super::super::wanted::is_hex;
-use super::{Found, Store};
+use super::found::{Found, Store};
 use crate::error::{Error, Result};
 
 const HOST: &str = "registry.ollama.ai";

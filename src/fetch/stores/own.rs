@@ -7,7 +7,8 @@ use super::super::manifest::catalog;
 use super::super::options::FetchOptions;
 use super::super::plan;
 use super::super::repository::Repository;
-use super::{Found, Store, folder};
+use super::folder;
+use super::found::{Found, Store};
 
 /// `OWNER/NAME`, or `NAME`, in the user's folder of models.
 pub(super) fn find(
