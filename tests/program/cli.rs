@@ -105,12 +105,12 @@ fn what_does_not_fit_says_how_much_it_needs() {
 fn an_answer_is_as_long_as_fits() {
     let place = Place::new();
     let run = |tokens: &str| {
-        let args = ["--raw", "--repetition-penalty", "1", "-n", tokens, "Why"];
+        let args = ["--raw", "--repetition-penalty", "1", "--context", "64", "-n", tokens, "Why"];
         success(&place.run(&args)).1
     };
     for tokens in ["600", "18446744073709551615"] {
         let stderr = run(tokens);
-        assert!(stderr.contains("fill the model's context of 512 tokens"), "{stderr}");
+        assert!(stderr.contains("fill the model's context of 64 tokens"), "{stderr}");
     }
     let stderr = run("20");
     assert!(stderr.contains("cut off by --max-tokens") && !stderr.contains("note: "), "{stderr}");
@@ -131,8 +131,8 @@ fn documents_that_are_no_text_are_named_before_a_model_is_fetched() {
     // Without --model: if the model came first, this would fail on fetching it.
     for option in ["--docs", "--file"] {
         for (path, part) in [
-            (binary.as_str(), "is a binary file; convert it"),
-            (&latin, "is not valid UTF-8; convert it"),
+            (binary.as_str(), "is no text (program)"),
+            (&latin, "is not UTF-8 but looks like windows-1252; convert it"),
             (&blank, "holds no text"),
             ("absent.txt", "cannot be read"),
         ] {
@@ -213,7 +213,7 @@ fn documents_come_from_stdin_and_folders() {
         assert!(!answer.is_empty() && stderr.contains("The river is in the valley."), "{stderr}");
         assert!(stderr.contains("[stdin"), "{stderr}");
     }
-    refused(&place.with_input(&["--file", "-", "Why?"], b"\xff\xfe"), &["-: ", "UTF-8"]);
+    refused(&place.with_input(&["--file", "-", "Why?"], b"\xff\xff"), &["-: ", "UTF-8"]);
     refused(&place.with_input(&["--docs", "-", "Why?"], b""), &["-: ", "no text"]);
 
     fs::create_dir(place.0.path().join("notes")).unwrap();

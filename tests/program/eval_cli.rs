@@ -24,7 +24,7 @@ fn what_cannot_be_evaluated_is_named() {
         (&["cwe", "--seeds", "0"], ["seeds: ", "at least 1"]),
         (&["perplexity", "--file", "absent.txt"], ["absent.txt", "cannot be read"]),
         (&["qa", "--file", "absent.jsonl"], ["absent.jsonl", "cannot be read"]),
-        (&["qa", "--file", &lines], ["q.jsonl:2: ", "column"]),
+        (&["qa", "--file", &lines], ["q.jsonl:2: ", "has a number as \"context\""]),
         (&["qa", "--file", &lines, "--limit", "0"], ["limit: ", "at least 1"]),
     ] {
         let args = [&["eval"], args, &["--model", "absent.gguf"]].concat();

@@ -29,7 +29,7 @@ fn what_is_piped_in_is_part_of_the_context() {
             refused(&output, &["-: holds no text"]);
         }
     }
-    refused(&place.with_input(&["Why?"], b"\x7fELF\0\0"), &["-: ", "binary"]);
+    refused(&place.with_input(&["Why?"], b"\x7fELF\0\0"), &["-: ", "no text (program)"]);
 }
 
 #[test]

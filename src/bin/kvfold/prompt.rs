@@ -68,9 +68,14 @@ impl Sources {
 pub fn build(args: &RunArgs, sources: &Sources, model: &LoadedModel) -> Result<Prompt> {
     let mut notices = unread(args, model);
     let mut context = sources.files.clone();
-    let bare = encode(args, model, &context)?;
+    let example = match context.is_empty() && sources.docs.is_none() {
+        true => Vec::new(),
+        false => wording::example(args, model),
+    };
+    let encode = |context: &str| encode(args, model, &example, context);
+    let bare = encode(&context)?;
     let room = |tokens: usize| match model.context().saturating_sub(tokens) {
-        0 => Err(too_long(args, model, tokens, &sources.files)),
+        0 => Err(too_long(model, tokens, encode("").map_or(0, |ids| ids.len()))),
         room => Ok(room),
     };
     let left = room(bare.len())?;
@@ -86,18 +91,14 @@ pub fn build(args: &RunArgs, sources: &Sources, model: &LoadedModel) -> Result<P
         check(&packed, budget, &mut notices)?;
         context += &packed.render();
     }
-    let ids = if context.is_empty() { bare } else { encode(args, model, &context)? };
+    let ids = if context.is_empty() { bare } else { encode(&context)? };
     let max_tokens = args.max_tokens.min(room(ids.len())?);
     Ok(Prompt { ids, context, max_tokens, notices })
 }
 
-/// Why a prompt of so many tokens, with these files in it, leaves no room for an answer.
-fn too_long(args: &RunArgs, model: &LoadedModel, tokens: usize, files: &str) -> Error {
+/// Why a prompt of so many tokens leaves no room for an answer; `alone`: without files.
+fn too_long(model: &LoadedModel, tokens: usize, alone: usize) -> Error {
     let limit = model.context();
-    let alone = match files.is_empty() {
-        true => tokens,
-        false => encode(args, model, "").map_or(0, |ids| ids.len()),
-    };
     match limit.saturating_sub(alone + 1) {
         0 => anyhow!(
             "the question has {alone} tokens and the model's context holds {limit}; shorten it"
@@ -142,14 +143,20 @@ fn unread(args: &RunArgs, model: &LoadedModel) -> Vec<String> {
     notices
 }
 
-fn encode(args: &RunArgs, model: &LoadedModel, context: &str) -> Result<Vec<u32>> {
+/// The prompt's tokens; `example`: the turns before the question.
+fn encode(
+    args: &RunArgs,
+    model: &LoadedModel,
+    example: &[Message],
+    context: &str,
+) -> Result<Vec<u32>> {
     let tokenizer = &model.tokenizer;
     let question = wording::question(args, context);
     let Some(template) = model.template.as_ref().filter(|_| !args.raw) else {
         return Ok(tokenizer.encode_prompt(&question)?);
     };
     let system = wording::system(args, context);
-    let mut messages = wording::example(args, context);
+    let mut messages = example.to_vec();
     messages.push(Message::new("user", tokenizer.guard(&question)));
     let options = args.chat_options();
     let mut all = vec![Message::new("system", tokenizer.guard(system))];

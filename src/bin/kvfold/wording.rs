@@ -1,6 +1,7 @@
 //! How a question, with or without a text, is put to a model.
 
 use crate::run_args::RunArgs;
+use kvfold::engine::LoadedModel;
 use kvfold::model::Message;
 
 /// Small models go on with questions of their own where the answer should end.
@@ -35,10 +36,12 @@ pub fn system<'a>(args: &'a RunArgs, context: &str) -> &'a str {
     })
 }
 
-/// The turns before the question: an example, where there is a text. Who gives a system message
-/// of their own says there how to answer.
-pub fn example(args: &RunArgs, context: &str) -> Vec<Message> {
-    let shown = !context.is_empty() && args.system.is_none();
-    let turns = EXAMPLE.iter().filter(|_| shown);
+/// The turns before a question about a text. Who gives a system message of their own says there
+/// how to answer; a model with a short context has no room for them.
+pub fn example(args: &RunArgs, model: &LoadedModel) -> Vec<Message> {
+    let tokens =
+        |(_, text): &(_, &str)| model.tokenizer.encode_plain(text).map_or(0, |ids| ids.len());
+    let fits = EXAMPLE.iter().map(tokens).sum::<usize>() <= model.context() / 8;
+    let turns = EXAMPLE.iter().filter(|_| fits && args.system.is_none());
     turns.map(|(role, text)| Message::new(*role, *text)).collect()
 }

@@ -75,7 +75,7 @@ fn models_of_other_programs_are_run_and_listed() {
     for part in [
         "Hugging Face's cache\n  a/folder\n",
         "safetensors F16, llama, 512 tokens of context",
-        "  a/text:Q8_0\n      9 B, GGUF, cannot be run: not a GGUF file",
+        "  a/text:Q8_0\n      9 B, GGUF, cannot be run: it is a short text",
         "llama.cpp's cache\n  b/c:m-Q4_0.gguf\n",
         "cannot be run: tensor ",
         "Ollama's store\n  ollama:odd:latest\n",
