@@ -19,8 +19,6 @@ mod resume;
 mod server;
 #[path = "stores.rs"]
 mod stores;
-#[path = "../../tiny_model/mod.rs"]
-mod tiny_model;
 #[path = "wheel.rs"]
 mod wheel_source;
 

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::made_up_hub::Fault;
 use super::repository::{folder_files, folder_hub, gguf_hub};
 use super::stores::{hf_repository, ollama_model, write};
-use super::tiny_model::Gguf;
 use crate::command::{Place, error, model, success};
+use crate::tiny_model::Gguf;
 
 #[test]
 fn a_model_of_the_hub_answers_at_once() {

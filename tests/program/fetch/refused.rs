@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::made_up_hub::{Fault, Hub};
 use super::repository::{folder_files, folder_hub, gguf_hub, named};
-use super::tiny_model::{Gguf, hf_files};
+use crate::tiny_model::{Gguf, hf_files};
 
 #[track_caller]
 fn refused(hub: &Hub, name: &Repository, token: bool, parts: &[&str]) -> Error {

@@ -14,7 +14,7 @@ use safetensors::SafeTensors;
 
 use super::Steps;
 use super::made_up_hub::{COMMIT, Fault, Hub};
-use super::tiny_model::Gguf;
+use crate::tiny_model::Gguf;
 
 /// A repository by its name.
 pub fn named(name: &str) -> Repository {

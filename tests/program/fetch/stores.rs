@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::Steps;
 use super::repository::{gguf_hub, named};
-use super::tiny_model::{Gguf, hf_files};
+use crate::tiny_model::{Gguf, hf_files};
 
 const COMMIT: &str = "fedcba9876543210fedcba9876543210fedcba98";
 
