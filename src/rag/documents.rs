@@ -232,7 +232,8 @@ fn read_text(mut reader: impl Read) -> std::io::Result<Result<String, SkipReason
 /// The name of `path` in references.
 fn shown(path: &Path) -> String {
     if path == Path::new("-") {
-        return "stdin".to_owned();
+        // Small models take "stdin" for a matter of programs.
+        return "input".to_owned();
     }
     path.strip_prefix(".").unwrap_or(path).display().to_string()
 }

@@ -211,7 +211,7 @@ fn documents_come_from_stdin_and_folders() {
         let args = [option, "-", "--show-context", "-n", "4", "Where is the river?"];
         let (answer, stderr) = success(&place.with_input(&args, b"The river is in the valley."));
         assert!(!answer.is_empty() && stderr.contains("The river is in the valley."), "{stderr}");
-        assert!(stderr.contains("[stdin"), "{stderr}");
+        assert!(stderr.contains("[input"), "{stderr}");
     }
     refused(&place.with_input(&["--file", "-", "Why?"], b"\xff\xff"), &["-: ", "UTF-8"]);
     refused(&place.with_input(&["--docs", "-", "Why?"], b""), &["-: ", "no text"]);

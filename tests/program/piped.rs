@@ -12,7 +12,7 @@ fn what_is_piped_in_is_part_of_the_context() {
     let place = Place::new();
     let args = ["--show-context", "-n", "1", "What is the code?"];
     let (_, stderr) = success(&place.with_input(&args, b"The code is 4711.\n"));
-    assert!(stderr.contains("[stdin]\nThe code is 4711."), "{stderr}");
+    assert!(stderr.contains("[input]\nThe code is 4711."), "{stderr}");
     assert!(stderr.contains("note: standard input (18 bytes) is part of the context"), "{stderr}");
     // Beside files, and without a word if it is to be quiet.
     place.write("more.txt", "The river is long.");

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub fn run(mut args: RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     // What can be wrong without the model is said before it is loaded.
     args.config().validate()?;
-    args.sampling().validate()?;
+    args.sampling(false).validate()?;
     let sources = prompt::Sources::read(&mut args)?;
     let asks = !args.question.trim().is_empty();
     if !asks && !args.show_context {
@@ -51,10 +51,9 @@ pub fn run(mut args: RunArgs, cancel: &Arc<AtomicBool>) -> Result<()> {
     if from_text && !args.raw {
         stop.push(wording::NEXT_QUESTION.to_owned());
     }
-    // An answer from a text needs the text's words.
-    let sampling = args.sampling().with_repetition_of_prompt(!from_text);
-    let request =
-        Request::new(prompt.ids, prompt.max_tokens).with_sampling(sampling).with_stop(stop);
+    let request = Request::new(prompt.ids, prompt.max_tokens)
+        .with_sampling(args.sampling(from_text))
+        .with_stop(stop);
     let device = model.device();
     let kv = model.kv_name(&args.config())?;
     let limit = model.context();

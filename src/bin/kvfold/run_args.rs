@@ -84,9 +84,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "P")]
     pub min_p: Option<f32>,
 
-    /// Divide the logits of the last 64 tokens by this; 1 turns it off
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.1)]
-    pub repetition_penalty: f32,
+    /// Divide the logits of the last 64 tokens by this; 1 turns it off [default: 1.1; 1.05 and the answer's tokens alone where there is a text]
+    #[arg(long, value_name = "FACTOR")]
+    pub repetition_penalty: Option<f32>,
 
     /// Seed of the sampler [default: 0]
     #[arg(long)]
@@ -169,11 +169,14 @@ impl RunArgs {
         self.context_budget.unwrap_or(1024)
     }
 
-    /// How tokens are chosen.
-    pub fn sampling(&self) -> SamplingParams {
+    /// How tokens are chosen. An answer from a text needs the text's words, and the digits of
+    /// its numbers more than once.
+    pub fn sampling(&self, from_text: bool) -> SamplingParams {
+        let penalty = if from_text { 1.05 } else { 1.1 };
         let mut sampling = SamplingParams::default()
             .with_temperature(self.temperature)
-            .with_repetition_penalty(self.repetition_penalty)
+            .with_repetition_penalty(self.repetition_penalty.unwrap_or(penalty))
+            .with_repetition_of_prompt(!from_text)
             .with_seed(self.seed.unwrap_or(0));
         if let Some(k) = self.top_k {
             sampling = sampling.with_top_k(k);
