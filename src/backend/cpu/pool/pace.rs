@@ -32,8 +32,12 @@ const MORE: f64 = 0.15;
 const FEWER: f64 = 0.99;
 /// Without work for so long, there was none to do.
 const GAP: Duration = Duration::from_millis(2);
-/// Calls of a kind whose shortest says what one of them is worth.
+/// Calls of a kind whose shortest says what one of them is worth, and how many must be known
+/// before it counts.
 const SAMPLES: u32 = 16;
+const KNOWN: u32 = 4;
+/// A phase has so many calls that count: long ones need more time.
+const CALLS: u32 = 32;
 /// Kinds of calls that are told apart.
 const KINDS: usize = 256;
 
@@ -56,17 +60,19 @@ struct Trial {
     levels: Vec<usize>,
     /// The best one so far.
     kept: usize,
-    /// What it got done a second.
+    /// What it got done in the time of its calls.
     kept_rate: f64,
     /// The one that is tried now, if another.
     probed: Option<usize>,
     /// Whether the next probe is of fewer helpers.
     down: bool,
     stay: Duration,
-    since: Instant,
     until: Instant,
     last: Instant,
+    /// What the calls of this phase that count were worth, took, and how many they were.
     work: f64,
+    time: f64,
+    calls: u32,
     /// What a call of each kind is worth, and how many it was taken from.
     worth: HashMap<Kind, (f64, u32)>,
     /// Whether a thread missed its core since the last decision.
@@ -92,10 +98,11 @@ impl Pace {
             probed: None,
             down: true,
             stay: PROBE,
-            since: now,
             until: now,
             last: now,
             work: 0.0,
+            time: 0.0,
+            calls: 0,
             worth: HashMap::new(),
             missed: false,
         };
@@ -161,14 +168,14 @@ impl Trial {
     }
 
     fn phase(&mut self, now: Instant, length: Duration) {
-        (self.since, self.until, self.work, self.missed) = (now, now + length, 0.0, false);
+        (self.until, self.missed) = (now + length, false);
+        (self.work, self.time, self.calls) = (0.0, 0.0, 0);
     }
 
     /// Time without work does not count.
     fn wait(&mut self, now: Instant) {
         let gap = now.saturating_duration_since(self.last);
         if gap > GAP {
-            self.since += gap;
             self.until += gap;
         }
     }
@@ -184,12 +191,16 @@ impl Trial {
         if *samples < SAMPLES {
             (*worth, *samples) = (worth.min(took), *samples + 1);
         }
-        self.work += *worth;
-        now < self.until || self.decide(now)
+        if *samples > KNOWN {
+            self.work += *worth;
+            self.time += took;
+            self.calls += 1;
+        }
+        now < self.until || self.calls < CALLS || self.decide(now)
     }
 
     fn decide(&mut self, now: Instant) -> bool {
-        let rate = self.work / (now - self.since).as_secs_f64().max(1e-9);
+        let rate = self.work / self.time.max(1e-9);
         match self.probed.take() {
             None if self.kept == 0 && !self.missed => return false,
             None => {
