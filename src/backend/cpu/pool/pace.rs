@@ -38,6 +38,8 @@ const SAMPLES: u32 = 16;
 const KNOWN: u32 = 4;
 /// A phase has so many calls that count: long ones need more time.
 const CALLS: u32 = 32;
+/// So many probes in a row must be better: a turn of others more or less sways one.
+const WINS: u32 = 2;
 /// Kinds of calls that are told apart.
 const KINDS: usize = 256;
 
@@ -66,6 +68,8 @@ struct Trial {
     probed: Option<usize>,
     /// Whether the next probe is of fewer helpers.
     down: bool,
+    /// Probes of that level that were better, in a row.
+    wins: u32,
     stay: Duration,
     until: Instant,
     last: Instant,
@@ -97,6 +101,7 @@ impl Pace {
             kept_rate: 0.0,
             probed: None,
             down: true,
+            wins: 0,
             stay: PROBE,
             until: now,
             last: now,
@@ -161,7 +166,7 @@ impl Trial {
     }
 
     fn begin(&mut self, now: Instant) {
-        (self.probed, self.down, self.stay) = (None, true, PROBE);
+        (self.probed, self.down, self.wins, self.stay) = (None, true, 0, PROBE);
         self.worth.clear();
         self.last = now;
         self.phase(now, PROBE);
@@ -214,12 +219,15 @@ impl Trial {
                     true => FEWER,
                     false => 1.0 + MORE * (threads(level) / threads(self.kept) - 1.0),
                 };
-                let better = rate > self.kept_rate * needed;
-                self.stay = if better { PROBE } else { (self.stay * 4).min(STAY) };
-                if better {
-                    self.kept = level;
+                if rate > self.kept_rate * needed {
+                    self.wins += 1;
+                    self.stay = PROBE;
+                    if self.wins == WINS {
+                        (self.kept, self.wins) = (level, 0);
+                    }
                 } else {
-                    self.down = !self.down;
+                    (self.down, self.wins) = (!self.down, 0);
+                    self.stay = (self.stay * 4).min(STAY);
                 }
                 self.phase(now, self.stay);
             }
