@@ -7,9 +7,8 @@ use kvfold::model::Message;
 /// Small models go on with questions of their own where the answer should end.
 pub const NEXT_QUESTION: &str = "\n\nQuestion:";
 
-/// A question and how it is answered from a text. Behind it small models invent less: of seven
-/// ways to ask one question of README, the default model answers all instead of two
-/// (`docs/notes/first-answer.md`).
+/// A question and how it is answered from a text. Behind it small models invent less: measured
+/// in `docs/notes/first-answer.md`.
 const EXAMPLE: [(&str, &str); 2] = [
     (
         "user",

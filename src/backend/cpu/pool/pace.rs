@@ -4,7 +4,7 @@
 //! milliseconds, a hundred times what the item takes. How many helpers are worth that depends
 //! on who else runs and on how the system shares cores, so it is tried: while threads are
 //! found to miss their cores, the crew works with some number of helpers for a while, then
-//! with another for a moment, and keeps the one that gets more done.
+//! with another for a moment, and keeps the one that gets more done twice in a row.
 //!
 //! ```text
 //! quiet ─ misses ─▶ stay at a level ─▶ probe the next one, up and down in turns ─┐
