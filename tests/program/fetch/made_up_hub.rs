@@ -2,11 +2,12 @@
 //! another port the host that it redirects to for large ones. It can be told to misbehave.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use super::server::read_head;
 use kvfold::fetch::FetchOptions;
 use serde_json::{Value, json};
 use sha1::Sha1;
@@ -151,13 +152,7 @@ fn answer(
     cdn_port: u16,
     state: &Mutex<State>,
 ) -> std::io::Result<()> {
-    let mut head = String::new();
-    let mut reader = BufReader::new(stream.try_clone()?);
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head)? == 0 {
-            return Ok(());
-        }
-    }
+    let Some(head) = read_head(&stream)? else { return Ok(()) };
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
     let range = head.to_lowercase().lines().find_map(|line| {
         let (first, last) = line.strip_prefix("range: bytes=")?.split_once('-')?;

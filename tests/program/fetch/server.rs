@@ -66,19 +66,25 @@ impl Server {
     }
 }
 
+/// The lines of a request before its body; none if the other side has gone.
+pub fn read_head(stream: &TcpStream) -> std::io::Result<Option<String>> {
+    let mut head = String::new();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head)? == 0 {
+            return Ok(None);
+        }
+    }
+    Ok(Some(head))
+}
+
 fn answer(
     mut stream: TcpStream,
     content: &[u8],
     reply: Reply,
     seen: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
-    let mut head = String::new();
-    let mut reader = BufReader::new(stream.try_clone()?);
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head)? == 0 {
-            return Ok(());
-        }
-    }
+    let Some(head) = read_head(&stream)? else { return Ok(()) };
     let head = head.to_lowercase();
     seen.lock().unwrap().push(head.clone());
     let field = |name: &str| {
