@@ -49,6 +49,8 @@ def successors(code, labels):
             after = [i + 1] if x.guard else []
         elif x.name.startswith("BRA.CONV"):  # lanes are together, and go on there
             after = [target]
+        elif x.opcode == "CALL" and target is not None:  # a jump to a label of this kernel
+            after = [target] + ([i + 1] if x.guard else [])
         elif x.opcode == "BRA" and not x.name.startswith("BRA.DIV"):
             # A second predicate may stand before the target.
             conditional = x.guard or not x.rest.strip().startswith("`")
@@ -121,18 +123,18 @@ class Graph:
                             todo += self.before[block]
         return loops
 
-    def turn(self, header, body, sign):
-        """The shortest (sign −1) or longest (+1) of the ways round a loop that pass
-        the most products and copies."""
-        best = {header: (self.weight(header, sign), None)}
+    def turn(self, header, body, weight):
+        """The way round a loop whose blocks weigh most; `weight` gives a tuple for the
+        instructions of a block. Inner loops are passed once."""
+        weigh = lambda block: weight(self.instructions(block))
+        best = {header: (weigh(header), None)}
         for b in self.order:
             if b not in body or b == header:
                 continue
             ways = [p for p in self.before[b] if p in best and b not in self.dominators[p]]
             if ways:
                 way = max(ways, key=lambda p: best[p][0])
-                own = self.weight(b, sign)
-                best[b] = ((best[way][0][0] + own[0], best[way][0][1] + own[1]), way)
+                best[b] = (tuple(x + y for x, y in zip(best[way][0], weigh(b))), way)
         block = max((b for b in best if header in self.next[b]), key=lambda b: best[b][0])
         blocks = []
         while block is not None:
@@ -140,21 +142,34 @@ class Graph:
             block = best[block][1]
         return [x for b in reversed(blocks) for x in self.instructions(b)]
 
-    def weight(self, block, sign):
-        code = self.instructions(block)
-        return sum(x.opcode in ("HMMA", "LDGSTS") for x in code), sign * len(code)
+
+def count(code, *opcodes):
+    return sum(x.opcode in opcodes for x in code)
 
 
-def product_loops(code, labels):
+def shortest(code):
+    """Most products and copies, then fewest instructions."""
+    return count(code, "HMMA", "LDGSTS"), -len(code)
+
+
+def longest(code):
+    """Most products and copies, then most instructions."""
+    return count(code, "HMMA", "LDGSTS"), len(code)
+
+
+def loops_with_products(graph):
+    """{header: blocks} of the loops that hold HMMAs, outer ones too."""
+    holds = lambda body: any(count(graph.instructions(b), "HMMA") for b in body)
+    return {header: body for header, body in graph.loops().items() if holds(body)}
+
+
+def innermost(loops):
+    return {h: body for h, body in loops.items() if not any(other < body for other in loops.values())}
+
+
+def product_loops(graph):
     """(shortest turn, longest turn) of each innermost loop that holds HMMAs."""
-    graph = Graph(code, labels)
-    loops = {
-        header: body
-        for header, body in graph.loops().items()
-        if any(x.opcode == "HMMA" for b in body for x in graph.instructions(b))
-    }
     return [
-        (graph.turn(header, body, -1), graph.turn(header, body, +1))
-        for header, body in loops.items()
-        if not any(other < body for other in loops.values())
+        (graph.turn(header, body, shortest), graph.turn(header, body, longest))
+        for header, body in innermost(loops_with_products(graph)).items()
     ]

@@ -8,7 +8,11 @@
 #include "common/params/attention.h"
 
 // Pages of one split of a stream of `pages` pages: at most 64 splits up to
-// 262,144 tokens.
+// 262,144 tokens. scripts/sass-check counts items of these lengths, and gpu-predict their
+// trips to L2, each waiting for the one before: item; sequence and stream; a run and its
+// arena, three times; queries; block numbers. Rotated forms look at each run twice.
+// sass: decode_* splits=8:256,16:1024,32:2048,64; trips=10
+// sass: decode_kf*_* trips=13
 DEVICE uint32_t split_pages(uint32_t pages) {
     return pages <= 256 ? 8 : pages <= 1024 ? 16 : pages <= 2048 ? 32 : 64;
 }
