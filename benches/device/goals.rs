@@ -4,7 +4,10 @@
 use crate::kv::Order;
 use crate::roofs::Roofs;
 use crate::row::Row;
-use crate::workloads::{PREFILL_TWIN, PREFILLS, decode_cases, decode_name, has_twin, prefill_name};
+use crate::workloads::{
+    LAYERED, PREFILL_TWIN, PREFILLS, decode_cases, decode_name, has_twin, layers_name,
+    one_layer_name, prefill_name,
+};
 use kvfold::codec::{Codec, KvFormat};
 use serde_json::{Value, json};
 use std::fmt;
@@ -109,8 +112,8 @@ pub fn goals(rows: &[Row], roofs: &Roofs) -> Vec<Goal> {
     let tera = |(rate, name): (f64, String)| (rate / 1e12, name);
     let (matrix, _) = roofs.matrix();
     let share = |(rate, name): (f64, String)| (100.0 * rate / matrix, name);
-    let loss = |shuffled: String, contiguous: String| {
-        Some((100.0 * (seconds(&shuffled)? / seconds(&contiguous)? - 1.0), shuffled))
+    let loss = |slower: String, faster: String| {
+        Some((100.0 * (seconds(&slower)? / seconds(&faster)? - 1.0), slower))
     };
     let decode_loss =
         decode_cases().filter(|&(h, d, b, c)| has_twin(h, d, b, c)).flat_map(|case| {
@@ -121,6 +124,10 @@ pub fn goals(rows: &[Row], roofs: &Roofs) -> Vec<Goal> {
     let prefill_loss = [128, 64].into_iter().filter_map(|d| {
         let name = |order| format!("prefill/{}", prefill_name(d, PREFILL_TWIN, order));
         loss(name(Order::Shuffled), name(Order::Contiguous))
+    });
+    let layers_loss = LAYERED.into_iter().filter_map(|format| {
+        let of = |name| format!("decode/{name}");
+        loss(of(layers_name(format)), of(one_layer_name(format)))
     });
     vec![
         Goal::new(
@@ -170,6 +177,12 @@ pub fn goals(rows: &[Row], roofs: &Roofs) -> Vec<Goal> {
             Bound::AtMost(3.0),
             " %",
             decode_loss.chain(prefill_loss),
+        ),
+        Goal::new(
+            "decode from blocks of 32 layers at most 3 % slower than from those of one",
+            Bound::AtMost(3.0),
+            " %",
+            layers_loss,
         ),
     ]
 }

@@ -11,14 +11,19 @@ use kvfold::backend::cuda::params::{
 };
 use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use kvfold::backend::{Geometry, KvGroup};
-use kvfold::cache::{ClassDesc, ClassId, ClassKind};
+use kvfold::cache::{ClassDesc, ClassId, ClassKind, RowKind};
 use kvfold::codec::{KvFormat, TILE_TOKENS};
 
 /// S and R of all cells: kvfold's defaults.
 pub const SINKS: usize = 4;
 pub const HOT_WINDOW: usize = 128;
-/// Queries of up to this many tokens are generated ones, longer chunks a prompt's.
-pub const VERIFIED: usize = 16;
+/// The most queries that are taken for generated ones, unless a cell says what they are.
+const VERIFIED: usize = 16;
+
+/// What `q_len` queries are: generated ones, or a chunk of a prompt.
+pub fn kind_of(q_len: usize) -> RowKind {
+    if q_len <= VERIFIED { RowKind::Generated } else { RowKind::Prompt }
+}
 
 /// How the blocks of a sequence lie in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +42,7 @@ pub struct KvShape {
     pub batch: usize,
     pub context: usize,
     pub q_len: usize,
+    pub kind: RowKind,
 }
 
 /// Pages of one sequence, by ARCHITECTURE, rule 1: all queries see `sealed`
@@ -62,7 +68,7 @@ impl KvShape {
 
     /// Whether its queries are generated rows.
     pub fn generated(&self) -> bool {
-        self.q_len <= VERIFIED
+        self.kind == RowKind::Generated
     }
 
     fn form(&self, kind: ClassKind) -> PageForm {

@@ -2,29 +2,32 @@
 //! (`model.rs`), as bytes and operations a second and as fractions of what the same run
 //! measures as the device's best (`roofs.rs`).
 //!
-//! Times of kernels are those of device events around many launches, taken through criterion, at
-//! most a second a cell. KV memory is larger than the device's cache, or copies of it
+//! Times of kernels are those of device events around many launches, those of attention around
+//! captured steps (`attention.rs`), taken through criterion, at most a second a cell. KV memory is larger than the device's cache, or copies of it
 //! take turns. Cells that do not fit the card are skipped by name. Without a usable
 //! device this prints one line.
 //!
 //! | variable | meaning |
 //! |---|---|
 //! | `KVFOLD_BENCH_CELLS=quick` | the cells that the goals need, and few others |
-//! | `KVFOLD_BENCH_OUT` | folder for `device.json`, `cells.txt` and `summary.txt` |
+//! | `KVFOLD_BENCH_OUT` | folder for `device.json`, `cells.txt` and `summary.txt`, written anew after each cell |
 //! | `KVFOLD_COMMIT` | what `device.json` names as the commit |
 //!
 //! `-- --test` checks the bench itself on the emulated device (`check.rs`); `-- --info`
 //! says what the device is, and fails if there is none; `-- --exchange FILE` writes what
 //! scripts/gpu-peers checks (`exchange.rs`), with `--emulated` without a GPU; `-- --step`
-//! repeats one captured step of the default model, for a profiler to look at.
+//! repeats one captured step of the default model, for a profiler to look at; `-- --roofs`
+//! measures the roofs alone; `-- --shape …` times attention of any shape (`--help`).
 
+mod ask;
 mod attention;
+mod captured;
 mod check;
 mod check_model;
+mod csv;
 mod exchange;
 mod goals;
 mod kv;
-mod merge;
 mod model;
 mod pattern;
 #[path = "../../tests/kernels/common/random.rs"]
@@ -39,6 +42,7 @@ mod work;
 mod workloads;
 
 use anyhow::{Result, bail};
+use ask::Ask;
 use criterion::Criterion;
 use kvfold::backend::driver::Device;
 use kvfold::backend::driver::emulated::EmulatorOptions;
@@ -60,6 +64,13 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
+    if asked("--help") {
+        print!("{}", ask::HELP);
+        return Ok(());
+    }
+    if asked("--shape") {
+        return shape(&Ask::parse(std::env::args().skip(1))?);
+    }
     let device = Device::cuda(0);
     if asked("--info") {
         return match device {
@@ -79,6 +90,7 @@ fn run() -> Result<()> {
     }
     // As criterion does: `cargo bench` says --bench, and nothing else times.
     if asked("--test") || !asked("--bench") {
+        ask::check()?;
         for device in [emulated()].into_iter().chain(device.ok()) {
             check::all(&device)?;
             check_model::all(&device)?;
@@ -88,6 +100,11 @@ fn run() -> Result<()> {
     }
     match device {
         Ok(device) if asked("--step") => Ok(model::step(&device)?),
+        Ok(device) if asked("--roofs") => {
+            let roofs = roofs::measure(&mut Timer::new(&device)?)?;
+            print!("{}", report::roofs(device.info(), &roofs));
+            Ok(())
+        }
         Ok(device) => bench(&device),
         Err(error) => {
             println!("no usable CUDA device, nothing is measured: {error}");
@@ -98,6 +115,19 @@ fn run() -> Result<()> {
 
 fn emulated() -> Device {
     Device::emulated(EmulatorOptions { host_threads: 2, ..Default::default() })
+}
+
+/// Attention of any shape.
+fn shape(ask: &Ask) -> Result<()> {
+    if ask.emulated {
+        return csv::check(ask, &emulated());
+    }
+    match Device::cuda(0) {
+        Ok(device) => csv::measure(ask, &device),
+        Err(error) => bail!(
+            "no usable CUDA device, nothing is measured: {error}; --emulated checks small shapes"
+        ),
+    }
 }
 
 /// The word of the command line after `flag`.
@@ -122,6 +152,13 @@ fn bench(device: &Device) -> Result<()> {
                 None => work::measure(&mut group, cell, &mut timer).map(Outcome::Measured),
             };
             rows.extend(outcome.map(|outcome| Row::new(family.name, cell, outcome)));
+            // So that a run which is cut off leaves what it has measured.
+            let goals = goals::goals(&rows, &roofs);
+            let (rows, models) = (&rows, "");
+            save(
+                &Report { device: device.info(), roofs: &roofs, rows, goals: &goals, models },
+                quick,
+            )?;
         }
         group.finish();
     }
@@ -137,10 +174,14 @@ fn bench(device: &Device) -> Result<()> {
         models: &model::table(&models),
     };
     println!("\n{}\n{}", report.table(), report.summary());
-    if let Some(folder) = std::env::var_os("KVFOLD_BENCH_OUT") {
-        report.write(&PathBuf::from(folder), quick)?;
+    save(&report, quick)
+}
+
+fn save(report: &Report<'_>, quick: bool) -> Result<()> {
+    match std::env::var_os("KVFOLD_BENCH_OUT") {
+        Some(folder) => Ok(report.write(&PathBuf::from(folder), quick)?),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// What names of cells must contain: the command line's word that is no flag, which is
@@ -151,15 +192,18 @@ fn filter() -> Option<String> {
 
 /// Why a cell cannot be measured on this card.
 fn obstacle(cell: &Cell, device: &Device) -> Result<Option<String>> {
+    match &cell.lacks {
+        Some(why) => Ok(Some(why.clone())),
+        None => lacking(cell.memory, device),
+    }
+}
+
+/// Why a cell that needs so many bytes does not fit this card.
+fn lacking(memory: u64, device: &Device) -> Result<Option<String>> {
     /// What the driver and the cell's small buffers take besides.
     const SPARE: u64 = 512 << 20;
     let free = device.memory()?.free;
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    Ok(match &cell.lacks {
-        Some(why) => Some(why.clone()),
-        None if cell.memory + SPARE > free => {
-            Some(format!("it needs {:.1} GiB, {:.1} are free", gib(cell.memory), gib(free)))
-        }
-        None => None,
-    })
+    let fits = memory + SPARE <= free;
+    Ok((!fits).then(|| format!("it needs {:.1} GiB, {:.1} are free", gib(memory), gib(free))))
 }

@@ -10,7 +10,7 @@
 //! the step. Names: `model/llama-8b/kivi2/b16/24k/captured`.
 
 use crate::goals::{Bound, Goal};
-use crate::kv::KvShape;
+use crate::kv::{KvShape, kind_of};
 use crate::row::{Outcome, Row};
 use crate::shape::{DEFAULT, LLAMA_8B, ModelShape, multiplied};
 use crate::subject::{Subject, WARM_UP, weight_bytes};
@@ -144,6 +144,7 @@ fn measure<T: Element>(
         batch: case.batch,
         context: middle,
         q_len: 1,
+        kind: kind_of(1),
     };
     let n = case.context as u64;
     let head = (config.vocab * config.hidden) as u64;

@@ -35,6 +35,35 @@ struct Rates {
     of_matrix: Option<f64>,
 }
 
+/// The device and its roofs, a line each.
+pub fn roofs(device: &DeviceInfo, roofs: &Roofs) -> String {
+    let DeviceInfo { name, arch, multiprocessors, .. } = device;
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let mut text = format!(
+        "{name}, sm_{arch}, {multiprocessors} multiprocessors, {:.0} GiB, L2 {} MiB; code: {}\n",
+        gib(device.memory),
+        device.l2_bytes >> 20,
+        embedded().map_or_else(|| "none".into(), |e| e.describe()),
+    );
+    let tera = |x: f64| scaled(Some(x), 12, 2);
+    let Roofs { read, mma, mma_bf16, cublaslt, call } = roofs;
+    let _ = writeln!(text, "roof: read-only reduction   {} TB/s", tera(*read));
+    let _ = writeln!(
+        text,
+        "roof: mma.sync m16n8k16     {} TFLOP/s f16, {} bf16 (not wgmma)",
+        scaled(Some(*mma), 12, 1),
+        scaled(Some(*mma_bf16), 12, 1)
+    );
+    let _ = match cublaslt {
+        Ok(rate) => {
+            writeln!(text, "roof: cuBLASLt f16 8192^3   {} TFLOP/s", scaled(Some(*rate), 12, 1))
+        }
+        Err(why) => writeln!(text, "roof: cuBLASLt              not measured: {why}"),
+    };
+    let _ = writeln!(text, "an attention call alone     {} us", scaled(Some(*call), -6, 1));
+    text
+}
+
 impl Report<'_> {
     fn rates(&self, row: &Row, seconds: f64) -> Rates {
         let rate = |n: u64| (n > 0).then(|| n as f64 / seconds);
@@ -76,30 +105,7 @@ impl Report<'_> {
 
     /// The device, its roofs and the goals.
     pub fn summary(&self) -> String {
-        let DeviceInfo { name, arch, multiprocessors, .. } = self.device;
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        let mut text = format!(
-            "{name}, sm_{arch}, {multiprocessors} multiprocessors, {:.0} GiB, L2 {} MiB; code: {}\n",
-            gib(self.device.memory),
-            self.device.l2_bytes >> 20,
-            embedded().map_or_else(|| "none".into(), |e| e.describe()),
-        );
-        let tera = |x: f64| scaled(Some(x), 12, 2);
-        let Roofs { read, mma, mma_bf16, cublaslt, call } = self.roofs;
-        let _ = writeln!(text, "roof: read-only reduction   {} TB/s", tera(*read));
-        let _ = writeln!(
-            text,
-            "roof: mma.sync m16n8k16     {} TFLOP/s f16, {} bf16 (not wgmma)",
-            scaled(Some(*mma), 12, 1),
-            scaled(Some(*mma_bf16), 12, 1)
-        );
-        let _ = match cublaslt {
-            Ok(rate) => {
-                writeln!(text, "roof: cuBLASLt f16 8192^3   {} TFLOP/s", scaled(Some(*rate), 12, 1))
-            }
-            Err(why) => writeln!(text, "roof: cuBLASLt              not measured: {why}"),
-        };
-        let _ = writeln!(text, "an attention call alone     {} us", scaled(Some(*call), -6, 1));
+        let mut text = roofs(self.device, self.roofs);
         let _ = writeln!(text, "\"of mat.\" is the fraction of {}\n", self.roofs.matrix().1);
         if !self.models.is_empty() {
             let _ = writeln!(text, "{}", self.models);
@@ -153,11 +159,16 @@ impl Report<'_> {
         })
     }
 
-    /// Writes `device.json`, `cells.txt` and `summary.txt`.
+    /// Writes `device.json`, `cells.txt` and `summary.txt`, each whole or not at all.
     pub fn write(&self, folder: &Path, quick: bool) -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
-        std::fs::write(folder.join("device.json"), format!("{:#}\n", self.json(quick)))?;
-        std::fs::write(folder.join("cells.txt"), self.table())?;
-        std::fs::write(folder.join("summary.txt"), self.summary())
+        let write = |name: &str, text: String| {
+            let part = folder.join(format!("{name}.part"));
+            std::fs::write(&part, text)?;
+            std::fs::rename(part, folder.join(name))
+        };
+        write("device.json", format!("{:#}\n", self.json(quick)))?;
+        write("cells.txt", self.table())?;
+        write("summary.txt", self.summary())
     }
 }

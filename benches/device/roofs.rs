@@ -1,7 +1,7 @@
 //! What this device can do at best, measured in the same run as everything else.
 
-use crate::attention::{AttentionWork, Case};
-use crate::kv::{KvShape, Order};
+use crate::attention::{Case, Part};
+use crate::kv::{KvShape, Order, kind_of};
 use crate::pattern::{PageForm, halves};
 use crate::work::{Timer, Work};
 use half::f16;
@@ -23,7 +23,7 @@ pub struct Roofs {
     /// Operations a second of a product of two 8192 × 8192 f16 matrices by cuBLASLt, or
     /// why there is none.
     pub cublaslt: std::result::Result<f64, String>,
-    /// Seconds of an attention call that has next to nothing to do: its launches.
+    /// Seconds of an attention call of a captured step that has next to nothing to do.
     pub call: f64,
 }
 
@@ -61,8 +61,8 @@ impl Work for Read {
     }
 }
 
-/// The best of several shapes of launch.
-fn read(timer: &mut Timer) -> Result<f64> {
+/// Bytes a second of the reduction, the best of several shapes of launch.
+pub fn read(timer: &mut Timer) -> Result<f64> {
     const MOST: u64 = 4 << 30;
     let free = timer.device.memory()?.free;
     let words = (MOST.min(free / 2) / 4) as usize / roofs::SLAB_WORDS * roofs::SLAB_WORDS;
@@ -158,8 +158,9 @@ fn cublaslt(timer: &mut Timer) -> Result<f64> {
 
 fn call(timer: &mut Timer) -> Result<f64> {
     let (kv_heads, head_dim, format) = (8, 128, KvFormat::uniform(Codec::F16));
-    let kv = KvShape { kv_heads, head_dim, format, batch: 1, context: 1, q_len: 1 };
+    let kind = kind_of(1);
+    let kv = KvShape { kv_heads, head_dim, format, batch: 1, context: 1, q_len: 1, kind };
     let case = Case { heads: 32, kv, order: Order::Contiguous, causal: true };
-    let mut work = AttentionWork::new(&case, 1, 1, &timer.device, &timer.stream)?;
+    let mut work = case.captured(Part::Step, 1, &timer.device, &timer.stream)?;
     timer.median(&mut work)
 }

@@ -10,6 +10,11 @@ pub trait Work {
     /// Enqueues run number `turn`. Successive turns use different memory where one
     /// turn's would fit the device's cache.
     fn enqueue(&mut self, turn: usize, stream: &DeviceStream) -> Result<()>;
+
+    /// Runs that one turn makes.
+    fn runs(&self) -> usize {
+        1
+    }
 }
 
 /// Makes the memory of a cell.
@@ -55,19 +60,21 @@ impl Timer {
         Ok(Self { device: device.clone(), stream, start, end, turn: 0 })
     }
 
-    /// The time that `n` runs take one after the other.
+    /// The time that `n` runs take one after the other: a share of that of whole turns.
     pub fn time(&mut self, work: &mut dyn Work, n: u64) -> Result<Duration> {
+        let turns = n.div_ceil(work.runs() as u64);
         self.stream.record(&self.start)?;
-        for _ in 0..n {
+        for _ in 0..turns {
             work.enqueue(self.turn, &self.stream)?;
             self.turn += 1;
         }
         self.stream.record(&self.end)?;
-        self.end.elapsed_since(&self.start)
+        let all = self.end.elapsed_since(&self.start)?;
+        Ok(all.mul_f64(n as f64 / (turns * work.runs() as u64) as f64))
     }
 
-    /// The median time of one run in seconds, from samples of 20 ms or so.
-    pub fn median(&mut self, work: &mut dyn Work) -> Result<f64> {
+    /// The time of one run, from samples of 20 ms or so.
+    pub fn sample(&mut self, work: &mut dyn Work) -> Result<Sampled> {
         self.time(work, 1)?;
         let first = self.time(work, 3)?.as_secs_f64() / 3.0;
         let n = (0.02 / first.max(1e-6)).clamp(1.0, 10_000.0) as u64;
@@ -75,8 +82,22 @@ impl Timer {
         for _ in 0..7 {
             samples.push(self.time(work, n)?.as_secs_f64() / n as f64);
         }
-        Ok(median(&mut samples))
+        let median = median(&mut samples);
+        Ok(Sampled { median, spread: (samples[6] - samples[0]) / median })
     }
+
+    /// The median time of one run in seconds.
+    pub fn median(&mut self, work: &mut dyn Work) -> Result<f64> {
+        Ok(self.sample(work)?.median)
+    }
+}
+
+/// Seconds of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampled {
+    pub median: f64,
+    /// The slowest sample less the fastest, as a fraction of the median.
+    pub spread: f64,
 }
 
 const SAMPLES: usize = 10;
@@ -92,10 +113,11 @@ pub fn measure(
 ) -> Option<f64> {
     group.sample_size(SAMPLES).sampling_mode(SamplingMode::Flat).nresamples(1000);
     group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(400));
-    group.throughput(match cell.bytes {
-        0 => Throughput::Elements(cell.flops),
-        bytes => Throughput::Bytes(bytes),
-    });
+    match (cell.bytes, cell.flops) {
+        (0, 0) => &mut *group,
+        (0, flops) => group.throughput(Throughput::Elements(flops)),
+        (bytes, _) => group.throughput(Throughput::Bytes(bytes)),
+    };
     let (mut work, mut samples) = (None, Vec::new());
     group.bench_function(&cell.name, |bencher| {
         let work = work.get_or_insert_with(|| {

@@ -2,11 +2,14 @@
 //!
 //! Names: `decode/gqa32-8/d128/kivi2/b16/32k` has 32 query and 8 KV heads, 16
 //! sequences and 32·1024 tokens each; pages lie shuffled unless the name ends in
-//! `contiguous`.
+//! `contiguous`. `decode/…/32-layers` has the pages of 32 layers in each block, as a model of 32
+//! layers has, so that a layer reads a small part of each; `apart/…/merge` is one kernel of
+//! the decode cell of that name.
 
-use crate::kv::{KvShape, Order};
+use crate::attention::{Part, STEP};
+use crate::kv::{KvShape, Order, kind_of};
 use crate::work::Cell;
-use crate::{attention, merge, seal};
+use crate::{attention, seal};
 use kvfold::backend::driver::{Device, DeviceStream};
 use kvfold::codec::{Codec, KvFormat};
 
@@ -40,7 +43,7 @@ pub fn families(device: &Device, stream: &DeviceStream) -> Vec<Family> {
         Family { name: "decode", cells: decode(device) },
         Family { name: "prefill", cells: prefill(device, stream) },
         Family { name: "seal", cells: seal(device) },
-        Family { name: "merge", cells: merge() },
+        Family { name: "apart", cells: apart(device) },
     ]
 }
 
@@ -74,6 +77,20 @@ pub fn has_twin(heads: &str, head_dim: usize, batch: usize, context: usize) -> b
         || (heads, head_dim, batch, context) == (GQA.0, 128, 64, 4 << 10)
 }
 
+/// The case that is also measured with 32 layers, and formats that are.
+fn has_layers(heads: &str, head_dim: usize, batch: usize, context: usize) -> bool {
+    (heads, head_dim, batch, context) == (GQA.0, 128, 16, 32 << 10)
+}
+pub const LAYERED: [KvFormat; 3] = [F16, KIVI2, KvFormat::uniform(Codec::Kf2)];
+
+/// The name of a decode cell of 32 layers, and that of its twin of one.
+pub fn layers_name(format: KvFormat) -> String {
+    format!("{}/{STEP}-layers", one_layer_name(format))
+}
+pub fn one_layer_name(format: KvFormat) -> String {
+    decode_name(GQA.0, 128, format, 16, 32 << 10, Order::Shuffled)
+}
+
 fn decode(device: &Device) -> Vec<Cell> {
     let mut cells = Vec::new();
     for (heads, head_dim, batch, context) in decode_cases() {
@@ -86,7 +103,8 @@ fn decode(device: &Device) -> Vec<Cell> {
         };
         let (_, q_heads, kv_heads) = if heads == GQA.0 { GQA } else { MHA };
         for format in FORMATS {
-            let kv = KvShape { kv_heads, head_dim, format, batch, context, q_len: 1 };
+            let kind = kind_of(1);
+            let kv = KvShape { kv_heads, head_dim, format, batch, context, q_len: 1, kind };
             for order in [Order::Shuffled, Order::Contiguous] {
                 if order == Order::Contiguous && !twin {
                     continue;
@@ -94,6 +112,12 @@ fn decode(device: &Device) -> Vec<Cell> {
                 let name = decode_name(heads, head_dim, format, batch, context, order);
                 let case = attention::Case { heads: q_heads, kv, order, causal: true };
                 cells.push(case.cell(device, name, quick));
+            }
+            if has_layers(heads, head_dim, batch, context) && LAYERED.contains(&format) {
+                let name = layers_name(format);
+                let case =
+                    attention::Case { heads: q_heads, kv, order: Order::Shuffled, causal: true };
+                cells.push(case.cell_of(Part::Step, STEP, name, quick));
             }
         }
     }
@@ -119,7 +143,8 @@ fn prefill(device: &Device, stream: &DeviceStream) -> Vec<Cell> {
     let mut cells = Vec::new();
     for head_dim in HEAD_DIMS {
         let case = |context, q_len, format, order| {
-            let kv = KvShape { kv_heads, head_dim, format, batch: 1, context, q_len };
+            let kind = kind_of(q_len);
+            let kv = KvShape { kv_heads, head_dim, format, batch: 1, context, q_len, kind };
             attention::Case { heads, kv, order, causal: true }
         };
         let whole = |tokens, order| case(tokens, tokens, F16, order);
@@ -168,14 +193,21 @@ fn seal(device: &Device) -> Vec<Cell> {
     cells
 }
 
-fn merge() -> Vec<Cell> {
+/// Kernels of decode one by one.
+fn apart(device: &Device) -> Vec<Cell> {
     let mut cells = Vec::new();
     let (name, heads, kv_heads) = GQA;
-    for head_dim in HEAD_DIMS {
-        for (batch, splits) in [(1, 64), (16, 32), (64, 32)] {
-            let case = merge::Case { heads, kv_heads, head_dim, batch, splits };
-            let name = format!("{name}/d{head_dim}/b{batch}/{splits}-parts");
-            cells.push(case.cell(name, head_dim == 128 && batch == 16));
+    for (batch, context) in [(16, 32 << 10), (64, 16 << 10)] {
+        for format in LAYERED {
+            let kind = kind_of(1);
+            let kv = KvShape { kv_heads, head_dim: 128, format, batch, context, q_len: 1, kind };
+            let case = attention::Case { heads, kv, order: Order::Shuffled, causal: true };
+            let layers = case.layers(device);
+            for part in [Part::Plan, Part::Attend, Part::Merge] {
+                let name = decode_name(name, 128, format, batch, context, Order::Shuffled);
+                let name = format!("{name}/{}", part.name(true));
+                cells.push(case.cell_of(part, layers, name, batch == 16));
+            }
         }
     }
     cells

@@ -3,9 +3,11 @@
 //! formats, causal or not, windows, relocated runs, live masks, ragged streams.
 //!
 //! `KVFOLD_CONFORMANCE=full` draws more cases, `KVFOLD_CONFORMANCE_KINDS=cuda` tests
-//! the first CUDA device alone (`Kind::all`).
+//! the first CUDA device alone (`Kind::all`). `common/chosen.rs` says how the tests of every
+//! format are asked for some of them, or for other head dims.
 
 use crate::common::bench::{Bench, FORMATS, Layer};
+use crate::common::chosen::chosen;
 use crate::common::oracle::Stream;
 use crate::common::plan::{MIXED, cache_of, group, relocate, rope};
 use crate::common::random::Random;
@@ -72,8 +74,8 @@ fn two_layers(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {
 #[test]
 fn every_format_agrees_with_float64() {
     for kind in kinds(2) {
-        for (i, format) in FORMATS.into_iter().enumerate() {
-            let group = two_layers(format, 64, 2);
+        for (i, (format, d)) in chosen(&FORMATS, 64).into_iter().enumerate() {
+            let group = two_layers(format, d, 2);
             if !kind.takes(&group) {
                 continue;
             }
@@ -90,8 +92,8 @@ fn every_format_agrees_with_float64() {
 #[test]
 fn every_format_agrees_with_float64_without_a_causal_mask() {
     for kind in kinds(2) {
-        for (i, format) in FORMATS.into_iter().enumerate() {
-            let group = two_layers(format, 64, 2);
+        for (i, (format, d)) in chosen(&FORMATS, 64).into_iter().enumerate() {
+            let group = two_layers(format, d, 2);
             if !kind.takes(&group) {
                 continue;
             }

@@ -1,5 +1,6 @@
 //! scripts/gpu-report and scripts/gpu-peers, as far as they go without a GPU: ratios,
-//! verdicts, the idle share of a made-up profile, and a picture that holds every series.
+//! verdicts, the idle share of a made-up profile, and a picture that holds every series; and
+//! what scripts/gpu-predict makes of tables of machine code.
 
 use serde_json::{Value, json};
 use std::fs;
@@ -107,6 +108,68 @@ fn the_idle_share_comes_from_kernels_of_graphs() {
     }
 }
 
+/// Columns of the first row of gpu-predict that begins with `cell`.
+fn predicted(text: &str, cell: &str) -> Vec<String> {
+    let row = text.lines().find(|line| line.starts_with(&format!("| {cell} |"))).unwrap();
+    row.split('|').map(|column| column.trim().to_owned()).collect()
+}
+
+#[test]
+fn predictions_follow_the_tables() {
+    let folder = TempDir::new().unwrap();
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let products = "sass_products.tsv";
+    fs::copy(kernels.join(products), folder.path().join(products)).unwrap();
+    let table = fs::read_to_string(kernels.join("sass.tsv")).unwrap();
+    let predict = |table: &str| {
+        fs::write(folder.path().join("sass.tsv"), table).unwrap();
+        let output = python(&["--device", "h200", "."], "gpu-predict", folder.path());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = predict(&table);
+    // 16 · 32,768 tokens, 8 KV heads, keys and values of 128 channels in 16 bits; and 16 rows
+    // of 32 heads in and out.
+    let half = predicted(&text, "32/8 d128, 16 x 32k | half");
+    let bytes = 16 * 32_768 * 8 * 2 * 128 * 2 + 16 * 32 * 128 * 2 * 2;
+    assert_eq!(half[3], format!("{:.1}", f64::from(bytes) / 1e6), "{text}");
+    // 16 rows of 32 heads in 512 / 16 parts of 129 numbers, if 512 pages have splits of 16.
+    if half[5].starts_with("16,") {
+        assert_eq!(half[4], format!("{:.1}", f64::from(16 * 32 * 32 * 129 * 4) / 1e6), "{text}");
+    }
+    // Cheaper items: nothing else of kf2's row changes but its times.
+    let fields: Vec<_> = table.lines().nth(1).unwrap().split('\t').collect();
+    let at = |name| fields.iter().position(|field| *field == name).unwrap();
+    let cheaper: String = (table.lines())
+        .map(|line| {
+            let mut row: Vec<_> = line.split('\t').collect();
+            if row[0].starts_with("decode_kf2_") {
+                (row[at("outside")], row[at("trips")]) = ("0", "1");
+            }
+            row.join("\t") + "\n"
+        })
+        .collect();
+    let cell = "32/8 d128, 64 x 16k | kf2";
+    let (before, after) = (predicted(&text, cell), predicted(&predict(&cheaper), cell));
+    assert_eq!(before[..6], after[..6]);
+    let number =
+        |row: &[String], i: usize| -> f64 { row[i].trim_end_matches(" %").parse().unwrap() };
+    let columns = before.len();
+    let (share, time) = (columns - 3, columns - 4);
+    assert!(number(&after, share) > number(&before, share), "{before:?}, {after:?}");
+    assert!(number(&after, time) < number(&before, time), "{before:?}, {after:?}");
+    // Tables of before these figures were counted.
+    let old: String = table
+        .lines()
+        .map(|l| l.split('\t').take(9).collect::<Vec<_>>().join("\t") + "\n")
+        .collect();
+    fs::write(folder.path().join("sass.tsv"), old).unwrap();
+    let output = python(&["."], "gpu-predict", folder.path());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.lines().count() == 1, "{said}");
+    assert!(said.contains("scripts/sass-check --update"), "{said}");
+}
+
 #[test]
 fn what_cannot_be_done_is_one_line() {
     let folder = TempDir::new().unwrap();
@@ -114,6 +177,9 @@ fn what_cannot_be_done_is_one_line() {
     assert_eq!(output.status.code(), Some(3));
     assert_eq!(output.stderr, b"gpu-peers: this Python has no PyTorch\n");
     assert_eq!(python(&[], "gpu-peers", folder.path()).status.code(), Some(64));
+    let output = python(&["."], "gpu-predict", folder.path());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("gpu-predict: sass.tsv is not there"), "{said}");
     let output = python(&["nowhere.json"], "gpu-report", folder.path());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && said.lines().count() == 1, "{said}");

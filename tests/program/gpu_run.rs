@@ -5,16 +5,23 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A bundle of scripts. It has a GPU if the file `gpu` is there; its conformance fails
-/// if `broken` is.
+/// if `broken` is, of every format takes a minute if `slow` is, and has no tests if
+/// `untested` is.
 const DEVICE: &str = r#"#!/bin/sh
 case $1 in
 --info) [ -e gpu ] && echo 'a GPU' && exit 0; echo 'no usable CUDA device: no driver'; exit 1 ;;
 --bench)
-    if [ "$2" = --step ]; then echo steps; exit; fi
-    echo "$KVFOLD_BENCH_CELLS $KVFOLD_COMMIT"
+    case $2 in
+    --step) echo steps; exit ;;
+    --roofs) echo "${KVFOLD_CUBLASLT:+named }roofs"; exit ;;
+    --csv) echo "$*" | sed "s|$OUT/||"; echo "row of $KVFOLD_COMMIT" >"$3"; exit ;;
+    esac
+    echo "$KVFOLD_BENCH_CELLS $KVFOLD_COMMIT${3:+ $3}"
+    mkdir -p "$KVFOLD_BENCH_OUT"
     echo 'roofs and goals' >"$KVFOLD_BENCH_OUT/summary.txt"
     echo '{}' >"$KVFOLD_BENCH_OUT/device.json" ;;
 --test) echo 'tables hold' ;;
@@ -36,6 +43,9 @@ echo "$*" | sed "s|$OUT/||g"
 "#;
 const KERNELS: &str = r#"#!/bin/sh
 echo "$*: $KVFOLD_CONFORMANCE_KINDS $KVFOLD_CONFORMANCE${KVFOLD_CUBLASLT:+ named}"
+echo "$KVFOLD_CONFORMANCE_FORMATS $KVFOLD_CONFORMANCE_DIMS" >>first.log
+[ -e untested ] && echo 'running 0 tests'
+case $* in *every_format*) [ -e slow ] && sleep 60 ;; esac
 [ ! -e broken ]
 "#;
 
@@ -66,18 +76,40 @@ impl Bundle {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Exit code and standard output. Programs in the bundle's folder are on the path.
-    fn run(&self, arguments: &[&str]) -> (i32, String) {
+    /// Programs in the bundle's folder are on the path.
+    fn command(&self, arguments: &[&str]) -> Command {
         let path = std::env::var("PATH").unwrap_or_default();
-        let output = Command::new("bash")
+        let mut command = Command::new("bash");
+        command
             .arg(self.path().join("run.sh"))
             .args(arguments)
             .env("OUT", self.path().join("out"))
             .env("KVFOLD_CUBLASLT", self.path())
-            .env("PATH", format!("{}:{path}", self.path().display()))
-            .output()
-            .unwrap();
+            .env("PATH", format!("{}:{path}", self.path().display()));
+        command
+    }
+
+    /// Exit code and standard output.
+    fn run(&self, arguments: &[&str]) -> (i32, String) {
+        self.run_within("", arguments)
+    }
+
+    /// The same, where `--first` has `seconds`.
+    fn run_within(&self, seconds: &str, arguments: &[&str]) -> (i32, String) {
+        let mut command = self.command(arguments);
+        let output = command.env("KVFOLD_FIRST_SECONDS", seconds).output().unwrap();
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What became of each stage: its name and its verdict.
+    fn stages(&self) -> Vec<(String, String)> {
+        let text = fs::read_to_string(self.path().join("out/stages.txt")).unwrap();
+        let verdict = |line: &str| {
+            let at =
+                ["skipped: ", "passed", "FAILED"].into_iter().filter_map(|v| line.find(v)).min();
+            line[at.unwrap()..].to_owned()
+        };
+        text.lines().map(|l| (l.split(' ').next().unwrap().into(), verdict(l))).collect()
     }
 
     fn log(&self, stage: &str) -> String {
@@ -172,8 +204,137 @@ fn the_bundle_can_be_checked_without_a_gpu() {
 }
 
 #[test]
+fn the_first_minutes_have_an_order() {
+    let bundle = Bundle::new(&["gpu", "torch"]);
+    bundle.script("compute-sanitizer", "#!/bin/sh\nshift 4\nexec \"$@\"\n");
+    let (code, said) = bundle.run(&["--first"]);
+    assert_eq!(code, 0, "{said}");
+    let names: Vec<_> = bundle.stages().into_iter().map(|(name, _)| name).collect();
+    let order = [
+        "subnormal",
+        "conformance-d128",
+        "sanitizer-memcheck",
+        "roofs",
+        "decode-16x32k",
+        "decode-64x16k",
+        "prefill",
+        "decode-32-layers",
+        "decode-mha",
+        "decode-small",
+        "model-step",
+        "bench",
+        "peers-exchange",
+        "peers-check",
+        "peers",
+        "profile",
+        "report",
+    ];
+    assert_eq!(names, order, "{said}");
+    assert_eq!(bundle.log("subnormal"), "subnormal::: cuda  named\n");
+    assert_eq!(
+        bundle.log("conformance-d128"),
+        "attention_conformance::every_format: cuda  named\n"
+    );
+    let chosen = fs::read_to_string(bundle.path().join("first.log")).unwrap();
+    assert!(chosen.contains("f16,kivi2,kf2 128\n"), "{chosen}");
+    assert_eq!(
+        bundle.log("sanitizer-memcheck"),
+        "--test-threads 1 sanitizer_cases::: cuda  named\n"
+    );
+    assert_eq!(bundle.log("roofs"), "named roofs\n");
+    let decode = "--bench --csv first-decode-16x32k.csv --shape heads=32,kv_heads=8,d=128 \
+                  --formats f16,kivi2,kf2 --batch 16 --lengths 32k\n";
+    assert_eq!(bundle.log("decode-16x32k"), decode);
+    assert!(bundle.log("prefill").contains("--lengths 8k,32k --q-len all\n"));
+    assert_eq!(bundle.log("model-step"), "quick abc123 model/default\n");
+    assert_eq!(bundle.log("bench"), "quick abc123\n");
+    // Rows and summaries are said last; a line of each stage at once, too.
+    let row = said.rfind("row of abc123").unwrap();
+    assert!(row < said.find("roofs and goals").unwrap(), "{said}");
+    assert!(said.find("\nsubnormal ").unwrap() < said.find("== roofs").unwrap(), "{said}");
+}
+
+#[test]
+fn the_first_minutes_end_in_time() {
+    let bundle = Bundle::new(&["gpu", "slow"]);
+    let start = Instant::now();
+    let (code, said) = bundle.run_within("16", &["--first"]);
+    assert!(start.elapsed() < Duration::from_secs(16), "{:?}", start.elapsed());
+    assert_eq!(code, 1, "{said}");
+    let stages = bundle.stages();
+    assert_eq!(stages[0], ("subnormal".into(), "passed".into()));
+    // Ten seconds would be kept for a stage that has to be killed.
+    let (name, stopped) = &stages[1];
+    assert_eq!(name, "conformance-d128");
+    let seconds = stopped.strip_prefix("FAILED: stopped after ").unwrap();
+    let seconds: u64 = seconds.strip_suffix(" s").unwrap().parse().unwrap();
+    assert!((1..=4).contains(&seconds), "{stopped}");
+    let over = stages.iter().filter(|(_, verdict)| verdict == "skipped: the 16 s are over");
+    assert!(over.count() >= 9, "{said}");
+    assert!(!bundle.path().join("out/first-prefill.csv").exists());
+}
+
+#[test]
+fn a_run_that_is_cut_off_leaves_what_came_before() {
+    let bundle = Bundle::new(&["gpu", "slow"]);
+    let mut run = bundle.command(&["--first"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while !bundle.path().join("out/conformance-d128.log").exists() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it does not get to the second stage");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert_eq!(bundle.stages(), [("subnormal".into(), "passed".into())]);
+    // Nothing of it is left in the next run.
+    fs::remove_file(bundle.path().join("slow")).unwrap();
+    assert_eq!(bundle.run(&["--first"]).0, 0);
+    assert_eq!(bundle.stages().iter().filter(|(name, _)| name == "subnormal").count(), 1);
+}
+
+#[test]
+fn a_filter_that_fits_no_test_is_a_failure() {
+    let bundle = Bundle::new(&["gpu", "untested"]);
+    let (code, said) = bundle.run(&["--first"]);
+    assert_eq!(code, 1, "{said}");
+    let failed = ("subnormal".to_owned(), "FAILED: it has no such test".to_owned());
+    assert_eq!(bundle.stages()[0], failed);
+    // What is timed is timed all the same.
+    assert!(bundle.stages().contains(&("roofs".into(), "passed".into())), "{said}");
+}
+
+#[test]
+fn the_first_minutes_can_be_tried_without_a_gpu() {
+    let bundle = Bundle::new(&[]);
+    assert_eq!(bundle.run(&["--first"]).0, 2);
+    let (code, said) = bundle.run(&["--first", "--emulated"]);
+    assert_eq!(code, 0, "{said}");
+    let names: Vec<_> = bundle.stages().into_iter().map(|(name, _)| name).collect();
+    let order = [
+        "subnormal",
+        "conformance-d128",
+        "sanitizer-cases",
+        "roofs",
+        "decode",
+        "prefill",
+        "bench-check",
+    ];
+    assert_eq!(names, order, "{said}");
+    assert!(bundle.log("subnormal").contains(": emulated"));
+    assert!(bundle.log("decode").contains(" --emulated "));
+    assert!(said.contains("nothing is timed"), "{said}");
+}
+
+#[test]
 fn wrong_usage_is_told_apart() {
-    for arguments in [&["--fast"][..], &["--only"], &["--only", "conformance,nonsense"]] {
+    for arguments in [
+        &["--fast"][..],
+        &["--only"],
+        &["--only", "conformance,nonsense"],
+        &["--first", "--quick"],
+        &["--first", "--only", "bench"],
+    ] {
         assert_eq!(Bundle::new(&["gpu"]).run(arguments).0, 64);
     }
+    assert_eq!(Bundle::new(&["gpu"]).run_within("12m", &["--first"]).0, 64);
 }

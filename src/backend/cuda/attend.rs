@@ -120,6 +120,17 @@ pub struct AttentionCall {
     pub layer: usize,
 }
 
+/// Which kernels of a call to launch: a bench times them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// `attend_plan`. Without it, the last plan on this scratch counts.
+    pub plan: bool,
+    /// `decode_*`, and `prefill_*` for rows of prompts.
+    pub attend: bool,
+    /// `attend_merge`.
+    pub merge: bool,
+}
+
 /// Attention of one shape on one device.
 pub struct Attention {
     device: Device,
@@ -227,8 +238,9 @@ impl Attention {
         scratch: &mut AttendScratch,
         stream: &DeviceStream,
     ) -> Result<()> {
+        let parts = Parts { plan: true, attend: true, merge: true };
         // SAFETY: the caller's promise.
-        unsafe { self.launch(call, scratch, true, stream) }
+        unsafe { self.attend_parts(call, parts, scratch, stream) }
     }
 
     /// As [`attend`](Self::attend), by the plan that the last such call on this scratch
@@ -246,18 +258,25 @@ impl Attention {
         scratch: &mut AttendScratch,
         stream: &DeviceStream,
     ) -> Result<()> {
+        let parts = Parts { plan: false, attend: true, merge: true };
         // SAFETY: the caller's promise.
-        unsafe { self.launch(call, scratch, false, stream) }
+        unsafe { self.attend_parts(call, parts, scratch, stream) }
     }
 
+    /// Some kernels of a call: outputs are right only if all were launched.
+    ///
+    /// # Errors
+    /// Those of [`attend`](Self::attend).
+    ///
     /// # Safety
     /// That of [`attend`](Self::attend), and without `plan` that of
-    /// [`attend_as_planned`](Self::attend_as_planned).
-    unsafe fn launch(
+    /// [`attend_as_planned`](Self::attend_as_planned); without `attend`, the partial results
+    /// of such a call are still in the scratch.
+    pub unsafe fn attend_parts(
         &self,
         call: &AttentionCall,
+        parts: Parts,
         scratch: &mut AttendScratch,
-        plan: bool,
         stream: &DeviceStream,
     ) -> Result<()> {
         let shape = &self.shape;
@@ -277,15 +296,19 @@ impl Attention {
         // capacity the plan kernel respects.
         unsafe {
             if call.max_generated > 0 {
-                if plan {
+                if parts.plan {
                     scratch.planned = true;
                     stream.launch("attend_plan", Launch::new(1, 256).shared(4 * 256), &params)?;
                 }
-                stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
-                let merge = Launch::grid([entries, columns.div_ceil(4) as u32, 1], 128);
-                stream.launch(&self.merge, merge, &params)?;
+                if parts.attend {
+                    stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
+                }
+                if parts.merge {
+                    let merge = Launch::grid([entries, columns.div_ceil(4) as u32, 1], 128);
+                    stream.launch(&self.merge, merge, &params)?;
+                }
             }
-            if call.max_prompt > 0 {
+            if call.max_prompt > 0 && parts.attend {
                 stream.launch(&self.prefill, self.prefill_launch(call), &params)?;
             }
         }

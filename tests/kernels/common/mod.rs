@@ -1,6 +1,7 @@
 //! Shared by the integration tests.
 
 pub mod bench;
+pub mod chosen;
 pub mod on_backend;
 pub mod oracle;
 pub mod plan;
