@@ -8,8 +8,8 @@ copies and stores, to global or shared memory, and of those the shortest: so wha
 lane does counts (it keeps its warp waiting), and turning the queries of relocated runs
 does not. Of this way all instructions count that lie in no product loop; other inner
 loops count once. Then the runs that an item meets and has no pages of, RUNS − 1 of them:
-the shortest ways round the loop over runs that pass no product and no copy, but most
-stores.
+the shortest ways round the loop over runs that pass no product, no copy and no barrier of
+the block, but most stores.
 
 *Shared memory.* One wavefront moves 128 bytes, a cycle a multiprocessor. An access of a
 warp takes one for each 4 bytes a lane: 4 for LDS.128, STS.128 and the 16-byte copies
@@ -30,7 +30,7 @@ def fullest(code):
 
 
 def emptiest(code):
-    return -count(code, "HMMA", "LDGSTS"), count(code, "STS", "STG"), -len(code)
+    return -count(code, "HMMA", "LDGSTS", "BAR"), count(code, "STS", "STG"), -len(code)
 
 
 def outside(graph):

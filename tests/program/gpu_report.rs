@@ -131,8 +131,8 @@ fn predictions_follow_the_tables() {
     // 16 · 32,768 tokens, 8 KV heads, keys and values of 128 channels in 16 bits; and 16 rows
     // of 32 heads in and out.
     let half = predicted(&text, "32/8 d128, 16 x 32k | half");
-    let bytes = 16 * 32_768 * 8 * 2 * 128 * 2 + 16 * 32 * 128 * 2 * 2;
-    assert_eq!(half[3], format!("{:.1}", f64::from(bytes) / 1e6), "{text}");
+    let bytes = 16u64 * 32_768 * 8 * 2 * 128 * 2 + 16 * 32 * 128 * 2 * 2;
+    assert_eq!(half[3], format!("{:.1}", bytes as f64 / 1e6), "{text}");
     // 16 rows of 32 heads in 512 / 16 parts of 129 numbers, if 512 pages have splits of 16.
     if half[5].starts_with("16,") {
         assert_eq!(half[4], format!("{:.1}", f64::from(16 * 32 * 32 * 129 * 4) / 1e6), "{text}");
