@@ -4,6 +4,7 @@
 //! and whether the goals find their cells.
 
 use crate::attention::{AttentionWork, Case, Part};
+use crate::csv;
 use crate::goals;
 use crate::kv::{KvShape, Order, kind_of};
 use crate::report::Report;
@@ -34,6 +35,7 @@ pub fn all(device: &Device) -> Result<()> {
     attention(device, &stream, KvFormat::uniform(Codec::F16), 64, 70, false)?;
     attention(device, &stream, KvFormat::uniform(Codec::Kivi4), 128, 1, true)?;
     captured(device, &stream)?;
+    csv::test(device)?;
     verdicts(device, &stream)
 }
 

@@ -161,32 +161,42 @@ impl Rows {
         layers: usize,
         outcome: Result<Option<(Sampled, f64)>, String>,
     ) -> Result<()> {
-        let KvShape { kv_heads, head_dim, format, batch, context, q_len, kind } = case.kv;
-        let generated = kind == RowKind::Generated;
-        // A prompt's step is its one kernel.
-        let kernel = if generated { part } else { Part::Attend }.name(generated);
-        let kind = if generated { "generated" } else { "prompt" };
-        let (bytes, flops) = (case.bytes_of(part), case.flops_of(part));
-        let of = |n: u64, text: String| if n > 0 { text } else { String::new() };
-        let rates = match outcome {
-            Ok(Some((Sampled { median, spread }, read))) => {
-                let rate = bytes as f64 / median;
-                let (gb, share) = (format!("{:.1}", rate / 1e9), format!("{:.4}", rate / read));
-                let tflops = format!("{:.2}", flops as f64 / median / 1e12);
-                let (gb, share, tflops) = (of(bytes, gb), of(bytes, share), of(flops, tflops));
-                format!("{:.3},{spread:.4},{gb},{share},{tflops},", 1e6 * median)
-            }
-            Ok(None) => ",,,,,not timed".into(),
-            Err(why) => format!(",,,,,{}", quoted(&format!("skipped: {why}"))),
-        };
-        let (bytes, flops) = (of(bytes, bytes.to_string()), of(flops, flops.to_string()));
-        let line = format!(
-            "{},{kernel},{},{kv_heads},{head_dim},{format},{kind},{batch},{context},{q_len},{layers},\
-             {bytes},{flops},{rates}",
-            self.about, case.heads
-        );
+        let line = format!("{},{}", self.about, row(case, part, layers, outcome));
         self.line(&line)
     }
+}
+
+/// A row, but for what all have.
+fn row(
+    case: &Case,
+    part: Part,
+    layers: usize,
+    outcome: Result<Option<(Sampled, f64)>, String>,
+) -> String {
+    let KvShape { kv_heads, head_dim, format, batch, context, q_len, kind } = case.kv;
+    let generated = kind == RowKind::Generated;
+    // A prompt's step is its one kernel.
+    let kernel = if generated { part } else { Part::Attend }.name(generated);
+    let kind = if generated { "generated" } else { "prompt" };
+    let (bytes, flops) = (case.bytes_of(part), case.flops_of(part));
+    let of = |n: u64, text: String| if n > 0 { text } else { String::new() };
+    let rates = match outcome {
+        Ok(Some((Sampled { median, spread }, read))) => {
+            let rate = bytes as f64 / median;
+            let (gb, share) = (format!("{:.1}", rate / 1e9), format!("{:.4}", rate / read));
+            let tflops = format!("{:.2}", flops as f64 / median / 1e12);
+            let (gb, share, tflops) = (of(bytes, gb), of(bytes, share), of(flops, tflops));
+            format!("{:.3},{spread:.4},{gb},{share},{tflops},", 1e6 * median)
+        }
+        Ok(None) => ",,,,,not timed".into(),
+        Err(why) => format!(",,,,,{}", quoted(&format!("skipped: {why}"))),
+    };
+    let (bytes, flops) = (of(bytes, bytes.to_string()), of(flops, flops.to_string()));
+    format!(
+        "{kernel},{},{kv_heads},{head_dim},{format},{kind},{batch},{context},{q_len},{layers},\
+         {bytes},{flops},{rates}",
+        case.heads
+    )
 }
 
 /// As a field of CSV.
@@ -196,4 +206,43 @@ fn quoted(text: &str) -> String {
     } else {
         text.into()
     }
+}
+
+/// Whether all combinations become rows, in order, and rows say what was measured.
+pub fn test(device: &Device) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("rows.csv");
+    let words = "--shape heads=4,kv_heads=2,d=64 --lengths 100,200 --batch 1,2 --formats f16,kf2 \
+                 --q-len 1,all --layers 2 --emulated --csv";
+    let words = words.split_whitespace().map(str::to_owned);
+    let ask = Ask::parse(words.chain([file.display().to_string()]))?;
+    check(&ask, device)?;
+    let text = std::fs::read_to_string(&file)?;
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.rsplit(',').collect()).collect();
+    // Formats, lengths, batches; four kernels of generated rows and one of a prompt.
+    ensure!(rows.len() == 1 + 2 * 2 * 2 * (4 + 1), "{text}");
+    let kernels = ["step", "plan", "decode", "merge", "prefill"];
+    for (row, kernel) in rows[1..].iter().zip(kernels.iter().cycle()) {
+        // From the end, where nothing is quoted: the note, the kernel before it.
+        ensure!(row[0] == "not timed" && row[17] == *kernel && row[8] == "2", "{row:?}");
+    }
+    let columns = COLUMNS.split(',').count();
+    ensure!(columns == 21 && rows[0].len() == columns, "{columns} columns");
+
+    let case = cases(&ask)[0];
+    let sampled = Sampled { median: 1e-6, spread: 0.25 };
+    let said = row(&case, Part::Step, 2, Ok(Some((sampled, 1e12))));
+    // 100 rows of two heads in 16 bits, keys and values; queries and outputs of four.
+    let bytes = 100 * 2 * 2 * 64 * 2 + 2 * 4 * 64 * 2;
+    let flops = 4 * 100 * 64 * 4;
+    let want = format!(
+        "step,4,2,64,f16,generated,1,100,1,2,{bytes},{flops},1.000,0.2500,{:.1},{:.4},{:.2},",
+        bytes as f64 / 1e3,
+        bytes as f64 / 1e6,
+        flops as f64 / 1e6
+    );
+    ensure!(said == want, "{said}, not {want}");
+    let said = row(&case, Part::Plan, 2, Err("a, b".into()));
+    ensure!(said.ends_with(",,,,,,,\"skipped: a, b\""), "{said}");
+    Ok(())
 }
