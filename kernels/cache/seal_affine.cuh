@@ -101,11 +101,13 @@ template <class T, uint32_t BITS, uint32_t GROUP> DEVICE void fit_values(Tile<T>
 
 // clamp(rint((x − zero) / scale)). Clamping first is the same, as the bounds are
 // integers. A scale of 0 gives code 0, and so does NaN.
-template <uint32_t BITS> DEVICE uint32_t quantise(float x, Fits fits, uint32_t group) {
-    float scale = fits.scale[group];
+template <uint32_t BITS> DEVICE uint32_t quantise(float x, float scale, float zero) {
     if (scale == 0.0f) return 0;
-    float code = div_rn(sub_rn(x, fits.zero[group]), scale);
+    float code = div_rn(sub_rn(x, zero), scale);
     return uint32_t(rint_rn(min_of(max_of(code, 0.0f), float((1u << BITS) - 1))));
+}
+template <uint32_t BITS> DEVICE uint32_t quantise(float x, Fits fits, uint32_t group) {
+    return quantise<BITS>(x, fits.scale[group], fits.zero[group]);
 }
 
 // The order of codes of BITS bits, as src/codec/fragment.rs has it.

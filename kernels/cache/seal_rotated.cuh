@@ -126,29 +126,27 @@ struct Trial {
 
 constexpr uint32_t RATIOS = 4;
 
-// The ranges that are tried between the extremes of a group.
-template <uint32_t BITS> DEVICE void make_trials(float min, float max, Trial (&trials)[RATIOS]) {
-    const float ratios[RATIOS] = {1.0f, 0.95f, 0.9f, 0.85f};
+// One of the ranges that are tried between the extremes of a group.
+template <uint32_t BITS> DEVICE Trial make_trial(float min, float max, float ratio) {
     // Adding +0 turns −0 to +0: which of them came first must not show.
     float middle = add_rn(mul_rn(add_rn(min, max), 0.5f), 0.0f), half = mul_rn(sub_rn(max, min), 0.5f);
-    UNROLL
-    for (uint32_t i = 0; i < RATIOS; ++i) {
-        float reach = mul_rn(half, ratios[i]);
-        float scale = f16_float(float_f16(div_rn(add_rn(reach, reach), float((1u << BITS) - 1))));
-        float zero = f16_float(float_f16(sub_rn(middle, reach)));
-        trials[i] = {scale, zero, scale == 0.0f ? 0.0f : div_rn(1.0f, scale), 0.0f};
-    }
+    float reach = mul_rn(half, ratio);
+    float scale = f16_float(float_f16(div_rn(add_rn(reach, reach), float((1u << BITS) - 1))));
+    float zero = f16_float(float_f16(sub_rn(middle, reach)));
+    return {scale, zero, scale == 0.0f ? 0.0f : div_rn(1.0f, scale), 0.0f};
 }
 
+// What half the distance of the extremes is multiplied by.
+DEVICE float trial_ratio(uint32_t i) { return i == 0 ? 1.0f : i == 1 ? 0.95f : i == 2 ? 0.9f : 0.85f; }
+
 // Of equal errors the larger range wins.
-DEVICE void keep_best(const Trial (&trials)[RATIOS], Fits to, uint32_t group) {
+DEVICE Trial best_of(const Trial (&trials)[RATIOS]) {
     Trial best = trials[0];
     UNROLL
     for (uint32_t i = 1; i < RATIOS; ++i) {
         if (trials[i].error < best.error) best = trials[i];
     }
-    to.scale[group] = best.scale;
-    to.zero[group] = best.zero;
+    return best;
 }
 
 // The range of one group, by one thread: all ratios in one pass over the numbers.
@@ -160,12 +158,15 @@ template <uint32_t BITS, Side SIDE> DEVICE void search_group(FloatTile tile, Fit
         max = max_of(x, max);
     });
     Trial trials[RATIOS];
-    make_trials<BITS>(min, max, trials);
+    UNROLL
+    for (uint32_t i = 0; i < RATIOS; ++i) trials[i] = make_trial<BITS>(min, max, trial_ratio(i));
     for_group<SIDE>(tile, group, [&](float x) {
         UNROLL
         for (uint32_t i = 0; i < RATIOS; ++i) trials[i].error = add_rn(trials[i].error, trials[i].square(x, LEVELS));
     });
-    keep_best(trials, to, group);
+    Trial best = best_of(trials);
+    to.scale[group] = best.scale;
+    to.zero[group] = best.zero;
 }
 
 template <class T, uint32_t BITS, Side SIDE>

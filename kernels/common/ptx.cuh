@@ -61,6 +61,8 @@ DEVICE uint32_t shuffle_xor(uint32_t x, uint32_t mask) { return __shfl_xor_sync(
 DEVICE float shuffle(float x, uint32_t lane) { return __shfl_sync(~0u, x, lane); }         // warp
 DEVICE uint32_t shuffle(uint32_t x, uint32_t lane) { return __shfl_sync(~0u, x, lane); }   // warp
 DEVICE uint32_t warp_ballot(bool p) { return __ballot_sync(~0u, p); }                     // warp
+DEVICE uint32_t warp_min(uint32_t x) { return __reduce_min_sync(~0u, x); }                  // warp
+DEVICE uint32_t warp_max(uint32_t x) { return __reduce_max_sync(~0u, x); }                  // warp
 DEVICE bool warp_any(bool p) { return __any_sync(~0u, p); }                               // warp
 
 DEVICE uint32_t atomic_add(uint32_t* p, uint32_t x) { return atomicAdd(p, x); }

@@ -74,6 +74,14 @@ DEVICE uint32_t warp_ballot(bool p, KvSite site = KvSite::here()) {
     kvfold::emulator::meet(kvfold::emulator::Wait::ballot, &operands, site);
     return operands.result;
 }
+DEVICE uint32_t warp_min(uint32_t x, KvSite site = KvSite::here()) {
+    for (uint32_t mask = 1; mask < 32; mask *= 2) x = min_of(x, shuffle_xor(x, mask, site));
+    return x;
+}
+DEVICE uint32_t warp_max(uint32_t x, KvSite site = KvSite::here()) {
+    for (uint32_t mask = 1; mask < 32; mask *= 2) x = max_of(x, shuffle_xor(x, mask, site));
+    return x;
+}
 DEVICE bool warp_any(bool p, KvSite site = KvSite::here()) {
     kvfold::emulator::VoteOperands operands = {p, 0};
     kvfold::emulator::meet(kvfold::emulator::Wait::any, &operands, site);

@@ -9,4 +9,5 @@ mod cache_kernels;
 mod common;
 mod dense_kernels;
 mod gemm;
+mod sanitizer_cases;
 mod score_conformance;

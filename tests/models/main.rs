@@ -19,3 +19,4 @@ mod soak;
 #[path = "../tiny_model/mod.rs"]
 mod tiny_model;
 mod tokenizer;
+mod uploads;

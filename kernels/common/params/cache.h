@@ -23,7 +23,7 @@ enum KvCodec : uint32_t {
 // with stream = layer · kv_heads + head.
 struct KvArena {
     uint64_t base;
-    uint64_t block_bytes;
+    uint64_t block_bytes; // from a block to the next
     uint32_t page_bytes;
     uint32_t key_bytes;
     uint32_t page_tokens; // S in sink arenas, else 64
@@ -59,14 +59,14 @@ struct AppendSlot {
     uint32_t reserved;
 };
 
-// Encodes whole 16-bit pages: one (page, half) a block.
+// Encodes whole 16-bit pages, a half of one stream's page after the other.
 struct SealParams {
-    uint64_t jobs;   // SealJob [n_jobs], either all with a stream of these layers or all without
-    uint64_t arenas; // KvArena []
-    uint64_t feedback; // float [stream][d·(d − 1)/2] of kf keys (src/codec/feedback.rs), or 0
+    uint64_t jobs;     // SealJob [n_jobs], either all with a stream or all without; those without a block last
+    uint64_t arenas;   // KvArena []
+    uint64_t feedback; // float [stream][d][d] of kf keys: [i][j], what i's errors weigh in channel j; or 0
     uint32_t n_jobs;
-    uint32_t first_layer; // jobs with stream = KV_NONE seal layers [first, first + n)
-    uint32_t n_layers;
+    uint32_t first_layer; // jobs with stream = KV_NONE seal `streams` streams from its first on
+    uint32_t streams;     // that a job stands for: 1 if it names one
     uint32_t kv_heads;
     uint32_t head_dim;
     uint32_t reserved;
@@ -77,7 +77,7 @@ struct SealJob {
     uint32_t from_block; // KV_NONE: there is nothing to do
     uint32_t to_arena;
     uint32_t to_block;
-    uint32_t stream; // KV_NONE: all of the layers asked for; else layer · kv_heads + head
+    uint32_t stream; // KV_NONE: all that are asked for; else layer · kv_heads + head
     uint32_t reserved;
 };
 
@@ -100,6 +100,17 @@ struct GatherRow {
     uint32_t reserved;
 };
 
+// Puts the pieces of a parcel where they belong.
+struct ScatterParams {
+    uint64_t parcel; // ScatterPiece [gridDim.x], then their bytes
+};
+
+struct ScatterPiece {
+    uint64_t to;    // address, a multiple of 16
+    uint32_t from;  // bytes from the parcel's begin, a multiple of 16
+    uint32_t bytes; // a multiple of 16
+};
+
 // Copies whole blocks, or pages of blocks to blocks of one page.
 struct CopyParams {
     uint64_t copies; // CopyJob [n_copies]
@@ -108,12 +119,12 @@ struct CopyParams {
     uint32_t reserved;
 };
 
-// As many bytes as a block of to_arena has.
+// As many bytes as a block of to_arena has, but for `gap`.
 struct CopyJob {
     uint32_t from_arena;
     uint32_t from;
     uint32_t to_arena;
     uint32_t to;
     uint32_t page; // of `from`, to begin at
-    uint32_t reserved;
+    uint32_t gap;  // bytes at the end of a block that are nobody's
 };

@@ -4,6 +4,7 @@ use super::arenas::{Arenas, layer_of};
 use super::element::Element;
 use super::list::{DeviceList, LayerList};
 use super::params::{AppendParams, AppendSlot, NONE};
+use super::parcel::Parcel;
 use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
 use crate::backend::{KvGroup, LayerIndex, Rope};
 use crate::cache::{Append, SeqStep};
@@ -34,7 +35,13 @@ pub struct AppendPlan {
 impl AppendPlan {
     /// An empty plan.
     pub fn new(device: &Device) -> Result<Self> {
-        let (slots, positions) = (LayerList::new(device)?, DeviceList::new(device)?);
+        Self::within(device, &Parcel::at_once(device)?)
+    }
+
+    /// An empty plan that travels in a parcel.
+    pub(super) fn within(device: &Device, parcel: &Parcel) -> Result<Self> {
+        let slots = LayerList::within(device, parcel)?;
+        let positions = DeviceList::within(device, parcel)?;
         Ok(Self { arenas: 0, group: 0, rows: 0, slots, positions })
     }
 

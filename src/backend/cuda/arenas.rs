@@ -5,6 +5,7 @@
 //! put behind a block when it is first taken, a chunk at a time, and taken away from
 //! chunks without blocks in use when another class needs it.
 
+mod canaries;
 #[cfg(all(test, feature = "emulator"))]
 mod tests;
 
@@ -20,28 +21,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A chunk of memory is a 256th of the budget, but at most this.
 const MOST_CHUNK_BYTES: u64 = 16 << 20;
 
-/// The feedback of a group's streams; none of a stream counts as none fed back.
+/// The feedback of a group's streams, `[stream][d][d]`: at `[i][j]` what the errors of
+/// channel i weigh in channel j. None of a stream counts as none fed back.
 fn upload_feedback(
     device: &Device,
     group: &KvGroup,
     stream: &DeviceStream,
 ) -> Result<Option<DeviceBuffer<f32>>> {
+    let d = group.head_dim();
     let all = || (0..group.layers * group.kv_heads).map(|stream| group.sealing_of(stream).1);
     if all().all(|feedback| feedback.is_none()) {
         return Ok(None);
     }
-    let weights = all().flat_map(|feedback| match feedback {
-        Some(feedback) => feedback.weights().to_vec(),
-        None => vec![0.0; group.head_dim() * (group.head_dim() - 1) / 2],
-    });
-    device.upload(&weights.collect::<Vec<_>>(), stream).map(Some)
+    let mut weights = vec![0.0; group.layers * group.kv_heads * d * d];
+    for (of, feedback) in weights.chunks_exact_mut(d * d).zip(all()) {
+        let Some(feedback) = feedback else { continue };
+        for channel in 0..d {
+            for (i, weight) in feedback.row(channel).iter().enumerate() {
+                of[i * d + channel] = *weight;
+            }
+        }
+    }
+    device.upload(&weights, stream).map(Some)
 }
 
-/// What kernels know of an arena that begins at `base`.
-fn entry(layout: &PageLayout, base: u64) -> KvArena {
+/// What kernels know of an arena that begins at `base`, with `gap` bytes behind a block.
+fn entry(layout: &PageLayout, base: u64, gap: u64) -> KvArena {
     KvArena {
         base,
-        block_bytes: layout.block_bytes() as u64,
+        block_bytes: layout.block_bytes() as u64 + gap,
         page_bytes: layout.page_bytes as u32,
         key_bytes: layout.key_bytes as u32,
         page_tokens: layout.page_tokens as u32,
@@ -60,11 +68,13 @@ pub struct Arenas {
     layouts: Vec<PageLayout>,
     memory: Vec<ClassMemory>,
     table: DeviceBuffer<KvArena>,
-    /// Of each group, if its keys are sealed with it: `[stream][d·(d − 1)/2]`.
+    /// Of each group, if its keys are sealed with it: `[stream][d][d]`.
     feedback: Vec<Option<DeviceBuffer<f32>>>,
     budget: u64,
     /// Bytes of all blocks in use.
     bytes: u64,
+    /// Bytes behind each block that are nobody's.
+    gap: u64,
 }
 
 impl Arenas {
@@ -79,6 +89,17 @@ impl Arenas {
         groups: &[KvGroup],
         classes: &[ClassDesc],
         budget: u64,
+        stream: &DeviceStream,
+    ) -> Result<Self> {
+        Self::with_gap(device, groups, classes, budget, 0, stream)
+    }
+
+    fn with_gap(
+        device: &Device,
+        groups: &[KvGroup],
+        classes: &[ClassDesc],
+        budget: u64,
+        gap: u64,
         stream: &DeviceStream,
     ) -> Result<Self> {
         groups.iter().try_for_each(|group| group.geometry.check(Kernels::CudaPages))?;
@@ -97,17 +118,18 @@ impl Arenas {
             }
             let block_bytes = layout.block_bytes() as u64;
             let most = (room / block_bytes.max(1)).min(u32::MAX.into()) as u32;
-            memory.push(ClassMemory::new(device, block_bytes, most, chunk_bytes)?);
+            memory.push(ClassMemory::new(device, block_bytes + gap, most, chunk_bytes)?);
             layouts.push(layout);
         }
-        let entries: Vec<_> =
-            layouts.iter().zip(&memory).map(|(layout, m)| entry(layout, m.address())).collect();
+        let entry = |(layout, m): (&PageLayout, &ClassMemory)| entry(layout, m.address(), gap);
+        let entries: Vec<_> = layouts.iter().zip(&memory).map(entry).collect();
         let table = device.upload(&entries, stream)?;
         let fed = |group| upload_feedback(device, group, stream);
         let feedback = groups.iter().map(fed).collect::<Result<_>>()?;
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, groups: groups.to_vec(), layouts, memory, table, feedback, budget, bytes: 0 })
+        let groups = groups.to_vec();
+        Ok(Self { id, groups, layouts, memory, table, feedback, budget, bytes: 0, gap })
     }
 
     /// Arenas with blocks 0 to `blocks[i]` of class i in use, and room for no more.
@@ -158,7 +180,7 @@ impl Arenas {
                 new.push(block);
             }
         }
-        let taken = self.provide(&new, stream);
+        let taken = self.provide(&new, stream).and_then(|()| self.fill_canaries(&new, stream));
         if taken.is_err() {
             self.free(&new);
         }
@@ -227,6 +249,16 @@ impl Arenas {
                 self.bytes -= self.block_bytes(block.class);
             }
         }
+    }
+
+    /// Bytes behind each block that are nobody's.
+    pub(super) fn gap(&self) -> u64 {
+        self.gap
+    }
+
+    fn address_of(&self, block: BlockRef) -> u64 {
+        let stride = self.block_bytes(block.class) + self.gap;
+        self.memory[usize::from(block.class.0)].address() + u64::from(block.index) * stride
     }
 
     /// Bytes of all blocks in use.
@@ -341,15 +373,14 @@ impl Arenas {
 
     /// The memory of a block in use.
     fn bytes_of(&self, block: BlockRef) -> Result<DeviceBuffer<u8>> {
-        let bytes = self.block(block)?.block_bytes();
-        let memory = &self.memory[usize::from(block.class.0)];
-        let address = memory.address() + u64::from(block.index) * bytes as u64;
+        let (bytes, address) = (self.block(block)?.block_bytes(), self.address_of(block));
         // SAFETY: a block in use has memory, which stays as long as it is in use; those who
         // write to it borrow the arenas exclusively.
         Ok(unsafe { DeviceBuffer::borrow(self.table.device(), address, bytes) })
     }
 
-    /// The bytes of a class, block after block, before the first that is not in use.
+    /// The bytes of a class, block after block (and what lies behind each), before the
+    /// first that is not in use.
     ///
     /// # Errors
     /// [`Error::NotFound`].

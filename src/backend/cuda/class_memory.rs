@@ -7,6 +7,7 @@ use std::ops::Range;
 
 /// Blocks by index, and the chunks of memory that they lie in.
 pub(super) struct ClassMemory {
+    /// From a block to the next.
     block_bytes: u64,
     /// Blocks that the addresses are for.
     most: u32,
@@ -40,6 +41,11 @@ impl ClassMemory {
     /// Whether a block is in use.
     pub fn is_taken(&self, index: u32) -> bool {
         self.taken.get(index as usize).is_some_and(|taken| *taken)
+    }
+
+    /// One more than the last block that has been in use.
+    pub fn known(&self) -> u32 {
+        self.taken.len() as u32
     }
 
     /// Bytes that have memory.

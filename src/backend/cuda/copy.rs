@@ -43,7 +43,7 @@ impl Copier {
             if copy.from.class != copy.to.class || copy.from == copy.to {
                 return Err(Error::misuse("copies", format!("{copy:?}")));
             }
-            jobs.push(job(copy.from, 0, copy.to));
+            jobs.push(job(arenas, copy.from, 0, copy.to));
         }
         self.launch(arenas, &copies.iter().map(|copy| copy.to).collect::<Vec<_>>(), jobs, stream)
     }
@@ -67,7 +67,7 @@ impl Copier {
             if form(from) != form(to) || from.group != moved.group || from.ragged || !to.ragged {
                 return Err(Error::misuse("moves", format!("{moved:?}")));
             }
-            jobs.push(job(moved.from, moved.stream, moved.to));
+            jobs.push(job(arenas, moved.from, moved.stream, moved.to));
         }
         self.launch(arenas, &moves.iter().map(|moved| moved.to).collect::<Vec<_>>(), jobs, stream)
     }
@@ -100,13 +100,13 @@ impl Copier {
     }
 }
 
-fn job(from: BlockRef, page: usize, to: BlockRef) -> CopyJob {
+fn job(arenas: &Arenas, from: BlockRef, page: usize, to: BlockRef) -> CopyJob {
     CopyJob {
         from_arena: from.class.0.into(),
         from: from.index,
         to_arena: to.class.0.into(),
         to: to.index,
         page: page as u32,
-        reserved: 0,
+        gap: arenas.gap() as u32,
     }
 }

@@ -1,48 +1,62 @@
 //! Lists that the host writes again and again and kernels read.
 
-use crate::backend::driver::{Device, DeviceBuffer, DeviceEvent, DeviceStream, HostBuffer};
+use super::parcel::Parcel;
+use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use crate::error::Result;
 use bytemuck::Pod;
 use std::ops::Range;
 
-/// Steps that can be in flight before a list waits for the oldest one's copy.
-const DEPTH: usize = 3;
 /// Elements that there is room for at the least: growing costs captured steps.
 const LEAST: usize = 64;
+/// Bytes that the kernel which unpacks parcels copies at a time.
+const VECTOR: usize = 16;
 
 /// A list in device memory that grows and is never given back. Use it on one
 /// stream: the order of its work is what keeps a list until it has been read.
 ///
-/// It is copied from page-locked memory, so that the host need not wait, and only what
-/// has changed of it: in a step, a few entries of many.
+/// What has changed of it travels in a [`Parcel`], in a step a few entries of many.
 pub(super) struct DeviceList<T> {
     buffer: DeviceBuffer<T>,
     len: usize,
     /// What the device has or will have.
     content: Vec<T>,
-    staged: Vec<Staged<T>>,
-    turn: usize,
-}
-
-/// Memory that a copy reads, and what tells that it is done.
-struct Staged<T> {
-    host: HostBuffer<T>,
-    copied: DeviceEvent,
+    parcel: Parcel,
+    /// The parcel that the last change is in.
+    packed_in: Option<u64>,
+    /// As [`Packed::lost`] was then: if it has changed, so may have `content`.
+    lost: u64,
 }
 
 impl<T: Pod> DeviceList<T> {
+    /// An empty list whose changes travel at once.
     pub fn new(device: &Device) -> Result<Self> {
+        Self::within(device, &Parcel::at_once(device)?)
+    }
+
+    /// An empty list whose changes travel in a parcel: what is enqueued before it was sent
+    /// must not use the list.
+    pub fn within(device: &Device, parcel: &Parcel) -> Result<Self> {
         Ok(Self {
             buffer: device.alloc(0)?,
             len: 0,
             content: Vec::new(),
-            staged: Vec::new(),
-            turn: 0,
+            parcel: parcel.clone(),
+            packed_in: None,
+            lost: 0,
         })
     }
 
     /// Replaces the content.
     pub fn set(&mut self, items: &[T], stream: &DeviceStream) -> Result<()> {
+        let parcel = self.parcel.clone();
+        let mut packed = parcel.lock();
+        if self.packed_in == Some(packed.number()) {
+            // No two pieces of a parcel are of one list.
+            packed.send(stream)?;
+        }
+        if std::mem::replace(&mut self.lost, packed.lost()) != packed.lost() {
+            self.content.clear();
+        }
         if items.len() > self.buffer.len() {
             self.grow(items.len(), stream)?;
         }
@@ -52,18 +66,28 @@ impl<T: Pod> DeviceList<T> {
             self.content.truncate(items.len());
             return Ok(());
         }
-        self.turn = (self.turn + 1) % DEPTH;
-        let Staged { host, copied } = &mut self.staged[self.turn];
-        copied.wait()?;
-        host.as_mut_slice()[changed.clone()].copy_from_slice(&items[changed.clone()]);
-        // What the device will have is not known until the copy is under way.
-        self.content.truncate(changed.start);
-        // SAFETY: this memory is not touched again before `copied` was waited for, here
-        // or in `grow` or `drop`.
-        unsafe { self.buffer.write_pinned(changed.start, host, changed, stream)? };
-        stream.record(copied)?;
-        self.content.extend_from_slice(&items[self.content.len()..]);
+        self.content.clear();
+        self.content.extend_from_slice(items);
+        let (at, bytes) = self.vectors(changed);
+        // SAFETY: the range is this buffer's, which lives until `drop`, or `grow` after the
+        // parcel was sent; users of the list promise to use one stream.
+        unsafe { packed.put(self.buffer.address() + at, bytes) };
+        self.packed_in = Some(packed.number());
+        if self.parcel.travels_at_once() {
+            packed.send(stream)?;
+        }
         Ok(())
+    }
+
+    /// The bytes of a range of the content, widened to multiples of 16, and where they begin.
+    /// What follows the list's end is nothing.
+    fn vectors(&self, range: Range<usize>) -> (u64, impl Iterator<Item = u8>) {
+        let all: &[u8] = bytemuck::cast_slice(&self.content);
+        let first = range.start * size_of::<T>() / VECTOR * VECTOR;
+        let end = (range.end * size_of::<T>()).next_multiple_of(VECTOR);
+        let listed = &all[first..end.min(all.len())];
+        let nothing = end - first - listed.len();
+        (first as u64, listed.iter().copied().chain(std::iter::repeat_n(0, nothing)))
     }
 
     pub fn len(&self) -> usize {
@@ -83,13 +107,18 @@ impl<T: Pod> DeviceList<T> {
     /// stays.
     fn grow(&mut self, len: usize, stream: &DeviceStream) -> Result<()> {
         stream.synchronize()?;
-        let (device, room) = (stream.device(), len.next_power_of_two().max(LEAST));
-        let buffer = device.alloc(room)?;
-        let staged = || Ok(Staged { host: device.host_buffer(room)?, copied: device.event()? });
-        let staged: Result<Vec<_>> = std::iter::repeat_with(staged).take(DEPTH).collect();
-        (self.staged, self.buffer) = (staged?, buffer);
+        self.buffer = stream.device().alloc(len.next_power_of_two().max(LEAST))?;
         self.content.clear();
         Ok(())
+    }
+}
+
+impl<T> Drop for DeviceList<T> {
+    fn drop(&mut self) {
+        let mut packed = self.parcel.lock();
+        if self.packed_in == Some(packed.number()) {
+            packed.unpack();
+        }
     }
 }
 
@@ -105,13 +134,6 @@ fn difference<T: Pod>(old: &[T], new: &[T]) -> Range<usize> {
     first..last
 }
 
-impl<T> Drop for Staged<T> {
-    fn drop(&mut self) {
-        // A lost device copies nothing any more.
-        let _ = self.copied.wait();
-    }
-}
-
 /// Items that concern every layer of a KV group, then items that concern one
 /// stream, ordered by layer.
 pub(super) struct LayerList<T> {
@@ -121,8 +143,8 @@ pub(super) struct LayerList<T> {
 }
 
 impl<T: Pod> LayerList<T> {
-    pub fn new(device: &Device) -> Result<Self> {
-        Ok(Self { list: DeviceList::new(device)?, starts: vec![0] })
+    pub fn within(device: &Device, parcel: &Parcel) -> Result<Self> {
+        Ok(Self { list: DeviceList::within(device, parcel)?, starts: vec![0] })
     }
 
     /// Replaces the content: items with the layer that they concern, if only one.

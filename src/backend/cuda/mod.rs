@@ -15,6 +15,7 @@ pub mod gather;
 pub mod gemm;
 mod list;
 pub mod params;
+mod parcel;
 pub mod roofs;
 pub mod runner;
 pub mod score;

@@ -3,6 +3,7 @@
 use super::arenas::{Arenas, layer_of};
 use super::list::LayerList;
 use super::params::{NONE, SealJob, SealParams};
+use super::parcel::Parcel;
 use crate::backend::driver::{Device, DeviceStream, Launch};
 use crate::cache::{Seal, SeqStep};
 use crate::codec::affine::Affine;
@@ -11,6 +12,8 @@ use crate::error::{Error, Result};
 use std::ops::Range;
 
 const THREADS: u32 = 128;
+/// Blocks that a multiprocessor holds at once (`KERNEL` of the kernels).
+const OCCUPANCY: u32 = 4;
 
 /// The pages that a step seals: made once a step, for one KV group, on one
 /// stream.
@@ -23,7 +26,12 @@ pub struct SealPlan {
 impl SealPlan {
     /// An empty plan.
     pub fn new(device: &Device) -> Result<Self> {
-        Ok(Self { arenas: 0, group: 0, jobs: LayerList::new(device)? })
+        Self::within(device, &Parcel::at_once(device)?)
+    }
+
+    /// An empty plan that travels in a parcel.
+    pub(super) fn within(device: &Device, parcel: &Parcel) -> Result<Self> {
+        Ok(Self { arenas: 0, group: 0, jobs: LayerList::within(device, parcel)? })
     }
 
     /// Plans a step, with `places` jobs at the least: those too many do nothing. Takes
@@ -111,19 +119,28 @@ pub fn seal(
                 feedback,
                 n_jobs,
                 first_layer: layers.start as u32,
-                n_layers: layers.len() as u32,
+                streams,
                 kv_heads: group.kv_heads as u32,
                 head_dim: d as u32,
                 reserved: 0,
             };
-            let shape =
-                Launch::grid([n_jobs, streams, 1], THREADS).shared(shared_bytes(codec, d, fed));
+            let blocks = blocks(n_jobs, streams, stream.device().info().multiprocessors)?;
+            let shape = Launch::new(blocks, THREADS).shared(shared_bytes(codec, d, fed));
             // SAFETY: the plan's blocks and streams were checked against the arenas;
             // sealed and hot pages are different blocks.
             unsafe { stream.launch(&kernel, shape, &params)? };
         }
     }
     Ok(())
+}
+
+/// As many blocks as there are halves to encode, but no more than run at once: they take
+/// one half after the other, and most places of a captured step are empty.
+fn blocks(n_jobs: u32, streams: u32, multiprocessors: u32) -> Result<u32> {
+    let halves = n_jobs.checked_mul(streams).ok_or_else(|| {
+        Error::misuse("seal", format!("{n_jobs} pages of {streams} streams in one step"))
+    })?;
+    Ok(halves.min(OCCUPANCY * multiprocessors))
 }
 
 /// The name of the kernel that encodes one half of `hot` pages.
@@ -142,20 +159,31 @@ fn kernel(hot: Codec, codec: Codec, side: Side) -> Result<String> {
 }
 
 /// Affine codecs stage a half page, in f32 if it is rotated, its rows 16 bytes apart, with
-/// scales and zeros; with feedback also its codes, a byte each, and four
-/// rows of 65 floats.
+/// scales and zeros; with feedback also its codes, a byte each, their rows 4 bytes apart,
+/// two channels' aims and numbers, a row of floats a warp and two times four trials.
 fn shared_bytes(codec: Codec, d: usize, fed: bool) -> u32 {
     let staged = |c: &Affine| {
         let element = if c.rotated { size_of::<f32>() } else { size_of::<u16>() };
         TILE_TOKENS * (element * d + 16) + 2 * size_of::<f32>() * TILE_TOKENS * d / c.group
     };
-    let codes = if fed { TILE_TOKENS * d + 4 * 4 * (TILE_TOKENS + 1) } else { 0 };
-    codec.affine().map_or(0, |affine| (staged(affine) + codes) as u32)
+    let codes = TILE_TOKENS * (d + 4) + 2 * 8 * TILE_TOKENS + 4 * 4 * TILE_TOKENS + 2 * 4 * 16;
+    let feedback = if fed { codes } else { 0 };
+    codec.affine().map_or(0, |affine| (staged(affine) + feedback) as u32)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// 64 sequences, 32 layers of 8 KV heads, on 132 multiprocessors: not 16,384 blocks.
+    #[test]
+    fn a_step_has_no_more_blocks_than_run_at_once() {
+        assert_eq!(blocks(64, 256, 132).unwrap(), 528);
+        assert_eq!(blocks(2, 8, 132).unwrap(), 16);
+        assert_eq!(blocks(0, 8, 132).unwrap(), 0);
+        let error = blocks(1 << 20, 1 << 20, 132).unwrap_err().to_string();
+        assert!(error.contains("1048576 pages"), "{error}");
+    }
 
     #[test]
     fn a_codec_without_a_kernel_is_named() {

@@ -6,6 +6,7 @@ use super::list::DeviceList;
 use super::params::{
     KvRun, KvSeq, KvStream, NONE, RUN_HOT, RUN_SEALED, RUN_SINK, SEQ_PROMPT, SEQ_RAGGED,
 };
+use super::parcel::Parcel;
 use crate::backend::driver::{Device, DeviceStream};
 use crate::backend::score_pass::Spans;
 use crate::backend::{AttendSeq, Rope};
@@ -59,15 +60,20 @@ impl AttendTables {
     /// # Errors
     /// [`Error::DeviceOutOfMemory`].
     pub fn new(device: &Device) -> Result<Self> {
+        Self::within(device, &Parcel::at_once(device)?)
+    }
+
+    /// Tables of nothing that travel in a parcel.
+    pub(super) fn within(device: &Device, parcel: &Parcel) -> Result<Self> {
         Ok(Self {
             arenas: 0,
             group: 0,
-            seqs: DeviceList::new(device)?,
-            streams: DeviceList::new(device)?,
-            runs: DeviceList::new(device)?,
-            table: DeviceList::new(device)?,
-            masks: DeviceList::new(device)?,
-            rotations: DeviceList::new(device)?,
+            seqs: DeviceList::within(device, parcel)?,
+            streams: DeviceList::within(device, parcel)?,
+            runs: DeviceList::within(device, parcel)?,
+            table: DeviceList::within(device, parcel)?,
+            masks: DeviceList::within(device, parcel)?,
+            rotations: DeviceList::within(device, parcel)?,
             sizes: Sizes::default(),
             uniform: true,
             kept: Vec::new(),

@@ -4,6 +4,7 @@
 
 mod append;
 mod blocks;
+mod canaries;
 mod refusals;
 mod seal;
 mod world;

@@ -143,7 +143,9 @@ fn seal_group(group: KvGroup, seed: u64) {
         let seqs = [SeqStep { seals, ..step.seqs[0].clone() }];
 
         let mut plan = SealPlan::new(&device).unwrap();
-        plan.set(&mut world.arenas, 0, &seqs, 0, &world.stream).unwrap();
+        // Some have places left, as captured steps do.
+        let places = [0, 3 * streams + 5][seed as usize % 2];
+        plan.set(&mut world.arenas, 0, &seqs, places, &world.stream).unwrap();
         // One layer, then the two others at once.
         for layers in [2..3, 0..2] {
             seal(&mut world.arenas, &plan, 0, layers.clone(), &world.stream).unwrap();
@@ -181,6 +183,18 @@ fn keys_with_feedback_are_bit_for_bit_the_scalar_codec() {
         };
         group.streams = Some((0..6).map(stream).collect());
         seal_group(group, 40 + seed as u64);
+    }
+}
+
+/// As captured steps mostly are: places, and nothing to seal.
+#[test]
+fn a_step_without_pages_to_seal_changes_nothing() {
+    for device in devices(0) {
+        let mut world = World::new(&device, vec![group("kf2", 64, 3, 2)], 3, 0);
+        let mut plan = SealPlan::new(&device).unwrap();
+        plan.set(&mut world.arenas, 0, &[], 64, &world.stream).unwrap();
+        seal(&mut world.arenas, &plan, 0, 0..3, &world.stream).unwrap();
+        world.check();
     }
 }
 

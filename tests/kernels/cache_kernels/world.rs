@@ -14,7 +14,10 @@ use std::ops::Range;
 
 /// The emulated device, and CUDA device 0 if the build and the machine have one.
 pub fn devices(seed: u64) -> Vec<Device> {
-    let options = EmulatorOptions { seed, host_threads: 2, ..EmulatorOptions::default() };
+    // Of few multiprocessors, so that blocks have more than one thing to do.
+    let multiprocessors = 1 + seed as u32 % 3;
+    let options =
+        EmulatorOptions { seed, host_threads: 2, multiprocessors, ..EmulatorOptions::default() };
     [Device::emulated(options)].into_iter().chain(Device::cuda(0).ok()).collect()
 }
 
@@ -80,8 +83,8 @@ pub struct World {
 }
 
 impl World {
-    /// Arenas of `blocks` uniform blocks a class and as many ragged ones a stream,
-    /// filled with a pattern.
+    /// Arenas of `blocks` uniform blocks a class and as many ragged ones a stream, with
+    /// canaries, filled with a pattern.
     pub fn new(device: &Device, groups: Vec<KvGroup>, blocks: u32, seed: u64) -> Self {
         let cache = cache_of(&groups);
         let classes = cache.classes().to_vec();
@@ -93,15 +96,19 @@ impl World {
             })
             .collect();
         let stream = device.stream().unwrap();
-        let mut arenas = Arenas::with_blocks(device, &groups, &classes, &counts, &stream).unwrap();
-        let mut bytes = Vec::new();
-        for (i, (class, n)) in classes.iter().zip(&counts).enumerate() {
-            let all = vec![0xa5u8; class.block_bytes as usize * *n as usize];
-            arenas.memory(ClassId(i as u16)).unwrap().write(0, &all, &stream).unwrap();
-            bytes.push(all);
+        let n_bytes = |(class, n): (&ClassDesc, &u32)| class.block_bytes * u64::from(*n);
+        let budget = classes.iter().zip(&counts).map(n_bytes).sum();
+        let mut arenas = Arenas::with_canaries(device, &groups, &classes, budget, &stream).unwrap();
+        let bytes = (classes.iter().zip(&counts))
+            .map(|(class, n)| vec![0xa5u8; class.block_bytes as usize * *n as usize])
+            .collect();
+        for (class, n) in counts.iter().enumerate() {
+            arenas.take(&blocks_of(class, *n as usize), &stream).unwrap();
         }
         let (device, random) = (device.clone(), Random::new(seed));
-        Self { device, stream, groups, cache, classes, arenas, bytes, random }
+        let mut world = Self { device, stream, groups, cache, classes, arenas, bytes, random };
+        world.upload();
+        world
     }
 
     /// The class of this kind of group 0.
@@ -137,30 +144,35 @@ impl World {
 
     /// Writes to the device what the host expects it to hold.
     pub fn upload(&mut self) {
-        for (i, bytes) in self.bytes.iter().enumerate() {
-            self.arenas.memory(ClassId(i as u16)).unwrap().write(0, bytes, &self.stream).unwrap();
-        }
-    }
-
-    /// Every byte of every arena.
-    #[track_caller]
-    pub fn check(&mut self) {
-        for (i, want) in self.bytes.iter().enumerate() {
-            let got = self.arenas.memory(ClassId(i as u16)).unwrap().to_vec(&self.stream).unwrap();
-            if let Some(at) = got.iter().zip(want).position(|(g, w)| g != w) {
-                let class = &self.classes[i];
-                let block = at / class.block_bytes as usize;
-                panic!(
-                    "{:?}, {}: byte {} of block {block} is {:#x}, not {:#x}",
-                    class.kind,
-                    self.groups[class.group].format,
-                    at % class.block_bytes as usize,
-                    got[at],
-                    want[at]
-                );
+        for (i, class) in self.classes.iter().enumerate() {
+            let blocks = self.bytes[i].chunks_exact(class.block_bytes as usize);
+            for (bytes, block) in blocks.clone().zip(blocks_of(i, blocks.len())) {
+                self.arenas.write(block, bytes, &self.stream).unwrap();
             }
         }
     }
+
+    /// Every byte of every block, and that nothing was written behind any.
+    #[track_caller]
+    pub fn check(&self) {
+        for (i, class) in self.classes.iter().enumerate() {
+            let blocks = self.bytes[i].chunks_exact(class.block_bytes as usize);
+            for (want, block) in blocks.clone().zip(blocks_of(i, blocks.len())) {
+                let got = self.arenas.read(block, &self.stream).unwrap();
+                let Some(at) = got.iter().zip(want).position(|(g, w)| g != w) else { continue };
+                panic!(
+                    "{:?}, {}: byte {at} of block {} is {:#x}, not {:#x}",
+                    class.kind, self.groups[class.group].format, block.index, got[at], want[at]
+                );
+            }
+        }
+        self.arenas.check_canaries(&self.stream).unwrap();
+    }
+}
+
+/// The first `n` blocks of a class.
+fn blocks_of(class: usize, n: usize) -> Vec<BlockRef> {
+    (0..n as u32).map(|index| BlockRef { class: ClassId(class as u16), index }).collect()
 }
 
 fn is_ragged(class: &ClassDesc) -> bool {

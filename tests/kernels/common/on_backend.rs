@@ -2,6 +2,8 @@
 
 use super::subject::{Attended, LayerStep, Subject};
 use half::{bf16, f16};
+use kvfold::Result;
+use kvfold::backend::cuda::element::Element;
 use kvfold::backend::cuda::runner::CudaBackend;
 use kvfold::backend::driver::Device;
 use kvfold::backend::score_pass::{Score, Scores, Top, TopHeads};
@@ -17,17 +19,27 @@ pub struct OnBackend<B: Backend> {
     lse: B::Buffer,
     backend: B,
     tolerance: (f64, f64),
+    /// Whether nothing was written behind a block, of backends that can tell.
+    check: fn(&B, &B::Arena) -> Result<()>,
 }
 
 impl<B: Backend> OnBackend<B> {
     pub fn new(backend: B) -> Self {
+        Self::checked(backend, |_, _| Ok(()))
+    }
+
+    fn checked(backend: B, check: fn(&B, &B::Arena) -> Result<()>) -> Self {
         let tolerance = match backend.capabilities().element {
             None => (1e-5, 1e-4),
             Some(Codec::Bf16) => (6e-3, 2e-2),
             Some(_) => (1e-3, 3e-3),
         };
         let [qkv, out, lse] = [(); 3].map(|()| backend.buffer(0, 0).unwrap());
-        Self { arena: None, qkv, out, lse, backend, tolerance }
+        Self { arena: None, qkv, out, lse, backend, tolerance, check }
+    }
+
+    fn check(&self) {
+        (self.check)(&self.backend, self.arena.as_ref().unwrap()).unwrap();
     }
 
     fn read(&self, buffer: &B::Buffer, rows: usize, cols: usize) -> Vec<f32> {
@@ -55,6 +67,7 @@ impl<B: Backend> Subject for OnBackend<B> {
 
     fn compact(&mut self, compaction: &Compaction) {
         self.backend.compact(self.arena.as_mut().unwrap(), compaction).unwrap();
+        self.check();
     }
 
     fn write(&mut self, step: &LayerStep<'_>) {
@@ -73,6 +86,7 @@ impl<B: Backend> Subject for OnBackend<B> {
         let Self { backend, arena, qkv: buffer, out, lse, .. } = self;
         backend.attend(arena.as_mut().unwrap(), call, buffer, out, Some(lse)).unwrap();
         let out = self.read(&self.out, rows, call.heads * d);
+        self.check();
         Attended { out, lse: self.read(&self.lse, rows, call.heads) }
     }
 
@@ -105,6 +119,12 @@ impl<B: Backend> Subject for OnBackend<B> {
     }
 }
 
+fn with_canaries<T: Element>(device: &Device) -> Box<dyn Subject> {
+    let mut backend = CudaBackend::<T>::new(device).unwrap();
+    backend.set_canaries();
+    Box::new(OnBackend::checked(backend, CudaBackend::check_canaries))
+}
+
 /// The CUDA backend in the 16-bit type of the group that it is configured for.
 pub struct ByElement {
     device: Device,
@@ -124,10 +144,8 @@ impl ByElement {
 impl Subject for ByElement {
     fn configure(&mut self, group: &KvGroup, classes: &[ClassDesc]) {
         self.inner = Some(match group.format.hot() {
-            Codec::Bf16 => {
-                Box::new(OnBackend::new(CudaBackend::<bf16>::new(&self.device).unwrap()))
-            }
-            _ => Box::new(OnBackend::new(CudaBackend::<f16>::new(&self.device).unwrap())),
+            Codec::Bf16 => with_canaries::<bf16>(&self.device),
+            _ => with_canaries::<f16>(&self.device),
         });
         self.inner().configure(group, classes);
     }

@@ -238,6 +238,7 @@ impl OnDevice {
         // SAFETY: the tables were checked against the arenas; buffers are of these shapes.
         unsafe { attention.attend(&attend, &mut workspace, stream).unwrap() };
         assert!(!attention.overflowed(&workspace, stream).unwrap());
+        kv.arenas.check_canaries(stream).unwrap();
         Attended {
             out: out.to_vec(stream).unwrap().into_iter().map(widen).collect(),
             lse: lse.to_vec(stream).unwrap(),
@@ -251,7 +252,7 @@ impl Subject for OnDevice {
         let device = stream.device();
         self.kv = Some(Kv {
             group: group.clone(),
-            arenas: Arenas::new(device, groups, classes, KV_BUDGET, stream).unwrap(),
+            arenas: Arenas::with_canaries(device, groups, classes, KV_BUDGET, stream).unwrap(),
             appends: AppendPlan::new(device).unwrap(),
             seals: SealPlan::new(device).unwrap(),
             tables: AttendTables::new(device).unwrap(),
@@ -273,6 +274,7 @@ impl Subject for OnDevice {
         kv.arenas.free(&compaction.frees);
         kv.copier.move_pages(&mut kv.arenas, &compaction.moves, stream).unwrap();
         kv.gatherer.gather(&mut kv.arenas, &compaction.gathers, stream).unwrap();
+        kv.arenas.check_canaries(stream).unwrap();
     }
 
     fn write(&mut self, step: &LayerStep<'_>) {

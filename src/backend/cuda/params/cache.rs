@@ -10,7 +10,7 @@ mirror! {
     KvArena, 40 bytes {
         /// Address of block 0.
         0 base: u64,
-        /// Bytes of a block.
+        /// Bytes from a block to the next.
         8 block_bytes: u64,
         /// Bytes of a page.
         16 page_bytes: u32,
@@ -74,21 +74,23 @@ mirror! {
 }
 
 mirror! {
-    /// Encodes whole 16-bit pages: one (page, half) a warp or block.
+    /// Encodes whole 16-bit pages, a half of one stream's page after the other.
     SealParams, 48 bytes {
-        /// `SealJob [n_jobs]`, either all with a stream of these layers or all without.
+        /// `SealJob [n_jobs]`, either all with a stream or all without; those without a
+        /// block last.
         0 jobs: u64,
         /// `KvArena []`.
         8 arenas: u64,
-        /// `float [stream][d·(d − 1)/2]`: [`Feedback`](crate::codec::feedback) of kf keys; or 0.
+        /// `float [stream][d][d]`: [`Feedback`](crate::codec::feedback) of kf keys, at `[i][j]`
+        /// what the errors of channel i weigh in channel j; or 0.
         16 feedback: u64,
         /// Jobs.
         24 n_jobs: u32,
-        /// Jobs with `stream` [`NONE`](super::none::NONE) seal the layers
-        /// `[first_layer, first_layer + n_layers)`.
+        /// Jobs with `stream` [`NONE`](super::none::NONE) seal `streams` streams from the
+        /// first of this layer on.
         28 first_layer: u32,
-        /// See `first_layer`.
-        32 n_layers: u32,
+        /// Streams that a job stands for: 1 if it names one.
+        32 streams: u32,
         /// KV heads.
         36 kv_heads: u32,
         /// Channels of a head.
@@ -109,7 +111,7 @@ mirror! {
         8 to_arena: u32,
         /// Block number.
         12 to_block: u32,
-        /// [`NONE`](super::none::NONE): all of the layers asked for.
+        /// [`NONE`](super::none::NONE): all that are asked for.
         16 stream: u32,
         /// 0.
         20 reserved: u32,
@@ -153,6 +155,26 @@ mirror! {
 }
 
 mirror! {
+    /// Puts the pieces of a parcel where they belong.
+    ScatterParams, 8 bytes {
+        /// `ScatterPiece []`, one for each block of threads along x, then their bytes.
+        0 parcel: u64,
+    }
+}
+
+mirror! {
+    /// One piece of a parcel.
+    ScatterPiece, 16 bytes {
+        /// Address that it belongs at, a multiple of 16.
+        0 to: u64,
+        /// Bytes from the parcel's begin, a multiple of 16.
+        8 from: u32,
+        /// Bytes, a multiple of 16.
+        12 bytes: u32,
+    }
+}
+
+mirror! {
     /// Copies whole blocks.
     CopyParams, 24 bytes {
         /// `CopyJob [n_copies]`.
@@ -179,7 +201,8 @@ mirror! {
         12 to: u32,
         /// The page of `from` to begin at.
         16 page: u32,
-        /// 0.
-        20 reserved: u32,
+        /// Bytes at the end of a block of `to_arena` that are not copied: none but of
+        /// arenas with canaries.
+        20 gap: u32,
     }
 }

@@ -45,6 +45,8 @@ fn the_cpp_compiler_lays_out_the_same_structs() {
         SealJob::LAYOUT,
         GatherParams::LAYOUT,
         GatherRow::LAYOUT,
+        ScatterParams::LAYOUT,
+        ScatterPiece::LAYOUT,
         CopyParams::LAYOUT,
         CopyJob::LAYOUT,
         GemmParams::LAYOUT,

@@ -8,6 +8,7 @@ use crate::backend::cuda::append::{AppendPlan, inv_turns};
 use crate::backend::cuda::arenas::Arenas;
 use crate::backend::cuda::copy::Copier;
 use crate::backend::cuda::gather::Gatherer;
+use crate::backend::cuda::parcel::Parcel;
 use crate::backend::cuda::seal::SealPlan;
 use crate::backend::cuda::tables::AttendTables;
 use crate::backend::driver::{DeviceBuffer, DeviceStream};
@@ -25,7 +26,11 @@ pub struct Arena {
     pub(super) copier: Copier,
     pub(super) gatherer: Gatherer,
     pub(super) groups: Vec<GroupPlans>,
-    pub(super) begun: Begun,
+    begun: Begun,
+    /// What lists of the step have changed.
+    parcel: Parcel,
+    /// Whether a step has begun, and its lists are on their way.
+    ready: bool,
     pub(super) layers: Layers,
     pub(super) scores: ScoreBuffers,
 }
@@ -40,29 +45,35 @@ pub(super) struct GroupPlans {
 }
 
 impl Arena {
+    /// Without blocks in use, with canaries behind those to come or not.
     pub(super) fn new(
         groups: &[KvGroup],
         classes: &[ClassDesc],
         budget: u64,
+        canaries: bool,
         stream: &Arc<DeviceStream>,
     ) -> Result<Self> {
         let device = stream.device();
+        let arenas = if canaries { Arenas::with_canaries } else { Arenas::new };
+        let parcel = Parcel::new(device)?;
         let group = |group: &KvGroup| -> Result<GroupPlans> {
             let turns = group.rope.as_deref().map(|rope| inv_turns(rope, stream));
             Ok(GroupPlans {
-                appends: AppendPlan::new(device)?,
-                seals: SealPlan::new(device)?,
-                tables: AttendTables::new(device)?,
+                appends: AppendPlan::within(device, &parcel)?,
+                seals: SealPlan::within(device, &parcel)?,
+                tables: AttendTables::within(device, &parcel)?,
                 turns: turns.transpose()?,
             })
         };
         Ok(Self {
             stream: stream.clone(),
-            arenas: Arenas::new(device, groups, classes, budget, stream)?,
+            arenas: arenas(device, groups, classes, budget, stream)?,
             copier: Copier::new(device)?,
             gatherer: Gatherer::new(device)?,
             groups: groups.iter().map(group).collect::<Result<_>>()?,
-            begun: Begun::new(device)?,
+            begun: Begun::within(device, &parcel)?,
+            parcel,
+            ready: false,
             layers: Layers::default(),
             scores: ScoreBuffers::new(device)?,
         })
@@ -73,8 +84,18 @@ impl Arena {
         self.arenas.id()
     }
 
-    /// Takes in a step: blocks first, then its lists, padded.
+    /// Takes in a step: blocks first, then its lists, padded, in one parcel.
     pub(super) fn begin(&mut self, input: &StepInput<'_>) -> Result<()> {
+        self.ready = false;
+        // Of a step that could not begin.
+        self.parcel.lock().unpack();
+        self.set(input)?;
+        self.parcel.lock().send(&self.stream)?;
+        self.ready = true;
+        Ok(())
+    }
+
+    fn set(&mut self, input: &StepInput<'_>) -> Result<()> {
         let (step, stream) = (input.step, &*self.stream);
         self.arenas.free(&step.frees);
         if !step.copies.is_empty() {
@@ -101,8 +122,28 @@ impl Arena {
         Ok(())
     }
 
+    fn expect_step(&self) -> Result<()> {
+        match self.ready {
+            true => Ok(()),
+            false => Err(Error::misuse("step", "none has begun, or it failed to")),
+        }
+    }
+
+    /// What the step in hand has said.
+    pub(super) fn begun(&self) -> Result<&Begun> {
+        self.expect_step()?;
+        Ok(&self.begun)
+    }
+
+    /// The same, to note what was done.
+    pub(super) fn begun_mut(&mut self) -> Result<&mut Begun> {
+        self.expect_step()?;
+        Ok(&mut self.begun)
+    }
+
     /// The plans of the group of a layer.
     pub(super) fn group(&self, at: LayerIndex) -> Result<&GroupPlans> {
+        self.expect_step()?;
         let missing = || Error::NotFound { what: format!("KV group {}", at.group) };
         self.groups.get(at.group).ok_or_else(missing)
     }

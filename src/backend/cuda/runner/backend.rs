@@ -1,5 +1,6 @@
 //! The device and the stream that all traits work on.
 
+use super::arena::Arena;
 use super::buffer::Buffer;
 use super::repeat::Repeats;
 use super::slots::Slots;
@@ -17,6 +18,7 @@ pub struct CudaBackend<T> {
     pub(super) uploader: Mutex<Uploader<T>>,
     pub(super) slots: Slots,
     pub(super) repeats: Repeats,
+    pub(super) canaries: bool,
 }
 
 impl<T: Element> CudaBackend<T> {
@@ -32,6 +34,7 @@ impl<T: Element> CudaBackend<T> {
             uploader: Mutex::default(),
             slots: Slots::new(device)?,
             repeats: Repeats::default(),
+            canaries: false,
         })
     }
 
@@ -49,6 +52,22 @@ impl<T: Element> CudaBackend<T> {
     pub fn set_capturing(&mut self, capturing: bool) -> Result<()> {
         self.repeats.captures = capturing;
         self.repeats.forget(&self.stream)
+    }
+
+    /// Lets arenas that are made from now on have canaries, for tests:
+    /// [`Arenas::with_canaries`](crate::backend::cuda::arenas::Arenas::with_canaries).
+    #[doc(hidden)]
+    pub fn set_canaries(&mut self) {
+        self.canaries = true;
+    }
+
+    /// Whether nothing was written behind any block in use.
+    ///
+    /// # Errors
+    /// [`Error::Device`] that names the first byte that was written.
+    #[doc(hidden)]
+    pub fn check_canaries(&self, arena: &Arena) -> Result<()> {
+        arena.arenas.check_canaries(&self.stream)
     }
 
     /// The device.

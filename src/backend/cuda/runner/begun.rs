@@ -5,6 +5,7 @@ use super::slots::Slots;
 use crate::backend::cuda::dense::{Penalties, draw_to};
 use crate::backend::cuda::list::DeviceList;
 use crate::backend::cuda::params::{SampleDraw, TOKEN_DRAWN};
+use crate::backend::cuda::parcel::Parcel;
 use crate::backend::draw::{Choice, Draw, Penalty};
 use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use crate::backend::{RowToken, StepInput};
@@ -34,15 +35,16 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    pub fn new(device: &Device) -> Result<Self> {
+    /// Nothing yet; what will be travels in a parcel.
+    pub fn within(device: &Device, parcel: &Parcel) -> Result<Self> {
         Ok(Self {
-            tokens: DeviceList::new(device)?,
+            tokens: DeviceList::within(device, parcel)?,
             ids: device.alloc(0)?,
-            rows: DeviceList::new(device)?,
-            draws: DeviceList::new(device)?,
-            starts: DeviceList::new(device)?,
-            penalised: DeviceList::new(device)?,
-            factors: DeviceList::new(device)?,
+            rows: DeviceList::within(device, parcel)?,
+            draws: DeviceList::within(device, parcel)?,
+            starts: DeviceList::within(device, parcel)?,
+            penalised: DeviceList::within(device, parcel)?,
+            factors: DeviceList::within(device, parcel)?,
             slots: Vec::new(),
             n_slots: 0,
             bucket: None,

@@ -29,7 +29,7 @@ impl<T: Element> Kv for CudaBackend<T> {
         self.repeats.forget(&self.stream)?;
         // Weights are loaded by now.
         *lock(&self.uploader) = Uploader::default();
-        Arena::new(groups, classes, budget, &self.stream)
+        Arena::new(groups, classes, budget, self.canaries, &self.stream)
     }
 
     fn kv_bytes(&self, arena: &Arena) -> u64 {
@@ -42,7 +42,7 @@ impl<T: Element> Kv for CudaBackend<T> {
 
     fn begin(&mut self, arena: &mut Arena, step: &StepInput<'_>) -> Result<()> {
         arena.begin(step)?;
-        self.slots.reserve(arena.begun.n_slots, &self.stream)
+        self.slots.reserve(arena.begun()?.n_slots, &self.stream)
     }
 
     fn repeat(
@@ -51,7 +51,7 @@ impl<T: Element> Kv for CudaBackend<T> {
         key: &GraphKey,
         mut work: impl FnMut(&mut Self, &mut Arena) -> Result<()>,
     ) -> Result<()> {
-        let bucket = arena.begun.bucket.filter(|_| self.repeats.captures);
+        let bucket = arena.begun()?.bucket.filter(|_| self.repeats.captures);
         let Some(seqs) = bucket else { return work(self, arena) };
         let key = Key { work: key.clone(), arena: arena.id(), seqs };
         let stream = self.stream.clone();

@@ -18,7 +18,7 @@ impl<T: Element> Tokens for CudaBackend<T> {
         scale: f32,
         to: &mut Buffer<T>,
     ) -> Result<()> {
-        let begun = &mut arena.begun;
+        let begun = arena.begun_mut()?;
         let (n, cols) = (begun.tokens.len(), table.cols());
         let to = to.set_wide(n, cols, &self.stream)?;
         let (tokens, slots) = (begun.tokens.buffer(), self.slots.drawn());
@@ -27,14 +27,14 @@ impl<T: Element> Tokens for CudaBackend<T> {
     }
 
     fn select(&self, arena: &Arena, from: &Buffer<T>, to: &mut Buffer<T>) -> Result<()> {
-        let (wanted, cols) = (&arena.begun.rows, from.cols());
+        let (wanted, cols) = (&arena.begun()?.rows, from.cols());
         let to = to.set_narrow(wanted.len(), cols, &self.stream)?;
         dense::select_rows(from.narrow()?, wanted.buffer(), wanted.len(), cols, to, &self.stream)
     }
 
     fn sample(&mut self, arena: &Arena, logits: &mut Buffer<T>) -> Result<()> {
         let (rows, vocab) = (logits.rows(), logits.cols());
-        let begun = &arena.begun;
+        let begun = arena.begun()?;
         if begun.draws.len() != rows {
             let what = format!("{} for {rows} rows", begun.draws.len());
             return Err(Error::config("choices", what));
@@ -49,7 +49,7 @@ impl<T: Element> Tokens for CudaBackend<T> {
     }
 
     fn send(&mut self, arena: &Arena) -> Result<()> {
-        self.slots.send(&arena.begun.slots, &self.stream)
+        self.slots.send(&arena.begun()?.slots, &self.stream)
     }
 
     fn receive(&mut self) -> Result<Vec<Option<u32>>> {
