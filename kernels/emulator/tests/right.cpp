@@ -1,6 +1,7 @@
 // Runs the kernels of right.cu under many seeds against plain loops.
 #include <math.h>
 
+#include <algorithm>
 #include <functional>
 #include <thread>
 
@@ -29,16 +30,21 @@ template <class T> static std::string differ(const Buffer<T>& got, const std::ve
 }
 
 static std::string collectives(uint64_t seed) {
-    Buffer<uint32_t> out(64 * 8);
+    Buffer<uint32_t> out(64 * 10);
     std::string error = launch("collectives", {64}, {0, out.address(), 0, 0}, seed);
     if (!error.empty()) return error;
     std::vector<uint32_t> expected;
     for (uint32_t id = 0; id < 64; ++id) {
         uint32_t base = id / 32 * 32, lane = id % 32, thirds = 0;
+        uint32_t least = ~0u, most = 0;
         for (uint32_t l = 0; l < 32; l += 3) thirds |= 1u << l;
+        for (uint32_t l = 0; l < 32; ++l) {
+            least = std::min(least, (base + l) * 13 % 64 + 5);
+            most = std::max(most, (base + l) * 13 % 64 + 5);
+        }
         for (uint32_t x : {(base + (lane ^ 5)) * 10, bits_of(float(base + (lane ^ 3)) + 0.5f),
                            (base + (lane * 7 + 1) % 32) * 3, bits_of(float(base + 31 - lane)),
-                           thirds, 1u, 0u, base ? 0xffu : ~0u})
+                           thirds, 1u, 0u, base ? 0xffu : ~0u, least, most})
             expected.push_back(x);
     }
     return differ(out, expected);
@@ -223,7 +229,7 @@ static std::string launches_at_once() {
 }
 
 void test_right() {
-    under_seeds("shuffle, shuffle_xor, ballot, any, sync_warp", collectives);
+    under_seeds("shuffle, shuffle_xor, ballot, min, max, any, sync_warp", collectives);
     under_seeds("mma_f16", [](uint64_t seed) { return mma_exact(seed, false, false); });
     under_seeds("mma_f16, subnormals", [](uint64_t seed) { return mma_exact(seed, false, true); });
     under_seeds("mma_bf16", [](uint64_t seed) { return mma_exact(seed, true, false); });

@@ -2,9 +2,9 @@
 #include "common/ptx.cuh"
 #include "emulator/tests/harness.h"
 
-// out[thread][8]: what each collective gives.
+// out[thread][10]: what each collective gives.
 KERNEL(collectives, TestParams, 64, 1) {
-    uint32_t* out = reinterpret_cast<uint32_t*>(params.out) + threadIdx.x * 8;
+    uint32_t* out = reinterpret_cast<uint32_t*>(params.out) + threadIdx.x * 10;
     uint32_t lane = lane_id(), id = threadIdx.x;
     store(out + 0, shuffle_xor(id * 10, 5));
     store(out + 1, float_bits(shuffle_xor(float(id) + 0.5f, 3)));
@@ -15,6 +15,8 @@ KERNEL(collectives, TestParams, 64, 1) {
     store(out + 6, uint32_t(warp_any(false)));
     sync_warp();
     store(out + 7, warp_ballot(id < 40));
+    store(out + 8, warp_min(id * 13 % 64 + 5));
+    store(out + 9, warp_max(id * 13 % 64 + 5));
 }
 
 // in: A [16][16], B [16][8] (16-bit), then C [16][8] f32; out: D [16][8].

@@ -196,4 +196,89 @@ mod tests {
             assert_eq!(difference(old, new), range, "{old:?} {new:?}");
         }
     }
+
+    #[cfg(feature = "emulator")]
+    mod on_a_device {
+        use super::super::{DeviceList, Parcel};
+        use crate::backend::driver::{Device, DeviceStream};
+        use bytemuck::Pod;
+
+        fn device() -> (Device, DeviceStream) {
+            let device = Device::emulated(Default::default());
+            let stream = device.stream().unwrap();
+            (device, stream)
+        }
+
+        #[track_caller]
+        fn holds<T: Pod + PartialEq + std::fmt::Debug>(
+            list: &DeviceList<T>,
+            want: &[T],
+            stream: &DeviceStream,
+        ) {
+            let mut got = vec![T::zeroed(); list.len()];
+            list.buffer().read(0, &mut got, stream).unwrap();
+            assert_eq!(got, want);
+        }
+
+        /// Lists of elements of several sizes, some of which change, shrink, grow.
+        #[test]
+        fn lists_travel_together() {
+            let (device, stream) = device();
+            let parcel = Parcel::new(&device).unwrap();
+            let mut words = DeviceList::<u32>::within(&device, &parcel).unwrap();
+            let mut triples = DeviceList::<[u64; 3]>::within(&device, &parcel).unwrap();
+            let mut longs = DeviceList::<u64>::within(&device, &parcel).unwrap();
+            for step in 0..12u32 {
+                let n = [5, 5, 200, 3, 70, 70][step as usize % 6];
+                let at = |i: u32| i * 1000 + if i % 7 == 3 { step } else { 0 };
+                let some: Vec<u32> = (0..n).map(at).collect();
+                let more: Vec<[u64; 3]> = (0..n / 2).map(|i| [at(i).into(), 1, 2]).collect();
+                let few: Vec<u64> = (0..step / 4).map(u64::from).collect();
+                words.set(&some, &stream).unwrap();
+                triples.set(&more, &stream).unwrap();
+                longs.set(&few, &stream).unwrap();
+                parcel.lock().send(&stream).unwrap();
+                holds(&words, &some, &stream);
+                holds(&triples, &more, &stream);
+                holds(&longs, &few, &stream);
+            }
+        }
+
+        #[test]
+        fn a_list_that_changes_twice_has_the_last_content() {
+            let (device, stream) = device();
+            let parcel = Parcel::new(&device).unwrap();
+            let mut list = DeviceList::<u32>::within(&device, &parcel).unwrap();
+            for items in [&[1, 2, 3][..], &[1, 5, 3], &[9; 100], &[9, 8]] {
+                list.set(items, &stream).unwrap();
+            }
+            parcel.lock().send(&stream).unwrap();
+            holds(&list, &[9, 8], &stream);
+        }
+
+        /// What a step that could not begin had put in is sent anew.
+        #[test]
+        fn what_was_thrown_away_travels_again() {
+            let (device, stream) = device();
+            let parcel = Parcel::new(&device).unwrap();
+            let mut list = DeviceList::<u32>::within(&device, &parcel).unwrap();
+            let mut other = DeviceList::<u32>::within(&device, &parcel).unwrap();
+            list.set(&[1, 2, 3], &stream).unwrap();
+            parcel.lock().send(&stream).unwrap();
+            list.set(&[1, 7, 3], &stream).unwrap();
+            parcel.lock().unpack();
+            list.set(&[1, 7, 3], &stream).unwrap();
+            other.set(&[4], &stream).unwrap();
+            parcel.lock().send(&stream).unwrap();
+            holds(&list, &[1, 7, 3], &stream);
+            // A list that is gone takes what it had put in along.
+            list.set(&[6], &stream).unwrap();
+            other.set(&[5], &stream).unwrap();
+            drop(list);
+            parcel.lock().send(&stream).unwrap();
+            other.set(&[5], &stream).unwrap();
+            parcel.lock().send(&stream).unwrap();
+            holds(&other, &[5], &stream);
+        }
+    }
 }
