@@ -1,6 +1,6 @@
 //! Lists that the host writes again and again and kernels read.
 
-use super::parcel::Parcel;
+use super::parcel::{Parcel, VECTOR};
 use crate::backend::driver::{Device, DeviceBuffer, DeviceStream};
 use crate::error::Result;
 use bytemuck::Pod;
@@ -8,8 +8,6 @@ use std::ops::Range;
 
 /// Elements that there is room for at the least: growing costs captured steps.
 const LEAST: usize = 64;
-/// Bytes that the kernel which unpacks parcels copies at a time.
-const VECTOR: usize = 16;
 
 /// A list in device memory that grows and is never given back. Use it on one
 /// stream: the order of its work is what keeps a list until it has been read.
@@ -68,26 +66,18 @@ impl<T: Pod> DeviceList<T> {
         }
         self.content.clear();
         self.content.extend_from_slice(items);
-        let (at, bytes) = self.vectors(changed);
+        // Whole vectors, but for the last of the list, behind which there is nothing.
+        let all: &[u8] = bytemuck::cast_slice(&self.content);
+        let first = changed.start * size_of::<T>() / VECTOR * VECTOR;
+        let end = (changed.end * size_of::<T>()).next_multiple_of(VECTOR).min(all.len());
         // SAFETY: the range is this buffer's, which lives until `drop`, or `grow` after the
         // parcel was sent; users of the list promise to use one stream.
-        unsafe { packed.put(self.buffer.address() + at, bytes) };
+        unsafe { packed.put(self.buffer.address() + first as u64, &all[first..end]) };
         self.packed_in = Some(packed.number());
         if self.parcel.travels_at_once() {
             packed.send(stream)?;
         }
         Ok(())
-    }
-
-    /// The bytes of a range of the content, widened to multiples of 16, and where they begin.
-    /// What follows the list's end is nothing.
-    fn vectors(&self, range: Range<usize>) -> (u64, impl Iterator<Item = u8>) {
-        let all: &[u8] = bytemuck::cast_slice(&self.content);
-        let first = range.start * size_of::<T>() / VECTOR * VECTOR;
-        let end = (range.end * size_of::<T>()).next_multiple_of(VECTOR);
-        let listed = &all[first..end.min(all.len())];
-        let nothing = end - first - listed.len();
-        (first as u64, listed.iter().copied().chain(std::iter::repeat_n(0, nothing)))
     }
 
     pub fn len(&self) -> usize {

@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const DEPTH: usize = 3;
 /// Bytes that there is room for at the least: growing costs captured steps.
 const LEAST: usize = 64 << 10;
+/// Bytes that the kernel copies at a time.
+pub(super) const VECTOR: usize = 16;
 const THREADS: u32 = 128;
 /// Bytes of a piece that a block of threads copies, about.
 const SHARE: u32 = 16 << 10;
@@ -91,15 +93,16 @@ impl Packed {
         self.lost
     }
 
-    /// Puts bytes in that belong at a device address, both multiples of 16. No two pieces of
-    /// a parcel overlap.
+    /// Puts bytes in that belong at a device address, a multiple of [`VECTOR`]; they are
+    /// filled up to one with zeros. No two pieces of a parcel overlap.
     ///
     /// # Safety
     /// The memory at `to` is a buffer's of the parcel's device, not used by anybody else on
     /// other streams; it lives until the parcel was sent and has arrived, or was unpacked.
-    pub unsafe fn put(&mut self, to: u64, bytes: impl IntoIterator<Item = u8>) {
+    pub unsafe fn put(&mut self, to: u64, bytes: &[u8]) {
         let from = self.bytes.len();
-        self.bytes.extend(bytes);
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.resize(self.bytes.len().next_multiple_of(VECTOR), 0);
         let bytes = (self.bytes.len() - from) as u32;
         self.pieces.push(ScatterPiece { to, from: from as u32, bytes });
     }
