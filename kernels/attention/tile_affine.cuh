@@ -9,8 +9,9 @@
 // Tensor cores take subnormals in full (Fasi et al. 2021, §3.1), so no code is
 // converted: a pair costs one AND and its share of a shift. Rows g stand at one
 // p, rows g + 8 at another; both powers of two leave through the score's factor
-// (keys) or the accumulators (values). With scales folded into the other
-// operand and zeros into one rank-1 product,
+// (keys) or the accumulators (values). For devices that do not (subnormal.cu asks them),
+// the same kernels are made with codes as normal numbers. With scales folded into the
+// other operand and zeros into one rank-1 product,
 //
 //   Σ_k (code·scale_k + zero_k)·x_k  =  Σ_k code·(scale_k·x_k)  +  Σ_k zero_k·x_k
 #pragma once
@@ -18,10 +19,16 @@
 #include "attention/columns.cuh"
 #include "attention/softmax.cuh"
 
-// The A operands in a unit of WORDS words: SPAN elements of k for rows g and g + 8.
-template <int BITS> struct Codes;
+// What a code is to tensor cores.
+enum class Number {
+    SUBNORMAL, // code · 2^(p − 24), as it stands
+    NORMAL,    // code · 2^p: nothing of it is lost where subnormals count as 0
+};
 
-template <> struct Codes<2> {
+// The A operands in a unit of WORDS words: SPAN elements of k for rows g and g + 8.
+template <int BITS, Number N = Number::SUBNORMAL> struct Codes;
+
+template <> struct Codes<2, Number::SUBNORMAL> {
     static constexpr int SPAN = 32, WORDS = 1, OPERANDS = 2;
     static constexpr float LOW = 1048576.0f; // 2^20: rows g, code at bit 4
     static constexpr float HIGH = 262144.0f; // 2^18: rows g + 8, code at bit 6
@@ -37,7 +44,7 @@ template <> struct Codes<2> {
 
 // Registers stand at bits 0, 3, 6, 9 and 12 of a word; with these two places seven shifts
 // serve fifteen of them. The last one's bits are the highest of each word.
-template <> struct Codes<3> {
+template <> struct Codes<3, Number::SUBNORMAL> {
     static constexpr int SPAN = 64, WORDS = 3, OPERANDS = 4;
     static constexpr float LOW = 262144.0f;   // 2^18: rows g, code at bit 6
     static constexpr float HIGH = 2097152.0f; // 2^21: rows g + 8, code at bit 3
@@ -55,7 +62,7 @@ template <> struct Codes<3> {
     }
 };
 
-template <> struct Codes<4> {
+template <> struct Codes<4, Number::SUBNORMAL> {
     static constexpr int SPAN = 16, WORDS = 1, OPERANDS = 1;
     static constexpr float LOW = 16777216.0f; // 2^24: rows g, code at bit 0
     static constexpr float HIGH = 1048576.0f; // 2^20: rows g + 8, code at bit 4
@@ -64,6 +71,22 @@ template <> struct Codes<4> {
         uint32_t w = unit[0];
         a[0][0] = w & AT0, a[0][1] = w & AT4;
         a[0][2] = (w >> 8) & AT0, a[0][3] = (w >> 8) & AT4;
+    }
+};
+
+// Under the mantissa of 1024 a code at bit p counts 2^p; one exact FMA takes the 1024 off.
+template <int BITS> struct Codes<BITS, Number::NORMAL> : Codes<BITS> {
+    using Bits = Codes<BITS>;
+    static constexpr float LOW = Bits::LOW / 16777216.0f; // 2^−p of 2^(24 − p)
+    static constexpr float HIGH = Bits::HIGH / 16777216.0f;
+    static DEVICE void unpack(const uint32_t (&unit)[Bits::WORDS], uint32_t (&a)[Bits::OPERANDS][4]) {
+        constexpr uint32_t ONE = 0x3c003c00, BASE = 0x64006400, MINUS_BASE = 0xe400e400; // 1, ±1024
+        Bits::unpack(unit, a);
+        UNROLL
+        for (int o = 0; o < Bits::OPERANDS; ++o) {
+            UNROLL
+            for (int r = 0; r < 4; ++r) a[o][r] = fma_f16x2(a[o][r] | BASE, ONE, MINUS_BASE);
+        }
     }
 };
 
@@ -85,7 +108,9 @@ DEVICE void issue_straight(uint8_t* shared, const uint8_t* from) {
 }
 
 // What halves of values share: the zeros' part of the output, and the powers of two.
-template <int BITS, int D, int GROUP> struct AffineValues {
+template <int BITS, int D, int GROUP, Number N> struct AffineValues {
+    using Code = Codes<BITS, N>;
+
     // Σ zero · weight: row g is channel group g % (D/GROUP). The even blocks of 16 tokens
     // count in rows g of the first, the odd ones in rows g + 8 of the second; the other
     // rows mean nothing.
@@ -95,7 +120,7 @@ template <int BITS, int D, int GROUP> struct AffineValues {
 
     // From here on the accumulators hold codes' powers of two.
     template <int NT> static DEVICE void enter(State<D, NT>& state, Extra<NT>& extra) {
-        state.scale_rows(1.0f / Codes<BITS>::LOW, 1.0f / Codes<BITS>::HIGH);
+        state.scale_rows(1.0f / Code::LOW, 1.0f / Code::HIGH);
         UNROLL
         for (int n = 0; n < NT; ++n) {
             UNROLL
@@ -104,7 +129,7 @@ template <int BITS, int D, int GROUP> struct AffineValues {
     }
 
     template <int NT> static DEVICE void leave(State<D, NT>& state, Extra<NT>& extra) {
-        state.scale_rows(Codes<BITS>::LOW, Codes<BITS>::HIGH);
+        state.scale_rows(Code::LOW, Code::HIGH);
         UNROLL
         for (int block = 0; block < D / 16; ++block) {
             uint32_t lane = block / (GROUP / 16) * 4 + lane_id() % 4;
