@@ -18,7 +18,7 @@ use kvfold::backend::{Attend, Kv, KvGroup, LayerIndex, Memory, Rope, RowToken, S
 use std::sync::Arc;
 
 /// Does a step and checks its queries: relative rms errors of all outputs of a call.
-fn step(bench: &mut Bench, new: &[usize]) {
+pub fn step(bench: &mut Bench, new: &[usize]) {
     bench.step(new, |bench, layer| {
         let sums: Vec<_> = (0..layer.asked.len()).map(|seq| check(bench, layer, seq)).collect();
         let total = |of: fn(&(f64, f64)) -> f64| sums.iter().map(of).sum::<f64>();

@@ -9,4 +9,6 @@ mod cache_kernels;
 mod common;
 mod dense_kernels;
 mod gemm;
+mod normal_codes;
 mod score_conformance;
+mod subnormal;
