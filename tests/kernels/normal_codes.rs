@@ -6,6 +6,7 @@ use crate::common::bench::Bench;
 use crate::common::plan::group;
 use crate::common::random::Random;
 use crate::common::subject::{Kind, OnDevice, full};
+use crate::score_conformance;
 use kvfold::backend::KvGroup;
 use kvfold::backend::cuda::subnormal::Number;
 
@@ -73,6 +74,18 @@ fn random_plans_agree_with_float64_without_subnormals() {
             let Some(mut bench) = Bench::draw(kind, &mut random) else { continue };
             for _ in 0..6 {
                 step(&mut bench, &Bench::draw_chunks(&mut random));
+            }
+        }
+    }
+}
+
+#[test]
+fn score_passes_agree_with_float64_without_subnormals() {
+    for kind in flushing() {
+        for format in ["f16", "fp8", "kivi4", "kf3", "bf16+kivi2"] {
+            let mut bench = Bench::new(kind, two_layers(format, 64, 2), 6, &[7, 8]);
+            for new in [[230, 70], [1, 130]] {
+                score_conformance::step(&mut bench, &new);
             }
         }
     }

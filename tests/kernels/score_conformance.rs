@@ -26,14 +26,14 @@ const PASSES: [Score; 6] = [
 ];
 
 /// Scores and tops of one sequence, for comparison bit by bit.
-type Bits = Vec<Vec<u32>>;
+pub type Bits = Vec<Vec<u32>>;
 
 /// Probabilities `[query][head][kept]`.
 type Probabilities = Vec<Vec<Vec<f64>>>;
 
 /// Does a step and checks some passes over it, all if many are asked for. The bits of each
 /// sequence that had tokens.
-fn step(bench: &mut Bench, new: &[usize]) -> Vec<Bits> {
+pub fn step(bench: &mut Bench, new: &[usize]) -> Vec<Bits> {
     let mut bits = vec![Bits::new(); new.iter().filter(|&&n| n > 0).count()];
     bench.step(new, |bench, layer| check(bench, layer, &mut bits));
     bits

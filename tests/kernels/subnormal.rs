@@ -64,7 +64,7 @@ fn a_device_that_takes_them_as_zero_is_found_out() {
 /// Once a device, and not at all for pages of 16 bits. Without an answer there is no layer.
 #[test]
 fn a_device_is_asked_once() {
-    for (format, lost_after, asked) in [("f16", 0, true), ("kivi2", 0, false), ("kivi2", 1, true)] {
+    for (format, lost_after, asked) in [("f16", 0, true), ("kivi2", 1, false), ("kivi2", 2, true)] {
         let options = EmulatorOptions { lost_after: Some(lost_after), ..Default::default() };
         let device = Device::emulated(options);
         let first = Attention::new(&device, shape(format)).map(drop);
