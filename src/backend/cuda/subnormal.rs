@@ -237,7 +237,7 @@ fn scaled(number: i32, power: i32) -> f16 {
 /// ±1 to ±8, all sorts of them.
 fn sign_and_size(i: usize, j: usize) -> i32 {
     let size = (5 * i + 3 * j + i * j) % 8 + 1;
-    if (i + j) % 3 == 0 { -(size as i32) } else { size as i32 }
+    if (i + j).is_multiple_of(3) { -(size as i32) } else { size as i32 }
 }
 
 /// Takes element k = n + first of each row.
