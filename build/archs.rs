@@ -60,4 +60,13 @@ impl Archs {
         let ptx = self.ptx.map(|a| format!("-gencode=arch=compute_{a},code=compute_{a}"));
         native.chain(ptx).collect()
     }
+
+    /// The same for code that the driver compiles if it is ever needed: PTX alone, if there
+    /// is any.
+    pub fn late_flags(&self) -> Vec<String> {
+        match self.ptx {
+            Some(_) => Archs { native: Vec::new(), ..*self }.flags(),
+            None => self.flags(),
+        }
+    }
 }

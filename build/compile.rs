@@ -20,6 +20,7 @@ pub struct Compiler {
 }
 
 /// One source and where its output goes.
+#[derive(Clone)]
 pub struct Unit {
     pub source: PathBuf,
     pub output: PathBuf,

@@ -1,4 +1,5 @@
-//! The feature `cuda`: one fatbin for each `.cu`, embedded in the binary.
+//! The feature `cuda`: one fatbin for each `.cu`, embedded in the binary. Those that hardly
+//! any device needs ([`LATE`]) hold no machine code: small, and soon compiled.
 
 use crate::archs::{self, Archs};
 use crate::compile::{Compiler, Unit, compile, sources};
@@ -10,11 +11,17 @@ use std::process::Command;
 
 const KERNELS: &str = "kernels";
 
+/// Kernels that are loaded when one of them is launched, and compiled by the driver then.
+/// Each one's name begins with that of its file.
+const LATE: &str = "kernels/attention/instantiations/normal";
+
 /// What goes into `fatbins.rs`.
 #[derive(Default)]
 pub struct Table {
     /// Stems and files.
     pub fatbins: Vec<(String, PathBuf)>,
+    /// Likewise of those that are loaded late.
+    pub late: Vec<(String, PathBuf)>,
     pub archs: Archs,
     pub toolkit: (u32, u32),
 }
@@ -28,42 +35,49 @@ pub fn build(out: &Path) -> Result<BTreeSet<PathBuf>, String> {
     let archs = known(&nvcc, wanted, list.is_some())?;
 
     let folder = out.join("cuda");
-    std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let (mut units, mut fatbins) = (Vec::new(), Vec::new());
-    for source in sources(Path::new(KERNELS), "cu")? {
-        if source.starts_with(Path::new(KERNELS).join("emulator")) {
-            continue;
-        }
-        let stem = stem(&source);
-        let output = folder.join(stem.replace('/', "-")).with_extension("fatbin");
-        fatbins.push((stem, output.clone()));
-        units.push(Unit { source, output });
-    }
-    forget_others(&folder, &fatbins);
+    let late_folder = folder.join("late");
+    std::fs::create_dir_all(&late_folder).map_err(|e| format!("{}: {e}", late_folder.display()))?;
+    let mut all = sources(Path::new(KERNELS), "cu")?;
+    all.retain(|source| !source.starts_with(Path::new(KERNELS).join("emulator")));
+    let (late, early): (Vec<_>, _) = all.into_iter().partition(|source| source.starts_with(LATE));
+    let (late, early) = (units(&late_folder, late), units(&folder, early));
+    forget_others(&folder, &[&late[..], &early].concat());
     let mut flags: Vec<String> = "--fatbin -std=c++17 -O3 --fmad=true -lineinfo -Xptxas -v -I"
         .split(' ')
         .chain([KERNELS])
         .map(String::from)
         .collect();
-    flags.extend(archs.flags());
     // A sixth of the size. Drivers before CUDA 12.4 cannot read it, but those before
     // the compiler's own generation are refused anyway.
     if nvcc.toolkit >= (13, 0) {
         flags.push("--compress-mode=size".into());
     }
-    let compiler = Compiler { program: nvcc.path, version: nvcc.version, flags };
-    let compiled = compile(&compiler, &units)?;
-    for log in &compiled.logs {
-        remarks(log).iter().for_each(|line| println!("cargo::warning={line}"));
+    let mut read = BTreeSet::new();
+    for (units, targets) in [(&early, archs.flags()), (&late, archs.late_flags())] {
+        let flags = [&flags[..], &targets].concat();
+        let (program, version) = (nvcc.path.clone(), nvcc.version.clone());
+        let compiled = compile(&Compiler { program, version, flags }, units)?;
+        for log in &compiled.logs {
+            remarks(log).iter().for_each(|line| println!("cargo::warning={line}"));
+        }
+        read.extend(compiled.read);
     }
-    write_table(out, &Table { fatbins, archs, toolkit: nvcc.toolkit })?;
-    Ok(compiled.read)
+    let table = |units: Vec<Unit>| units.into_iter().map(|u| (stem(&u.source), u.output)).collect();
+    let (fatbins, late) = (table(early), table(late));
+    write_table(out, &Table { fatbins, late, archs, toolkit: nvcc.toolkit })?;
+    Ok(read)
+}
+
+/// Where the fatbins of sources go.
+fn units(folder: &Path, sources: Vec<PathBuf>) -> Vec<Unit> {
+    let output = |source: &Path| folder.join(stem(source).replace('/', "-") + ".fatbin");
+    sources.into_iter().map(|source| Unit { output: output(&source), source }).collect()
 }
 
 /// Removes the fatbins of sources that are gone: scripts/sass-check reads the folder.
-fn forget_others(folder: &Path, fatbins: &[(String, PathBuf)]) {
+fn forget_others(folder: &Path, units: &[Unit]) {
     for old in sources(folder, "fatbin").unwrap_or_default() {
-        if !fatbins.iter().any(|(_, output)| *output == old) {
+        if !units.iter().any(|unit| unit.output == old) {
             let _ = std::fs::remove_file(old);
         }
     }
@@ -122,19 +136,22 @@ pub fn remarks(log: &str) -> Vec<String> {
 pub fn write_table(out: &Path, table: &Table) -> Result<(), String> {
     let mut text = String::from("// Written by build.rs.\n");
     let names = &table.archs.native;
-    if !table.fatbins.is_empty() {
+    if !(table.fatbins.is_empty() && table.late.is_empty()) {
         // Images start at aligned addresses, like those that the driver reads from files.
         text += "#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\n";
     }
-    text += "pub static FATBINS: &[(&str, &[u8])] = &[\n";
-    for (stem, file) in &table.fatbins {
-        let file = file.to_string_lossy();
-        let _ = writeln!(
-            text,
-            "    ({stem:?}, {{ static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!({file:?})); &IMAGE.0 }}),"
-        );
+    for (name, fatbins) in [("FATBINS", &table.fatbins), ("LATE", &table.late)] {
+        let _ = writeln!(text, "pub static {name}: &[(&str, &[u8])] = &[");
+        for (stem, file) in fatbins {
+            let file = file.to_string_lossy();
+            let _ = writeln!(
+                text,
+                "    ({stem:?}, {{ static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!({file:?})); &IMAGE.0 }}),"
+            );
+        }
+        text += "];\n";
     }
-    let _ = writeln!(text, "];\npub static ARCHITECTURES: &[&str] = &{names:?};");
+    let _ = writeln!(text, "pub static ARCHITECTURES: &[&str] = &{names:?};");
     let _ = writeln!(text, "pub static PTX: Option<u32> = {:?};", table.archs.ptx);
     let _ = writeln!(text, "pub static TOOLKIT: (u32, u32) = {:?};", table.toolkit);
     let path = out.join("fatbins.rs");

@@ -35,6 +35,9 @@ fn architectures_are_read_sorted_and_checked() {
             "-gencode=arch=compute_80,code=compute_80",
         ]
     );
+    let late = |list| archs::parse(list).unwrap().late_flags();
+    assert_eq!(late("80,90a"), ["-gencode=arch=compute_80,code=compute_80"]);
+    assert_eq!(late("90a"), ["-gencode=arch=compute_90a,code=sm_90a"]);
 
     for (list, told) in [
         ("75,90", "the kernels need architecture 80 or later, not 75"),
@@ -128,7 +131,10 @@ fn docs_are_built_without_a_compiler() {
     assert!(!place.path().join("fatbins.rs").exists());
     assert!(run(true).status.success());
     let table = fs::read_to_string(place.path().join("fatbins.rs")).unwrap();
-    assert!(table.contains("FATBINS") && !table.contains("include_bytes"), "{table}");
+    assert!(
+        table.contains("FATBINS") && table.contains("LATE") && !table.contains("include_bytes"),
+        "{table}"
+    );
 }
 
 /// "Compiles" by copying, counts its runs, and includes `header.h`.

@@ -10,7 +10,8 @@ DEVICE void code_words(const uint8_t* codes, uint32_t first, uint32_t apart, uin
     ldmatrix_x4(w, codes + lane % 16 * 16 + lane / 16 * (apart * 128) + first * 128);
 }
 
-template <int BITS, int D> struct KiviKeys {
+template <int BITS, int D, Number N = Number::SUBNORMAL> struct KiviKeys {
+    using Code = Codes<BITS, N>;
     using Layout = AffineLayout<BITS, D, 32>;
     static constexpr Channels ORDER = Channels::NATURAL;
     static constexpr uint32_t TOKENS = 64;
@@ -25,7 +26,7 @@ template <int BITS, int D> struct KiviKeys {
     static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float scale,
                               float (&s)[4][NT][4]) {
         constexpr int WORDS = 32 * BITS / 64; // of 32 channels: 1 or 2
-        constexpr int OPERANDS = Codes<BITS>::OPERANDS;
+        constexpr int OPERANDS = Code::OPERANDS;
         constexpr int PAIR = 2 / WORDS; // blocks of 32 channels whose words are read at once
         const uint8_t* params = shared + Layout::CODES;
         float bias[NT][4];
@@ -67,7 +68,7 @@ template <int BITS, int D> struct KiviKeys {
                         for (int i = 0; i < WORDS; ++i) {
                             uint32_t a[OPERANDS][4];
                             const uint32_t unit[1] = {words[2 * half + (block - first) * WORDS + i]};
-                            Codes<BITS>::unpack(unit, a);
+                            Code::unpack(unit, a);
                             UNROLL
                             for (int o = 0; o < OPERANDS; ++o) {
                                 UNROLL
@@ -82,7 +83,7 @@ template <int BITS, int D> struct KiviKeys {
             for (int n = 0; n < NT; ++n) {
                 UNROLL
                 for (int e = 0; e < 4; ++e) {
-                    float power = e < 2 ? Codes<BITS>::LOW : Codes<BITS>::HIGH;
+                    float power = e < 2 ? Code::LOW : Code::HIGH;
                     UNROLL
                     for (int half = 0; half < 2; ++half)
                         s[2 * group + half][n][e] =
@@ -114,8 +115,9 @@ template <int BITS, int D> struct KiviKeys {
     }
 };
 
-template <int BITS, int D> struct KiviValues : AffineValues<BITS, D, 32> {
-    using Common = AffineValues<BITS, D, 32>;
+template <int BITS, int D, Number N = Number::SUBNORMAL> struct KiviValues : AffineValues<BITS, D, 32, N> {
+    using Code = Codes<BITS, N>;
+    using Common = AffineValues<BITS, D, 32, N>;
     template <int NT> using Extra = typename Common::template Extra<NT>;
     using Layout = AffineLayout<BITS, D, 32>;
     static constexpr uint32_t BYTES = Layout::BYTES;
@@ -130,7 +132,7 @@ template <int BITS, int D> struct KiviValues : AffineValues<BITS, D, 32> {
                                   State<D, NT>& state, Extra<NT>& extra) {
         constexpr int GROUPS = D / 32;
         constexpr int WORDS = 32 * BITS / 64; // along 32 tokens: 1 or 2
-        constexpr int OPERANDS = Codes<BITS>::OPERANDS;
+        constexpr int OPERANDS = Code::OPERANDS;
         constexpr int PAIR = 2 / WORDS; // groups whose words are read at once
         uint32_t lane = lane_id(), matrix = lane / 8;
         const uint8_t* scales = shared + Layout::CODES + matrix * 16;
@@ -168,7 +170,7 @@ template <int BITS, int D> struct KiviValues : AffineValues<BITS, D, 32> {
                         for (int i = 0; i < WORDS; ++i) {
                             uint32_t a[OPERANDS][4];
                             const uint32_t unit[1] = {words[2 * (group - first + i) + half]};
-                            Codes<BITS>::unpack(unit, a);
+                            Code::unpack(unit, a);
                             UNROLL
                             for (int o = 0; o < OPERANDS; ++o) {
                                 UNROLL

@@ -9,8 +9,9 @@
 
 #include "attention/tile_affine.cuh"
 
-template <int BITS, int D> struct RotatedLayout : AffineLayout<BITS, D, 64> {
-    static constexpr int SPAN = Codes<BITS>::SPAN, WORDS = Codes<BITS>::WORDS;
+template <int BITS, int D, Number N> struct RotatedLayout : AffineLayout<BITS, D, 64> {
+    using Code = Codes<BITS, N>;
+    static constexpr int SPAN = Code::SPAN, WORDS = Code::WORDS;
     static constexpr int CHUNK = SPAN < 32 ? 32 : SPAN; // the scales of 32 elements are one load
     static constexpr int UNITS = CHUNK / SPAN;
 
@@ -50,10 +51,10 @@ template <int BITS, int D> struct RotatedLayout : AffineLayout<BITS, D, 64> {
     static DEVICE void multiply(float (*acc)[NT][4], const uint32_t (&unit)[4][WORDS], const uint32_t (*folded)[NT][2]) {
         UNROLL
         for (int block = 0; block < 4; ++block) {
-            uint32_t a[Codes<BITS>::OPERANDS][4];
-            Codes<BITS>::unpack(unit[block], a);
+            uint32_t a[Code::OPERANDS][4];
+            Code::unpack(unit[block], a);
             UNROLL
-            for (int o = 0; o < Codes<BITS>::OPERANDS; ++o) {
+            for (int o = 0; o < Code::OPERANDS; ++o) {
                 UNROLL
                 for (int n = 0; n < NT; ++n) mma_f16(acc[block][n], a[o], folded[o][n]);
             }
@@ -61,8 +62,9 @@ template <int BITS, int D> struct RotatedLayout : AffineLayout<BITS, D, 64> {
     }
 };
 
-template <int BITS, int D> struct RotatedKeys {
-    using Layout = RotatedLayout<BITS, D>;
+template <int BITS, int D, Number N = Number::SUBNORMAL> struct RotatedKeys {
+    using Code = Codes<BITS, N>;
+    using Layout = RotatedLayout<BITS, D, N>;
     static constexpr Channels ORDER = Channels::NATURAL;
     static constexpr uint32_t TOKENS = 64;
     static constexpr uint32_t BYTES = Layout::BYTES;
@@ -97,7 +99,7 @@ template <int BITS, int D> struct RotatedKeys {
             for (int n = 0; n < NT; ++n) {
                 UNROLL
                 for (int e = 0; e < 4; ++e) {
-                    float power = e < 2 ? Codes<BITS>::LOW : Codes<BITS>::HIGH;
+                    float power = e < 2 ? Code::LOW : Code::HIGH;
                     s[block][n][e] = fma_fast(s[block][n][e], power * scale, bias[n][e % 2] * scale);
                 }
             }
@@ -123,9 +125,9 @@ template <int BITS, int D> struct RotatedKeys {
     }
 };
 
-template <int BITS, int D> struct RotatedValues : AffineValues<BITS, D, 64> {
-    using Layout = RotatedLayout<BITS, D>;
-    using Common = AffineValues<BITS, D, 64>;
+template <int BITS, int D, Number N = Number::SUBNORMAL> struct RotatedValues : AffineValues<BITS, D, 64, N> {
+    using Layout = RotatedLayout<BITS, D, N>;
+    using Common = AffineValues<BITS, D, 64, N>;
     template <int NT> using Extra = typename Common::template Extra<NT>;
     static constexpr uint32_t BYTES = Layout::BYTES;
 

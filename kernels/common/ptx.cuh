@@ -171,5 +171,11 @@ DEVICE uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
     return __byte_perm(a, b, selector);
 }
 DEVICE uint32_t popcount(uint64_t x) { return __popcll(x); }
+// (a & b) | c in one instruction, which the compiler does not make of two constants.
+DEVICE uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
 
 #endif

@@ -194,7 +194,7 @@ void Block::meet(Wait collective, void* operands, Site site) {
     running->wait = collective;
     running->site = site;
     if (warp.arrived == ~0u) {
-        complete(collective, warp.operands);
+        complete(collective, warp.operands, launch->flush_subnormals);
         warp.arrived = 0;
         for (uint32_t l = 0; l < WARP; ++l) {
             threads_[w * WARP + l].wait = Wait::none;

@@ -23,6 +23,7 @@ struct Launch {
     Index grid;
     uint32_t shared_bytes;
     uint64_t seed;
+    bool flush_subnormals;
 
     std::atomic<bool> failed{false};
     std::mutex lock;

@@ -82,6 +82,16 @@ struct F16 {
         return Float4((subnormal & below) | (~subnormal & magnitude) | (h & 0x8000) << 16);
     }
 };
+// F16 with subnormals taken as 0.
+struct FlushedF16 {
+    static Float4 low(Word4 x) { return F16::low(flushed(x)); }
+    static Float4 high(Word4 x) { return F16::high(flushed(x)); }
+    static Word4 flushed(Word4 x) {
+        Word4 low = Word4((x & 0x7c00) != 0) & 0x7fff;
+        Word4 high = Word4((x & 0x7c000000) != 0) & 0x7fff0000;
+        return x & (low | high | 0x80008000);
+    }
+};
 struct Bf16 {
     static Float4 low(Word4 x) { return Float4(x << 16); }
     static Float4 high(Word4 x) { return Float4(x & 0xffff0000); }
@@ -129,7 +139,7 @@ template <class Half> static void mma(void* const (&operands)[WARP]) {
     }
 }
 
-void complete(Wait collective, void* const (&operands)[WARP]) {
+void complete(Wait collective, void* const (&operands)[WARP], bool flush_subnormals) {
     switch (collective) {
     case Wait::shuffle_xor: return shuffle(operands, true);
     case Wait::shuffle: return shuffle(operands, false);
@@ -138,7 +148,8 @@ void complete(Wait collective, void* const (&operands)[WARP]) {
     case Wait::ldmatrix_x4: return ldmatrix(operands, false);
     case Wait::ldmatrix_x4_trans: return ldmatrix(operands, true);
     case Wait::movmatrix_trans: return movmatrix(operands);
-    case Wait::mma_f16: return mma<F16>(operands);
+    case Wait::mma_f16:
+        return flush_subnormals ? mma<FlushedF16>(operands) : mma<F16>(operands);
     case Wait::mma_bf16: return mma<Bf16>(operands);
     default: return; // sync_warp: to have met is all
     }

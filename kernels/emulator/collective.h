@@ -31,7 +31,8 @@ struct MmaOperands {
     const uint32_t* b; // 2
 };
 
-// Reads and writes the operands of all lanes.
-void complete(Wait collective, void* const (&operands)[WARP]);
+// Reads and writes the operands of all lanes. With `flush_subnormals`, products of f16 take
+// subnormal elements as 0.
+void complete(Wait collective, void* const (&operands)[WARP], bool flush_subnormals);
 
 } // namespace kvfold::emulator

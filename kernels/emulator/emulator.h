@@ -14,9 +14,12 @@ extern "C" {
 // Returns 0, or 1 with a message of one line in `error` (cut to `error_bytes`,
 // which may be 0): an unknown kernel, a wrong configuration, or what the kernel
 // did wrong. After an error the contents of the kernel's outputs are unspecified.
+// With `flush_subnormals` not 0, products of f16 matrices take subnormal elements as 0, as
+// a device might.
 int kvfold_emulator_launch(const char* kernel, const uint32_t grid[3], uint32_t threads,
                            uint32_t shared_bytes, const void* params, uint64_t params_bytes,
-                           uint64_t seed, uint32_t host_threads, char* error, uint64_t error_bytes);
+                           uint64_t seed, uint32_t host_threads, uint32_t flush_subnormals,
+                           char* error, uint64_t error_bytes);
 
 // Global memory: 256-byte aligned, filled with 0xff (NaN in every float type).
 // Kernels may touch nothing else. Null if memory is short.

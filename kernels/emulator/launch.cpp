@@ -127,7 +127,7 @@ void run_blocks(Launch& launch, uint32_t host_threads) {
 // The message of what went wrong, or "".
 std::string launch(const char* name, const uint32_t grid[3], uint32_t threads,
                    uint32_t shared_bytes, const void* params, uint64_t params_bytes, uint64_t seed,
-                   uint32_t host_threads) {
+                   uint32_t host_threads, bool flush_subnormals) {
     std::string message;
     const Kernel* kernel = find_kernel(name, message);
     if (!kernel) return message;
@@ -142,6 +142,7 @@ std::string launch(const char* name, const uint32_t grid[3], uint32_t threads,
     launch.grid = {grid[0], grid[1], grid[2]};
     launch.shared_bytes = shared_bytes;
     launch.seed = seed;
+    launch.flush_subnormals = flush_subnormals;
     run_blocks(launch, host_threads);
     return launch.message;
 }
@@ -153,12 +154,14 @@ std::string launch(const char* name, const uint32_t grid[3], uint32_t threads,
 extern "C" int kvfold_emulator_launch(const char* kernel, const uint32_t grid[3], uint32_t threads,
                                       uint32_t shared_bytes, const void* params,
                                       uint64_t params_bytes, uint64_t seed, uint32_t host_threads,
-                                      char* error, uint64_t error_bytes) {
+                                      uint32_t flush_subnormals, char* error,
+                                      uint64_t error_bytes) {
     // The host's own failures (no memory, no threads) must not cross into Rust.
     std::string message;
     try {
         message = kvfold::emulator::launch(kernel, grid, threads, shared_bytes, params,
-                                           params_bytes, seed, host_threads);
+                                           params_bytes, seed, host_threads,
+                                           flush_subnormals != 0);
     } catch (const std::exception& failure) {
         message = std::string("the host failed: ") + failure.what();
     }

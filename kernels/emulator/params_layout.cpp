@@ -7,6 +7,7 @@
 #include "common/params/cache.h"
 #include "common/params/dense.h"
 #include "common/params/score.h"
+#include "common/params/subnormal.h"
 
 namespace {
 
@@ -137,6 +138,10 @@ const Row rows[] = {
     SIZE(BenchMmaParams),
     FIELD(BenchMmaParams, operands), FIELD(BenchMmaParams, sums), FIELD(BenchMmaParams, rounds),
     FIELD(BenchMmaParams, reserved),
+    SIZE(SubnormalParams),
+    FIELD(SubnormalParams, operands), FIELD(SubnormalParams, sums), FIELD(SubnormalParams, factors),
+    FIELD(SubnormalParams, products), FIELD(SubnormalParams, n_matrices),
+    FIELD(SubnormalParams, n_pairs),
     VALUE(KvCodec, CODEC_F16), VALUE(KvCodec, CODEC_BF16), VALUE(KvCodec, CODEC_FP8),
     VALUE(KvCodec, CODEC_KIVI4), VALUE(KvCodec, CODEC_KIVI2),
     VALUE(KvCodec, CODEC_KF4), VALUE(KvCodec, CODEC_KF3), VALUE(KvCodec, CODEC_KF2),

@@ -214,3 +214,4 @@ DEVICE uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector,
     return result;
 }
 DEVICE uint32_t popcount(uint64_t x) { return uint32_t(__builtin_popcountll(x)); }
+DEVICE uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }

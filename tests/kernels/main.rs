@@ -9,5 +9,7 @@ mod cache_kernels;
 mod common;
 mod dense_kernels;
 mod gemm;
+mod normal_codes;
 mod sanitizer_cases;
 mod score_conformance;
+mod subnormal;

@@ -92,7 +92,7 @@ class Device {
         char error[1024] = "";
         last_ = ", last launched: " + r.kernel;
         int failed = kvfold_emulator_launch(r.kernel.c_str(), r.grid, r.threads, r.shared_bytes,
-                                            r.data.data(), r.data.size(), r.seed + seed_, 1, error,
+                                            r.data.data(), r.data.size(), r.seed + seed_, 1, 0, error,
                                             sizeof error);
         if (!failed) return "";
         return std::string(error) + " (seed " + std::to_string(r.seed + seed_) + ")";

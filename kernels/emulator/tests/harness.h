@@ -52,7 +52,7 @@ inline std::string launch(const char* kernel, const Configuration& c, const Test
     char error[2048] = "";
     uint32_t grid[3] = {c.blocks, 1, 1};
     int rc = kvfold_emulator_launch(kernel, grid, c.threads, c.shared_bytes, &params, sizeof params,
-                                    seed, c.host_threads, error, sizeof error);
+                                    seed, c.host_threads, 0, error, sizeof error);
     if ((rc != 0) != (error[0] != 0)) return "return code and message disagree";
     return error;
 }

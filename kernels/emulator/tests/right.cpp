@@ -205,8 +205,8 @@ static std::string grid_indices(uint64_t seed) {
     Buffer<uint32_t> out(60);
     TestParams params = {0, out.address(), 0, 0};
     char error[256];
-    if (kvfold_emulator_launch("grid_indices", grid, 32, 0, &params, sizeof params, seed, 3, error,
-                               sizeof error))
+    if (kvfold_emulator_launch("grid_indices", grid, 32, 0, &params, sizeof params, seed, 3, 0,
+                               error, sizeof error))
         return error;
     std::vector<uint32_t> expected(60);
     for (uint32_t i = 0; i < 60; ++i) expected[i] = i;

@@ -171,7 +171,7 @@ static void test_configuration() {
     must_fail("a selector with bit 3", "sign_selector", {}, params, {"byte_permute"});
     uint32_t grid[3] = {1, 1, 1};
     char error[200] = "";
-    kvfold_emulator_launch("ring", grid, 256, 1024, &params, 8, 0, 1, error, sizeof error);
+    kvfold_emulator_launch("ring", grid, 256, 1024, &params, 8, 0, 1, 0, error, sizeof error);
     report("params of another size", strstr(error, "params of 8 bytes, not 24") ? "" : error);
     KvfoldEmulatorKernel kernel;
     uint32_t n = 0;

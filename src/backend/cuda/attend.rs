@@ -16,8 +16,9 @@
 //!
 //! [`SEQ_PROMPT`]: super::params::SEQ_PROMPT
 
-use super::forms::form_of;
+use super::forms::{decode_stem, form_of};
 use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
+use super::subnormal::{self, Number};
 use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
 use crate::backend::kv::check_mask;
 use crate::backend::{Geometry, Kernels};
@@ -135,6 +136,7 @@ pub struct Parts {
 pub struct Attention {
     device: Device,
     shape: AttentionShape,
+    number: Number,
     decode: String,
     prefill: String,
     merge: String,
@@ -142,12 +144,26 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Attention of a shape.
+    /// Attention of a shape. The first with sealed pages on a device asks it what its
+    /// tensor cores take ([`subnormal`]): that allocates, and waits for the answer.
     ///
     /// # Errors
     /// [`Error::Unsupported`] that names a head dim, group or format for which there
-    /// is no kernel; [`Error::Config`] for a field out of range.
+    /// is no kernel; [`Error::Config`] for a field out of range; what the device reports.
     pub fn new(device: &Device, shape: AttentionShape) -> Result<Self> {
+        let mut attention = Self::with_number(device, shape, Number::Subnormal)?;
+        if attention.shape.format.seals() && subnormal::number(device)? == Number::Normal {
+            attention = Self::with_number(device, attention.shape, Number::Normal)?;
+        }
+        Ok(attention)
+    }
+
+    /// As [`new`](Self::new), by the kernels whose codes are such numbers: for tests, which
+    /// try both on any device.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_number(device: &Device, shape: AttentionShape, number: Number) -> Result<Self> {
         let AttentionShape { head_dim, heads, kv_heads, ref format, .. } = shape;
         Geometry::gqa(head_dim).check(Kernels::CudaAttention)?;
         if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
@@ -169,14 +185,16 @@ impl Attention {
             return Err(Error::config("scale, window", what));
         }
         check_mask(shape.causal, shape.window)?;
-        let form = form_of(*format)?.stem;
+        let form = form_of(*format)?;
+        let (decode, form) = (decode_stem(form, number), form.stem);
         let element = format.hot();
         // A wider tile serves two columns of 8 with one read of the pages; at 256
         // channels its accumulators would not fit the registers.
         let tile_columns = if group > 8 && head_dim < 256 { 16 } else { 8 };
         Ok(Self {
             device: device.clone(),
-            decode: format!("decode_{form}_{element}_d{head_dim}_n{tile_columns}"),
+            number,
+            decode: format!("decode_{decode}_{element}_d{head_dim}_n{tile_columns}"),
             prefill: format!("prefill_{form}_{element}_d{head_dim}"),
             merge: format!("attend_merge_{element}_d{head_dim}"),
             shape,
@@ -192,6 +210,11 @@ impl Attention {
     /// The shape.
     pub fn shape(&self) -> &AttentionShape {
         &self.shape
+    }
+
+    /// What codes of sealed pages are to its kernels.
+    pub fn number(&self) -> Number {
+        self.number
     }
 
     /// Memory for calls within `limits`.

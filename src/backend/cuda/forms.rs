@@ -1,5 +1,6 @@
 //! The forms of pages that attention kernels are made for.
 
+use super::subnormal::Number;
 use crate::codec::KvFormat;
 use crate::codec::formats::{NAMED_FORMATS, NamedFormat};
 use crate::error::{Error, Result};
@@ -18,10 +19,26 @@ pub(super) fn form_of(format: KvFormat) -> Result<&'static NamedFormat> {
     })
 }
 
+/// What kernels that decode such pages are called by, behind the family's name. Pages of 16
+/// bits have no codes.
+pub(super) fn decode_stem(form: &NamedFormat, number: Number) -> String {
+    match number {
+        Number::Normal if !form.key.is_16_bit() => format!("{}_normal", form.stem),
+        _ => form.stem.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    /// The names of a folder's files.
+    fn sources(folder: &str) -> BTreeSet<String> {
+        let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+        let files = files.filter(|entry| entry.path().is_file());
+        files.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    }
 
     #[test]
     fn each_form_has_its_sources() {
@@ -30,9 +47,10 @@ mod tests {
             [format!("decode_{form}.cu"), format!("prefill_{form}.cu"), format!("score_{keys}.cu")]
         });
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/attention/instantiations");
-        let files = std::fs::read_dir(folder).unwrap();
-        let files = files.map(|f| f.unwrap().file_name().into_string().unwrap());
-        assert_eq!(files.collect::<BTreeSet<_>>(), wanted.collect());
+        assert_eq!(sources(folder), wanted.collect());
+        let normal = NAMED_FORMATS.iter().map(|format| decode_stem(format, Number::Normal));
+        let wanted = normal.filter(|stem| stem != "half").map(|stem| format!("decode_{stem}.cu"));
+        assert_eq!(sources(&format!("{folder}/normal")), wanted.collect());
     }
 
     #[cfg(feature = "emulator")]
@@ -76,7 +94,10 @@ mod tests {
                 ["f16", "bf16"].into_iter().flat_map(|e| [64, 128, 256].map(|d| (e, d)))
             {
                 let columns = if d < 256 { &[8, 16][..] } else { &[8] };
-                wanted.extend(columns.iter().map(|n| format!("decode_{form}_{element}_d{d}_n{n}")));
+                for stem in [Number::Subnormal, Number::Normal].map(|n| decode_stem(&format, n)) {
+                    let name = |n| format!("decode_{stem}_{element}_d{d}_n{n}");
+                    wanted.extend(columns.iter().map(name));
+                }
                 wanted.insert(format!("prefill_{form}_{element}_d{d}"));
                 wanted.extend(["score", "top"].map(|f| format!("{f}_{keys}_{element}_d{d}")));
             }

@@ -20,5 +20,6 @@ pub mod roofs;
 pub mod runner;
 pub mod score;
 pub mod seal;
+pub mod subnormal;
 pub mod tables;
 pub mod weights;

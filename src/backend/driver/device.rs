@@ -3,8 +3,8 @@
 use super::raw::{DeviceInfo, Driver, MemoryInfo};
 use crate::error::{Error, Result};
 use std::ffi::c_void;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// A device: a cheap handle, shared by what was allocated on it.
 #[derive(Clone)]
@@ -12,6 +12,7 @@ pub struct Device(Arc<Shared<dyn Driver>>);
 
 struct Shared<D: ?Sized> {
     changes: AtomicU64,
+    takes_subnormals: OnceLock<bool>,
     driver: D,
 }
 
@@ -71,7 +72,8 @@ impl Device {
 
     /// A device of any driver.
     pub fn new(driver: impl Driver + 'static) -> Self {
-        Self(Arc::new(Shared { changes: AtomicU64::new(0), driver }))
+        let (changes, takes_subnormals) = (AtomicU64::new(0), OnceLock::new());
+        Self(Arc::new(Shared { changes, takes_subnormals, driver }))
     }
 
     /// What the device is.
@@ -88,6 +90,12 @@ impl Device {
     /// as long as it stays the same, addresses mean what they meant.
     pub fn changes(&self) -> u64 {
         self.0.changes.load(Ordering::Relaxed)
+    }
+
+    /// Whether its tensor cores take f16 subnormals in full, once that was asked
+    /// (`backend/cuda/subnormal.rs`).
+    pub(in crate::backend) fn takes_subnormals(&self) -> &OnceLock<bool> {
+        &self.0.takes_subnormals
     }
 
     pub(super) fn allocate(&self, bytes: u64) -> Result<u64> {

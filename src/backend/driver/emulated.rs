@@ -48,6 +48,8 @@ pub struct EmulatorOptions {
     pub lost_after: Option<u64>,
     /// Whether captures succeed.
     pub captures: bool,
+    /// Whether products of f16 matrices take subnormal elements as 0, as a device might.
+    pub flush_subnormals: bool,
 }
 
 impl Default for EmulatorOptions {
@@ -59,6 +61,7 @@ impl Default for EmulatorOptions {
             multiprocessors: 4,
             lost_after: None,
             captures: true,
+            flush_subnormals: false,
         }
     }
 }
@@ -111,12 +114,13 @@ impl State {
 impl EmulatedDriver {
     /// A device of its own, which records if the environment says so.
     pub fn new(options: EmulatorOptions) -> Self {
-        Self::with(options, Emulator::new(trace::folder().as_deref()))
+        let folder = trace::folder();
+        Self::with(options, Emulator::new(folder.as_deref(), options.flush_subnormals))
     }
 
     /// A device of its own, which records in a file of `folder`.
     pub fn recording(options: EmulatorOptions, folder: &Path) -> Self {
-        Self::with(options, Emulator::new(Some(folder)))
+        Self::with(options, Emulator::new(Some(folder), options.flush_subnormals))
     }
 
     fn with(options: EmulatorOptions, emulator: Emulator) -> Self {

@@ -74,12 +74,22 @@ pub struct Layer<'a> {
 
 impl Bench {
     /// Empty sequences, one a seed.
-    pub fn new(kind: Kind, mut group: KvGroup, heads: usize, seeds: &[u64]) -> Self {
+    pub fn new(kind: Kind, group: KvGroup, heads: usize, seeds: &[u64]) -> Self {
+        Self::of(kind, kind.subject(), group, heads, seeds)
+    }
+
+    /// The same of a subject of this kind.
+    pub fn of(
+        kind: Kind,
+        mut subject: Box<dyn Subject>,
+        mut group: KvGroup,
+        heads: usize,
+        seeds: &[u64],
+    ) -> Self {
         let n = group.layers * group.kv_heads;
         group.streams = group.streams.map(|all| all.iter().take(n).cloned().collect());
         let mut cache = cache_of(&group);
         let rope = rope(group.head_dim());
-        let mut subject = kind.subject();
         subject.configure(&group, cache.classes());
         let streams = vec![Stream::default(); group.layers * group.kv_heads];
         let sequences = (seeds.iter())

@@ -12,6 +12,7 @@ use kvfold::backend::cuda::gather::Gatherer;
 use kvfold::backend::cuda::params::ScoreTop;
 use kvfold::backend::cuda::score::{ScoreCall, ScoreStarts, Scorer};
 use kvfold::backend::cuda::seal::{SealPlan, seal};
+use kvfold::backend::cuda::subnormal::Number;
 use kvfold::backend::cuda::tables::{AttendTables, Sizes};
 use kvfold::backend::driver::emulated::EmulatorOptions;
 use kvfold::backend::driver::{Device, DeviceBuffer, DeviceStream};
@@ -72,6 +73,8 @@ pub trait Subject {
 pub struct OnDevice {
     stream: DeviceStream,
     kv: Option<Kv>,
+    /// What codes are to the kernels, if not what they find.
+    number: Option<Number>,
 }
 
 struct Kv {
@@ -112,7 +115,12 @@ fn narrow<T: Element>(rows: &[f32], cols: usize, round: fn(f32) -> T) -> (Vec<T>
 
 impl OnDevice {
     pub fn new(device: &Device) -> Self {
-        Self { stream: device.stream().unwrap(), kv: None }
+        Self { stream: device.stream().unwrap(), kv: None, number: None }
+    }
+
+    /// With kernels to which codes are such numbers, whatever the device takes.
+    pub fn with_number(device: &Device, number: Number) -> Self {
+        Self { number: Some(number), ..Self::new(device) }
     }
 
     fn kv(&mut self) -> (&mut Kv, &DeviceStream) {
@@ -218,10 +226,13 @@ impl OnDevice {
         widen: fn(T) -> f32,
     ) -> Attended {
         let (qkv, stride) = self.write_of(step, round);
-        let (call, rows) = (step.call, step.qkv.len() / step.cols);
+        let (call, rows, number) = (step.call, step.qkv.len() / step.cols, self.number);
         let (kv, stream) = self.kv();
         let device = stream.device();
-        let attention = Attention::new(device, kv.shape(call)).unwrap();
+        let attention = match number {
+            Some(number) => Attention::with_number(device, kv.shape(call), number).unwrap(),
+            None => Attention::new(device, kv.shape(call)).unwrap(),
+        };
         let Sizes { seqs, generated_rows, tokens, .. } = kv.tables.sizes();
         let limits = Limits { seqs, generated_rows, tokens };
         let mut workspace = attention.scratch(limits).unwrap();
@@ -328,6 +339,8 @@ pub enum Kind {
     /// Threads run in an order drawn from this seed. If it is even, the whole backend is
     /// tested; if it is odd, the kernels alone.
     Emulated(u64),
+    /// The same of a device whose products take f16 subnormals as 0.
+    Flushing(u64),
     /// The backend on the first CUDA device.
     Cuda,
 }
@@ -373,17 +386,26 @@ impl Kind {
     }
 
     pub fn subject(self) -> Box<dyn Subject> {
-        match self {
-            Kind::Cpu(level) => Box::new(OnBackend::new(CpuBackend::with_level(level))),
-            Kind::Emulated(seed) => {
-                let options = EmulatorOptions { seed, host_threads: 2, ..Default::default() };
-                let device = Device::emulated(options);
-                match seed % 2 {
-                    0 => Box::new(ByElement::new(&device)),
-                    _ => Box::new(OnDevice::new(&device)),
-                }
+        match (self, self.device()) {
+            (Kind::Cpu(level), _) => Box::new(OnBackend::new(CpuBackend::with_level(level))),
+            (Kind::Emulated(seed) | Kind::Flushing(seed), Some(device)) if seed % 2 == 1 => {
+                Box::new(OnDevice::new(&device))
             }
-            Kind::Cuda => Box::new(ByElement::new(cuda().as_ref().unwrap())),
+            (_, device) => Box::new(ByElement::new(&device.unwrap())),
+        }
+    }
+
+    /// The device, a new one if it is emulated; the CPU is none.
+    pub fn device(self) -> Option<Device> {
+        let emulated = |seed, flush_subnormals| {
+            let options = EmulatorOptions { seed, flush_subnormals, ..Default::default() };
+            Device::emulated(EmulatorOptions { host_threads: 2, ..options })
+        };
+        match self {
+            Kind::Cpu(_) => None,
+            Kind::Emulated(seed) => Some(emulated(seed, false)),
+            Kind::Flushing(seed) => Some(emulated(seed, true)),
+            Kind::Cuda => Some(cuda().as_ref().unwrap().clone()),
         }
     }
 }

@@ -12,6 +12,7 @@ mod cache;
 mod dense;
 mod none;
 mod score;
+mod subnormal;
 
 pub use attention::*;
 pub use bench::*;
@@ -19,6 +20,7 @@ pub use cache::*;
 pub use dense::*;
 pub use none::NONE;
 pub use score::*;
+pub use subnormal::*;
 
 #[cfg(all(test, feature = "emulator"))]
 mod tests;

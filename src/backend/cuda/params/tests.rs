@@ -62,6 +62,7 @@ fn the_cpp_compiler_lays_out_the_same_structs() {
         SampleDraw::LAYOUT,
         BenchReadParams::LAYOUT,
         BenchMmaParams::LAYOUT,
+        SubnormalParams::LAYOUT,
         &[
             ("KvRunKind", "RUN_SINK", RUN_SINK as usize),
             ("KvRunKind", "RUN_SEALED", RUN_SEALED as usize),

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUresult};
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Dynamic shared memory that a kernel may have without asking.
 const SHARED_BYTES: u32 = 48 << 10;
@@ -17,6 +17,8 @@ const SHARED_BYTES: u32 = 48 << 10;
 pub(super) struct KernelFunctions {
     context: Arc<Context>,
     modules: Vec<sys::CUmodule>,
+    /// Modules that were loaded late, by the stems of their sources.
+    late: Mutex<HashMap<&'static str, sys::CUmodule>>,
     found: RwLock<HashMap<String, Function>>,
 }
 
@@ -35,17 +37,11 @@ unsafe impl Sync for KernelFunctions {}
 impl KernelFunctions {
     /// Loads the embedded fatbins.
     pub(super) fn load(context: Arc<Context>, info: &DeviceInfo) -> Result<Self> {
-        let mut functions = Self { context, modules: Vec::new(), found: RwLock::default() };
+        let (modules, late, found) = Default::default();
+        let mut functions = Self { context, modules, late, found };
         let current = functions.context.enter()?;
         for (stem, fatbin) in embedded().map_or(&[][..], |e| e.fatbins) {
-            let mut module = std::ptr::null_mut();
-            // SAFETY: a context is current; nvcc made the fatbin, which gives its own size.
-            match unsafe { sys::cuModuleLoadData(&mut module, fatbin.as_ptr().cast()) } {
-                CUresult::CUDA_SUCCESS => functions.modules.push(module),
-                CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => return Err(probe::no_kernel(info)),
-                CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => return Err(probe::too_old()?),
-                status => return Err(refused(&format!("load the kernels of {stem}"), status)),
-            }
+            functions.modules.push(load(stem, fatbin, info)?);
         }
         drop(current);
         Ok(functions)
@@ -76,7 +72,7 @@ impl KernelFunctions {
         let mut all = self.found.write().unwrap_or_else(PoisonError::into_inner);
         let mut function = match all.get(name) {
             Some(function) => *function,
-            None => Function { raw: self.find(name)?, shared_bytes: SHARED_BYTES },
+            None => Function { raw: self.find(name, info)?, shared_bytes: SHARED_BYTES },
         };
         if shared_bytes > function.shared_bytes {
             let attribute =
@@ -91,10 +87,12 @@ impl KernelFunctions {
         Ok(function.raw)
     }
 
-    fn find(&self, name: &str) -> Result<sys::CUfunction> {
+    fn find(&self, name: &str, info: &DeviceInfo) -> Result<sys::CUfunction> {
         let missing = || Error::device(format!("launch {name}"), "the build has no such kernel");
         let symbol = CString::new(name).map_err(|_| missing())?;
-        for module in &self.modules {
+        let late = embedded().and_then(|e| e.late_with(name));
+        let late = late.map(|(stem, fatbin)| self.load_late(stem, fatbin, info)).transpose()?;
+        for module in late.iter().chain(&self.modules) {
             let mut function = std::ptr::null_mut();
             // SAFETY: the module is live and of the current context.
             match unsafe { sys::cuModuleGetFunction(&mut function, *module, symbol.as_ptr()) } {
@@ -105,12 +103,41 @@ impl KernelFunctions {
         }
         Err(missing())
     }
+
+    /// A module that is loaded once; the driver compiles it, which takes a while.
+    fn load_late(
+        &self,
+        stem: &'static str,
+        fatbin: &'static [u8],
+        info: &DeviceInfo,
+    ) -> Result<sys::CUmodule> {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = late.get(stem) {
+            return Ok(*module);
+        }
+        let module = load(stem, fatbin, info)?;
+        late.insert(stem, module);
+        Ok(module)
+    }
+}
+
+/// Loads a fatbin in the current context.
+fn load(stem: &str, fatbin: &[u8], info: &DeviceInfo) -> Result<sys::CUmodule> {
+    let mut module = std::ptr::null_mut();
+    // SAFETY: a context is current; nvcc made the fatbin, which gives its own size.
+    match unsafe { sys::cuModuleLoadData(&mut module, fatbin.as_ptr().cast()) } {
+        CUresult::CUDA_SUCCESS => Ok(module),
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => Err(probe::no_kernel(info)),
+        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => Err(probe::too_old()?),
+        status => Err(refused(&format!("load the kernels of {stem}"), status)),
+    }
 }
 
 impl Drop for KernelFunctions {
     fn drop(&mut self) {
         let Ok(_current) = self.context.enter() else { return };
-        for module in self.modules.drain(..) {
+        let late = self.late.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for module in self.modules.drain(..).chain(late.drain().map(|(_, module)| module)) {
             // SAFETY: loaded once, unloaded once; the driver waits for its kernels.
             complain("unload kernels", unsafe { sys::cuModuleUnload(module) });
         }

@@ -23,6 +23,7 @@ unsafe extern "C" {
         params_bytes: u64,
         seed: u64,
         host_threads: u32,
+        flush_subnormals: u32,
         error: *mut c_char,
         error_bytes: u64,
     ) -> c_int;
@@ -50,12 +51,15 @@ const END: u64 = 0x5000_0000_0000;
 /// That of [`Driver`](crate::backend::driver::Driver).
 pub(super) struct Emulator {
     trace: Option<Mutex<Trace>>,
+    flush_subnormals: bool,
 }
 
 impl Emulator {
-    /// With a trace in a file of `folder`, if there is one.
-    pub fn new(folder: Option<&Path>) -> Self {
-        Self { trace: folder.map(|folder| Mutex::new(Trace::new(folder))) }
+    /// With a trace in a file of `folder`, if there is one. With `flush_subnormals` there is
+    /// none: a replay would not flush them.
+    pub fn new(folder: Option<&Path>, flush_subnormals: bool) -> Self {
+        let folder = folder.filter(|_| !flush_subnormals);
+        Self { trace: folder.map(|folder| Mutex::new(Trace::new(folder))), flush_subnormals }
     }
 
     /// Enters what was done. Where nobody can be told that it failed, the next caller is:
@@ -158,6 +162,7 @@ impl Emulator {
                 params.len() as u64,
                 seed,
                 host_threads,
+                self.flush_subnormals.into(),
                 text.as_mut_ptr().cast(),
                 text.len() as u64,
             )
