@@ -10,3 +10,4 @@ mod common;
 mod dense_kernels;
 mod gemm;
 mod score_conformance;
+mod strong_sinks;
