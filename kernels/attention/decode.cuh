@@ -29,6 +29,7 @@ template <class K, class V> struct Sealed {
     using Keys = K;
     using Values = V;
     static constexpr bool ROTATED = false;
+    static constexpr bool FOLDS = V::FOLDS; // f16 weights are multiplied by scales
     static constexpr uint32_t TOKENS = K::TOKENS; // of a tile
     static constexpr uint32_t BYTES = K::BYTES + V::BYTES;
 
@@ -43,6 +44,7 @@ template <class K, class V> struct SealedRotated {
     using Keys = K;
     using Values = V;
     static constexpr bool ROTATED = true;
+    static constexpr bool FOLDS = V::FOLDS;
     static constexpr uint32_t TOKENS = 64;
     static constexpr uint32_t BYTES = K::BYTES + V::BYTES;
 
@@ -53,6 +55,7 @@ template <class K, class V> struct SealedRotated {
 // All pages have 16 bits.
 struct NeverSealed {
     static constexpr bool ROTATED = false;
+    static constexpr bool FOLDS = false;
     static constexpr uint32_t TOKENS = 16;
     static constexpr uint32_t BYTES = 0;
 };
@@ -91,9 +94,12 @@ constexpr int decode_blocks(int d, int nt, uint32_t sealed, bool rotated) {
 
 // What one warp works on, in shared memory: registers are dear.
 struct WarpContext {
-    uint8_t walk[120]; // a Walk
-    uint32_t run;      // of the stream, counted on through the passes
-    uint32_t halves;   // 1: the item has 16-bit tiles for it, of a rotated format
+    uint8_t walk[96]; // a Walk
+    uint32_t run;     // of the stream, counted on through the passes
+    uint32_t halves;  // 1: the item has 16-bit tiles for it, of a rotated format
+    uint32_t marked;  // 1: a column may have to be done again
+    uint32_t tries;   // how often the item was begun again; the same in all warps
+    float bases[4];   // what columns 4·warp, … then begin with
 };
 
 // What a block works on, in shared memory.
@@ -152,11 +158,12 @@ template <class T, int D, int NT, class Pages> struct Decode {
             context.n_items = load(&reinterpret_cast<const AttendPlan*>(p.plan)->n_items);
             context.fetch(p, COLUMNS);
         }
+        if (lane_id() == 0) context.warps[warp_id()].tries = 0;
         sync_block();
         while (context.index < context.n_items) {
-            Decode{p, context, shared}.one();
+            bool done = Decode{p, context, shared}.one();
             sync_block(); // everything in shared memory is free again
-            if (threadIdx.x == 0) {
+            if (threadIdx.x == 0 && done) {
                 context.index += gridDim.x;
                 context.fetch(p, COLUMNS);
             }
@@ -165,16 +172,18 @@ template <class T, int D, int NT, class Pages> struct Decode {
     }
 
     // All runs; of rotated formats those of 16 bits, then all again, and the sealed ones.
-    DEVICE void one() {
+    // False if it must be done again.
+    DEVICE bool one() {
         WarpState state;
-        state.clear();
+        if (ROTATED) state.clear();
+        else begin(state);
         if (ROTATED && lane_id() == 0) context.warps[warp_id()].halves = 0;
         const uint32_t& at = context.warps[warp_id()].run;
         for (go_to(0); at < PASSES * context.stream.n_runs; go_to(at + 1)) {
             bool second = ROTATED && at >= context.stream.n_runs;
             if (ROTATED && at == context.stream.n_runs) {
                 set_aside(state);
-                state.clear();
+                begin(state);
             }
             uint32_t first = context.stream.first_run - (second ? context.stream.n_runs : 0);
             KvRun run = load_struct<KvRun>(p.runs, first + at);
@@ -192,7 +201,9 @@ template <class T, int D, int NT, class Pages> struct Decode {
             if (ROTATED && lane_id() == 0) context.warps[warp_id()].halves = 1;
             half_run(walk, run.rotation, state);
         }
-        finish(state);
+        if (again(state)) return false;
+        finish();
+        return true;
     }
 
     DEVICE void go_to(uint32_t run) {
@@ -233,10 +244,10 @@ template <class T, int D, int NT, class Pages> struct Decode {
             },
             [&](const uint8_t* stage, uint32_t k) {
                 float s[1][NT][4], factor[NT][2];
-                Half::template scores<NT>(stage, q.b, p.scale, s);
+                Half::template scores<NT>(stage, q.b, s);
                 TileView view = walk.view(k);
                 if (!all_seen(p, view, context.columns, Half::TOKENS)) mask_scores(p, view, context.columns, s);
-                softmax_step(s, state, factor);
+                softmax_step(s, p.scale, state, factor);
                 Half::template accumulate<NT>(stage, s, state);
             });
     }
@@ -260,10 +271,10 @@ template <class T, int D, int NT, class Pages> struct Decode {
             },
             [&](const uint8_t* stage, uint32_t k) {
                 float s[TOKENS / 16][NT][4], factor[NT][2];
-                Keys::template scores<NT>(stage, q.b, p.scale, s);
+                Keys::template scores<NT>(stage, q.b, s);
                 TileView view = walk.view(k);
                 if (!all_seen(p, view, context.columns, TOKENS)) mask_scores(p, view, context.columns, s);
-                if (softmax_step(s, state, factor)) Values::template rescale<NT>(extra, factor);
+                if (softmax_step(s, p.scale * Keys::UNIT, state, factor)) Values::template rescale<NT>(extra, factor);
                 Values::template accumulate<NT>(stage + Keys::BYTES, s, state, extra);
             });
         Values::template leave<NT>(state, extra);
@@ -282,7 +293,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
                 UNROLL
                 for (uint32_t mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
                 if (g == 0) {
-                    mine[COLUMNS * ROW + column] = state.max[n][e];
+                    mine[COLUMNS * ROW + column] = state.base[n][e];
                     mine[COLUMNS * ROW + COLUMNS + column] = sum;
                 }
                 UNROLL
@@ -298,17 +309,15 @@ template <class T, int D, int NT, class Pages> struct Decode {
     // A column of the states that the warps have put.
     struct Merged {
         const float* all; // of warp 0; the next warp's lies STRIDE further
-        float max, sum;
+        float base, sum;
         float weight[WARPS];
 
         static constexpr uint32_t STRIDE = WARP_BYTES / 4;
 
-        // `max` may be that of a further state, which then adds its `sum`.
-        DEVICE Merged(uint32_t column, float max_so_far) {
-            all = reinterpret_cast<const float*>(shared_memory() + sizeof(Context));
-            max = max_so_far, sum = 0.0f;
-            UNROLL
-            for (int w = 0; w < WARPS; ++w) max = max_of(max, all[w * STRIDE + COLUMNS * ROW + column]);
+        // A further state with `other` for its base adds its own sum.
+        DEVICE Merged(uint32_t column, float other) {
+            all = states();
+            base = max_of(other, highest(column)), sum = 0.0f;
             UNROLL
             for (int w = 0; w < WARPS; ++w) {
                 weight[w] = of(all[w * STRIDE + COLUMNS * ROW + column]);
@@ -316,8 +325,18 @@ template <class T, int D, int NT, class Pages> struct Decode {
             }
             all += column * ROW;
         }
-        // What a state with this maximum counts.
-        DEVICE float of(float its) const { return exp2_fast(its - (max == -INFINITY ? 0.0f : max)); }
+        static DEVICE const float* states() {
+            return reinterpret_cast<const float*>(shared_memory() + sizeof(Context));
+        }
+        // The highest of the warps' bases.
+        static DEVICE float highest(uint32_t column) {
+            float base = NO_BASE;
+            UNROLL
+            for (int w = 0; w < WARPS; ++w) base = max_of(base, states()[w * STRIDE + COLUMNS * ROW + column]);
+            return base;
+        }
+        // What a state with this base counts.
+        DEVICE float of(float its) const { return exp2_fast(its - base); }
         DEVICE FloatPair channels(uint32_t i) const {
             float x = 0.0f, y = 0.0f;
             UNROLL
@@ -329,7 +348,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
         }
     };
 
-    // A state that was set aside: [COLUMNS][D], max, sum.
+    // A state that was set aside: [COLUMNS][D], base, sum.
     static DEVICE float* aside() {
         return reinterpret_cast<float*>(shared_memory() + sizeof(Context) + WARPS * WARP_BYTES);
     }
@@ -348,9 +367,9 @@ template <class T, int D, int NT, class Pages> struct Decode {
         if (!any_halves()) return;
         put(state);
         uint32_t column = threadIdx.x / SHARE;
-        const Merged merged(column, -INFINITY);
+        const Merged merged(column, NO_BASE);
         if (threadIdx.x % SHARE == 0) {
-            aside()[COLUMNS * D + column] = merged.max;
+            aside()[COLUMNS * D + column] = merged.base;
             aside()[COLUMNS * D + COLUMNS + column] = merged.sum;
         }
         for (uint32_t i = 2 * (threadIdx.x % SHARE); i < uint32_t(D); i += 2 * SHARE)
@@ -358,24 +377,88 @@ template <class T, int D, int NT, class Pages> struct Decode {
         sync_block(); // the warps' parts are free again
     }
 
-    // Merges the warps and writes rows or parts.
-    DEVICE void finish(const WarpState& state) {
+    // ---- columns that are done again -----------------------------------------
+    // A weight times a scale of values may be too large for f16: then all channels of the
+    // scale are no numbers. The column is done again with the base that it has found, since
+    // not every warp had met its largest scores; and if that does not do, with one relative
+    // to which no weight exceeds 1. The block does the whole item again, but other columns
+    // begin as they did: what they get does not depend on those beside (ARCHITECTURE, rule 7).
+
+    static constexpr uint32_t MOST_TRIES = 2; // then what is infinite stays so
+
+    DEVICE void begin(WarpState& state) const {
+        state.clear();
+        if (!Pages::FOLDS || context.warps[warp_id()].tries == 0) return;
+        uint32_t t = lane_id() % 4;
+        UNROLL
+        for (int n = 0; n < NT; ++n) {
+            UNROLL
+            for (int e = 0; e < 2; ++e) state.base[n][e] = context.warps[2 * n + t / 2].bases[t % 2 * 2 + e];
+        }
+    }
+
+    // Puts the states of the warps; true if the item must be done again.
+    DEVICE bool again(const WarpState& state) {
+        WarpContext& warp = context.warps[warp_id()];
+        if constexpr (Pages::FOLDS) {
+            float x = 0.0f;
+            UNROLL
+            for (int n = 0; n < NT; ++n) {
+                UNROLL
+                for (int e = 0; e < 2; ++e) {
+                    UNROLL
+                    for (int b = 0; b < D / 16; b += 2) x = fma_fast(state.out[b][n][e], 0.0f, x);
+                }
+            }
+            bool marked = warp_any(x != 0.0f);
+            if (lane_id() == 0) warp.marked = marked;
+        }
         put(state);
+        if constexpr (Pages::FOLDS) {
+            uint32_t marked = 0;
+            UNROLL
+            for (int w = 0; w < WARPS; ++w) marked |= context.warps[w].marked;
+            if (marked && begin_again(warp)) return true;
+            if (lane_id() == 0) warp.tries = 0;
+        }
+        return false;
+    }
+
+    // Every warp finds the same, a column a lane, and the first sets the bases.
+    DEVICE bool begin_again(WarpContext& warp) {
+        uint32_t c = lane_id(), tries = warp.tries;
+        float x = 0.0f;
+        NO_UNROLL
+        for (uint32_t i = 0; c < context.columns.count && i < WARPS * D; i += 32)
+            x = fma_fast(Merged::states()[i / D * Merged::STRIDE + c * ROW + i % D], 0.0f, x);
+        bool again = x != 0.0f;
+        if (!warp_any(again) || tries == MOST_TRIES) return false; // all lanes have read `tries`
+        if (c < COLUMNS && warp_id() == 0) {
+            float& base = context.warps[c / 4].bases[c % 4];
+            if (again) base = Merged::highest(c) + (tries > 0 ? WEIGHTS_LIFT : 0.0f);
+            else if (tries == 0) base = NO_BASE;
+        }
+        if (c == 0) warp.tries = tries + 1;
+        return true;
+    }
+
+    // Merges the warps and writes rows or parts.
+    DEVICE void finish() {
         uint32_t column = threadIdx.x / SHARE;
         if constexpr (ROTATED) {
             finish_rotated(column);
         } else {
             if (column >= context.columns.count) return;
-            Merged merged(column, -INFINITY);
-            write(column, merged.max, merged.sum, [&](uint32_t, uint32_t i) { return merged.channels(i); });
+            Merged merged(column, NO_BASE);
+            write(column, merged.base, merged.sum, [&](uint32_t, uint32_t i) { return merged.channels(i); });
         }
     }
 
     // As finish: rotates the merged state back and adds what was set aside.
     DEVICE void finish_rotated(uint32_t column) {
         bool plain = any_halves();
-        float max = plain ? aside()[COLUMNS * D + column] : -INFINITY;
-        Merged merged(column, max);
+        float base = plain ? aside()[COLUMNS * D + column] : NO_BASE;
+        Merged merged(column, base);
         float x[D / SHARE]; // channels 2·SHARE·k + 2·thread + e at 2k + e
         UNROLL
         for (uint32_t k = 0; k < D / (2 * SHARE); ++k) {
@@ -385,9 +468,9 @@ template <class T, int D, int NT, class Pages> struct Decode {
         butterfly_registers(x);
         butterfly_lanes<SHARE>(x);
         if (column >= context.columns.count) return;
-        float weight = merged.of(max), sum = merged.sum;
+        float weight = merged.of(base), sum = merged.sum;
         if (plain) sum = fma_fast(weight, aside()[COLUMNS * D + COLUMNS + column], sum);
-        write(column, merged.max, sum, [&](uint32_t k, uint32_t i) {
+        write(column, merged.base, sum, [&](uint32_t k, uint32_t i) {
             FloatPair pair = {x[2 * k] * hadamard_norm<D>(), x[2 * k + 1] * hadamard_norm<D>()};
             if (plain) {
                 const float* other = aside() + column * D + i;
@@ -398,11 +481,11 @@ template <class T, int D, int NT, class Pages> struct Decode {
     }
 
     // Writes this thread's share of a column, of which `channels` gives the k-th pair, at i.
-    template <class Channels> DEVICE void write(uint32_t column, float max, float sum, Channels channels) {
+    template <class Channels> DEVICE void write(uint32_t column, float base, float sum, Channels channels) {
         const Columns& columns = context.columns;
         const AttendItem& item = context.item;
         float norm = sum > 0.0f ? 1.0f / sum : 0.0f;
-        float lse = sum > 0.0f ? max + log2_fast(sum) : -INFINITY;
+        float lse = sum > 0.0f ? base + log2_fast(sum) : -INFINITY;
 
         uint32_t c = item.column + column;
         uint32_t row = context.seq.first_row + c / columns.group;

@@ -9,11 +9,12 @@
 #pragma once
 
 #include "attention/columns.cuh"
+#include "attention/softmax.cuh"
 
-// The running softmax of a warp's rows: maximum of q·k, this lane's share of the
-// sum, and the unnormalised output.
+// The running softmax of a warp's rows, as State (softmax.cuh): what weights are relative
+// to, this lane's share of their sum, and the unnormalised output.
 template <int D, int MT> struct RowState {
-    float max[MT][2];
+    float base[MT][2];
     float sum[MT][2];
     float out[MT][D / 8][4];
 
@@ -21,7 +22,7 @@ template <int D, int MT> struct RowState {
         UNROLL
         for (int m = 0; m < MT; ++m) {
             UNROLL
-            for (int h = 0; h < 2; ++h) max[m][h] = -INFINITY, sum[m][h] = 0.0f;
+            for (int h = 0; h < 2; ++h) base[m][h] = NO_BASE, sum[m][h] = 0.0f;
             UNROLL
             for (int n = 0; n < D / 8; ++n) {
                 UNROLL
@@ -206,13 +207,10 @@ DEVICE void softmax_rows(float (&s)[MT][8][4], RowState<D, MT>& state, float sca
             for (int n = 1; n < 8; ++n) top = fmaxf(top, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
             top = fmaxf(top, shuffle_xor(top, 1));
             top = fmaxf(top, shuffle_xor(top, 2));
-            top = fmaxf(top, state.max[m][h]);
-            // Nothing seen yet: any finite base gives weights of 0. Products are
-            // rounded by themselves, so that an old maximum has the factor 1.
-            float base = top == -INFINITY ? 0.0f : mul_rn(top, scale);
-            factor[m][h] = exp2_fast(sub_rn(mul_rn(state.max[m][h], scale), base));
-            shrinks |= top != state.max[m][h];
-            state.max[m][h] = top;
+            float base = fmaxf(base_of(top * scale), state.base[m][h]);
+            factor[m][h] = exp2_fast(state.base[m][h] - base);
+            shrinks |= base != state.base[m][h];
+            state.base[m][h] = base;
             float sum = 0.0f;
             UNROLL
             for (int n = 0; n < 8; ++n) {
@@ -276,7 +274,7 @@ DEVICE void write_rows(const AttendParams& p, const Columns& columns, uint32_t f
             }
             if (p.lse && t == 0 && first + row < columns.count) {
                 RowPlace at = row_place(columns, first_row, kv_head, first + row);
-                float lse = sum > 0.0f ? mul_rn(state.max[m][h], p.scale) + log2_fast(sum) : -INFINITY;
+                float lse = sum > 0.0f ? state.base[m][h] + log2_fast(sum) : -INFINITY;
                 store(reinterpret_cast<float*>(p.lse) + size_t(at.query) * p.heads + at.head, lse);
             }
         }

@@ -4,10 +4,23 @@
 
 #include "attention/element.cuh"
 
-// The state of a warp: running maximum, this lane's share of the sum, and O^T,
-// unnormalised, as accumulators: block b has channels 16b + g and 16b + g + 8.
+// Weights are 2^(score − base), and the base lies so far below the largest score that the
+// largest weight is between 2^11 and 2^12: weights become f16, which has full precision down
+// to 2^−14 only, and beside a strong sink all others are near 2^−20 of the largest. Sums and
+// outputs have the same factor, and log-sum-exps are base + log2(sum), so it leaves by itself.
+//
+// A base is an integer. So sums shrink by powers of two, which is exact and rare, and to which
+// base a weight was rounded to 16 bits changes none of its bits.
+constexpr float WEIGHTS_LIFT = 12.0f;
+DEVICE float base_of(float top) { return rint_rn(top - (WEIGHTS_LIFT - 0.5f)); }
+// The base of what has seen nothing: below every score, and finite, so that differences
+// of bases are numbers.
+constexpr float NO_BASE = -1e30f;
+
+// The state of a warp: what weights are relative to, this lane's share of their sum, and
+// O^T, unnormalised, as accumulators: block b has channels 16b + g and 16b + g + 8.
 template <int D, int NT> struct State {
-    float max[NT][2];
+    float base[NT][2];
     float sum[NT][2];
     float out[D / 16][NT][4];
 
@@ -15,7 +28,7 @@ template <int D, int NT> struct State {
         UNROLL
         for (int n = 0; n < NT; ++n) {
             UNROLL
-            for (int e = 0; e < 2; ++e) max[n][e] = -INFINITY, sum[n][e] = 0.0f;
+            for (int e = 0; e < 2; ++e) base[n][e] = NO_BASE, sum[n][e] = 0.0f;
             UNROLL
             for (int b = 0; b < D / 16; ++b) {
                 UNROLL
@@ -37,10 +50,10 @@ template <int D, int NT> struct State {
     }
 };
 
-// Turns scores into weights relative to the running maximum. Everything summed
-// so far shrinks by `factor`, which is applied to the state; true if it is not 1.
+// Turns scores times `scale`, which is positive, into weights. Everything summed so far
+// shrinks by `factor`, which is applied to the state; true if it is not 1.
 template <int BLOCKS, int D, int NT>
-DEVICE bool softmax_step(float (&s)[BLOCKS][NT][4], State<D, NT>& state, float (&factor)[NT][2]) {
+DEVICE bool softmax_step(float (&s)[BLOCKS][NT][4], float scale, State<D, NT>& state, float (&factor)[NT][2]) {
     bool shrinks = false;
     UNROLL
     for (int n = 0; n < NT; ++n) {
@@ -51,18 +64,16 @@ DEVICE bool softmax_step(float (&s)[BLOCKS][NT][4], State<D, NT>& state, float (
             for (int b = 1; b < BLOCKS; ++b) top = fmaxf(top, fmaxf(s[b][n][e], s[b][n][e + 2]));
             UNROLL
             for (uint32_t mask = 4; mask < 32; mask *= 2) top = fmaxf(top, shuffle_xor(top, mask));
-            top = fmaxf(top, state.max[n][e]);
-            // Nothing seen yet: any finite base gives weights of 0.
-            float base = top == -INFINITY ? 0.0f : top;
-            factor[n][e] = exp2_fast(state.max[n][e] - base);
-            shrinks |= top != state.max[n][e];
-            state.max[n][e] = top;
+            float base = fmaxf(base_of(top * scale), state.base[n][e]);
+            factor[n][e] = exp2_fast(state.base[n][e] - base);
+            shrinks |= base != state.base[n][e];
+            state.base[n][e] = base;
             float sum = 0.0f;
             UNROLL
             for (int b = 0; b < BLOCKS; ++b) {
                 UNROLL
                 for (int h = 0; h < 4; h += 2) {
-                    s[b][n][e + h] = exp2_fast(s[b][n][e + h] - base);
+                    s[b][n][e + h] = exp2_fast(fma_fast(s[b][n][e + h], scale, -base));
                     sum += s[b][n][e + h];
                 }
             }

@@ -8,7 +8,7 @@
 // left 0, it is the f16 subnormal code · 2^(p − 24), p being its lowest bit.
 // Tensor cores take subnormals in full (Fasi et al. 2021, §3.1), so no code is
 // converted: a pair costs one AND and its share of a shift. Rows g stand at one
-// p, rows g + 8 at another; both powers of two leave through the score's factor
+// p, rows g + 8 at another; both powers of two leave as zeros are added
 // (keys) or the accumulators (values). For devices that do not (subnormal.cu asks them),
 // the same kernels are made with codes as normal numbers. With scales folded into the
 // other operand and zeros into one rank-1 product,
@@ -109,6 +109,7 @@ DEVICE void issue_straight(uint8_t* shared, const uint8_t* from) {
 // What halves of values share: the zeros' part of the output, and the powers of two.
 template <int BITS, int D, int GROUP, Number N> struct AffineValues {
     using Code = Codes<BITS, N>;
+    static constexpr bool FOLDS = true; // weights are multiplied by scales
 
     // Σ zero · weight: row g is channel group g % (D/GROUP). The even blocks of 16 tokens
     // count in rows g of the first, the odd ones in rows g + 8 of the second; the other

@@ -54,14 +54,15 @@ template <int D, Number N> struct Fp8Tile {
 template <int D, Number N = Number::SUBNORMAL> struct Fp8Keys {
     using Tile = Fp8Tile<D, N>;
     static constexpr Channels ORDER = Channels::BY_FOUR;
+    static constexpr float UNIT = Tile::POWER; // of scores
     static constexpr uint32_t TOKENS = Tile::TOKENS;
     static constexpr uint32_t BYTES = Tile::BYTES;
 
     static DEVICE void issue(uint8_t* shared, const uint8_t* tile) { Tile::issue(shared, tile); }
 
+    // Products of 32 tokens with the queries, times 2^−8.
     template <int NT>
-    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float scale,
-                              float (&s)[2][NT][4]) {
+    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float (&s)[2][NT][4]) {
         uint32_t lane = lane_id();
         UNROLL
         for (int b = 0; b < 2; ++b) {
@@ -84,17 +85,13 @@ template <int D, Number N = Number::SUBNORMAL> struct Fp8Keys {
                     for (int n = 0; n < NT; ++n) mma_f16(s[b][n], a, q[j + i][n]);
                 }
             }
-            UNROLL
-            for (int n = 0; n < NT; ++n) {
-                UNROLL
-                for (int e = 0; e < 4; ++e) s[b][n][e] *= scale * Tile::POWER;
-            }
         }
     }
 };
 
 template <int D, Number N = Number::SUBNORMAL> struct Fp8Values {
     using Tile = Fp8Tile<D, N>;
+    static constexpr bool FOLDS = false; // weights are multiplied by nothing
     static constexpr uint32_t BYTES = Tile::BYTES;
     template <int NT> struct Extra {};
 

@@ -46,9 +46,9 @@ template <class T, int D> struct HalfTile {
         }
     }
 
-    // Scores of the 16 tokens, times `scale`.
+    // Products of the 16 tokens with the queries.
     template <int NT>
-    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float scale,
+    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2],
                               float (&s)[1][NT][4]) {
         uint32_t lane = lane_id(), row = lane % 16;
         UNROLL
@@ -62,11 +62,6 @@ template <class T, int D> struct HalfTile {
             ldmatrix_x4(a, shared + row * ROW + ((2 * j + lane / 16) ^ (row % 8)) * 16);
             UNROLL
             for (int n = 0; n < NT; ++n) Element<T>::mma(s[0][n], a, q[j][n]);
-        }
-        UNROLL
-        for (int n = 0; n < NT; ++n) {
-            UNROLL
-            for (int e = 0; e < 4; ++e) s[0][n][e] *= scale;
         }
     }
 

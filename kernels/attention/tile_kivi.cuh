@@ -14,6 +14,7 @@ template <int BITS, int D, Number N = Number::SUBNORMAL> struct KiviKeys {
     using Code = Codes<BITS, N>;
     using Layout = AffineLayout<BITS, D, 32>;
     static constexpr Channels ORDER = Channels::NATURAL;
+    static constexpr float UNIT = 1.0f; // of scores
     static constexpr uint32_t TOKENS = 64;
     static constexpr uint32_t BYTES = Layout::BYTES;
 
@@ -21,21 +22,15 @@ template <int BITS, int D, Number N = Number::SUBNORMAL> struct KiviKeys {
         issue_straight<BYTES>(shared + lane_id() * 16, page + lane_id() * 16);
     }
 
-    // Scores of 64 tokens, times `scale`.
+    // Products of 64 tokens with the queries.
     template <int NT>
-    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float scale,
-                              float (&s)[4][NT][4]) {
+    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float (&s)[4][NT][4]) {
         constexpr int WORDS = 32 * BITS / 64; // of 32 channels: 1 or 2
         constexpr int OPERANDS = Code::OPERANDS;
         constexpr int PAIR = 2 / WORDS; // blocks of 32 channels whose words are read at once
         const uint8_t* params = shared + Layout::CODES;
         float bias[NT][4];
         zeros_part<NT>(params + Layout::PARAMS, q, bias);
-        UNROLL
-        for (int n = 0; n < NT; ++n) {
-            UNROLL
-            for (int e = 0; e < 4; ++e) bias[n][e] *= scale;
-        }
         params += lane_id() / 8 * 16;
         UNROLL
         for (int group = 0; group < 2; ++group) {
@@ -87,7 +82,7 @@ template <int BITS, int D, Number N = Number::SUBNORMAL> struct KiviKeys {
                     UNROLL
                     for (int half = 0; half < 2; ++half)
                         s[2 * group + half][n][e] =
-                            fma_fast(acc[half][n][e], power * scale, bias[n][2 * group + e % 2]);
+                            fma_fast(acc[half][n][e], power, bias[n][2 * group + e % 2]);
                 }
             }
         }

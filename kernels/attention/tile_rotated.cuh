@@ -66,13 +66,13 @@ template <int BITS, int D, Number N = Number::SUBNORMAL> struct RotatedKeys {
     using Code = Codes<BITS, N>;
     using Layout = RotatedLayout<BITS, D, N>;
     static constexpr Channels ORDER = Channels::NATURAL;
+    static constexpr float UNIT = 1.0f; // of scores
     static constexpr uint32_t TOKENS = 64;
     static constexpr uint32_t BYTES = Layout::BYTES;
 
-    // Scores of 64 tokens, times `scale`.
+    // Products of 64 tokens with the queries.
     template <int NT>
-    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float scale,
-                              float (&s)[4][NT][4]) {
+    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2], float (&s)[4][NT][4]) {
         const uint8_t* scales = shared + Layout::CODES + lane_id() / 8 * 16;
         float bias[NT][4];
         zeros_part<NT>(scales + Layout::PARAMS, q, bias);
@@ -100,7 +100,7 @@ template <int BITS, int D, Number N = Number::SUBNORMAL> struct RotatedKeys {
                 UNROLL
                 for (int e = 0; e < 4; ++e) {
                     float power = e < 2 ? Code::LOW : Code::HIGH;
-                    s[block][n][e] = fma_fast(s[block][n][e], power * scale, bias[n][e % 2] * scale);
+                    s[block][n][e] = fma_fast(s[block][n][e], power, bias[n][e % 2]);
                 }
             }
         }

@@ -8,6 +8,7 @@
 
 use crate::common::bench::{Bench, FORMATS, Layer};
 use crate::common::chosen::chosen;
+use crate::common::errors::Errors;
 use crate::common::oracle::Stream;
 use crate::common::plan::{MIXED, cache_of, group, relocate, rope};
 use crate::common::random::Random;
@@ -21,48 +22,25 @@ use std::sync::Arc;
 pub fn step(bench: &mut Bench, new: &[usize]) {
     bench.step(new, |bench, layer| {
         let sums: Vec<_> = (0..layer.asked.len()).map(|seq| check(bench, layer, seq)).collect();
-        let total = |of: fn(&(f64, f64)) -> f64| sums.iter().map(of).sum::<f64>();
-        let relative = (total(|sum| sum.0) / total(|sum| sum.1)).sqrt();
-        let (rms, _) = bench.subject.tolerance();
         let what = format!("{:?} {}", bench.kind, bench.group.format);
-        assert!(sums.is_empty() || relative <= rms, "{what}: relative rms {relative:e}");
+        Errors::of_all(&sums).hold(bench, 1.0, &what);
     });
 }
 
-/// Checks the queries of one sequence, and gives squares of their errors and sizes. Where
-/// queries are rounded to 16 bits, one query of two heads is a small sample of that
-/// rounding: the worst of hundreds may err twice as much as a call may.
-fn check(bench: &Bench, layer: &Layer<'_>, seq: usize) -> (f64, f64) {
+/// Checks the queries of one sequence: every one near the ends, and a sample between. Where
+/// queries are rounded to 16 bits, one query of two heads is a small sample of that rounding:
+/// the worst of hundreds may err twice as much as a call may.
+fn check(bench: &Bench, layer: &Layer<'_>, seq: usize) -> Errors {
     let share = &layer.step.seqs[seq];
-    let (d, heads) = (bench.group.head_dim(), bench.heads);
     let place = [layer.step.call.at.layer, bench.steps, share.first_row];
     let mut random = Random::new(place.iter().fold(0, |seed, &x| seed << 20 | x as u64));
-    let (mut error, mut size) = (0f64, 0f64);
-    let (rms, lse_error) = bench.subject.tolerance();
-    let what = format!("{:?} {}", bench.kind, bench.group.format);
-    // Every query near the ends, and a sample between.
-    for i in 0..share.q_len {
-        if i > 1 && i + 2 < share.q_len && random.below(24) != 0 {
-            continue;
-        }
-        for head in 0..heads {
-            let (stream, query) = bench.query(layer, seq, i, head);
-            let (want, want_lse) = stream.attend(&query);
-            let at = (share.first_row + i) * heads + head;
-            for (w, got) in want.iter().zip(&layer.attended.out[at * d..][..d]) {
-                assert!(got.is_finite(), "{what}: row {i} of {seq}, head {head}: {got}");
-                error += (f64::from(*got) - w).powi(2);
-                size += w * w;
-            }
-            let got = f64::from(layer.attended.lse[at]);
-            assert!((got - want_lse).abs() < lse_error, "{what}: lse {got}, want {want_lse}");
-        }
-    }
-    let relative = (error / size).sqrt();
-    let index = layer.step.call.at.layer;
-    let most = if bench.subject.query_type().is_some() { 2.0 * rms } else { rms };
-    assert!(relative <= most, "{what}: relative rms {relative:e} in layer {index}");
-    (error, size)
+    let sampled = |&i: &usize| i <= 1 || i + 2 >= share.q_len || random.below(24) == 0;
+    let queries: Vec<_> = (0..share.q_len).filter(sampled).collect();
+    let what = format!("{:?} {} layer {}", bench.kind, bench.group.format, place[0]);
+    let errors = Errors::of_queries(bench, layer, seq, &queries, &what);
+    let times = if bench.subject.query_type().is_some() { 2.0 } else { 1.0 };
+    errors.hold(bench, times, &what);
+    errors
 }
 
 fn two_layers(format: &str, head_dim: usize, kv_heads: usize) -> KvGroup {

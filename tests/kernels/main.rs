@@ -12,4 +12,5 @@ mod gemm;
 mod normal_codes;
 mod sanitizer_cases;
 mod score_conformance;
+mod strong_sinks;
 mod subnormal;

@@ -49,6 +49,10 @@ pub struct Bench {
     pub rope: Rope,
     /// Queries are 0: all tokens that a query sees are alike.
     pub indifferent: bool,
+    /// The kind of all new rows; else both in turns.
+    pub rows_are: Option<RowKind>,
+    /// What becomes of a new row once it is drawn.
+    pub reshape: Option<Reshape>,
     /// Steps done.
     pub steps: usize,
     pub sequences: Vec<Sequence>,
@@ -63,6 +67,9 @@ pub struct Sequence {
     /// Tokens seen, evicted ones included.
     pub tokens: usize,
 }
+
+/// Sequence, token and row: query heads, key heads, value heads.
+pub type Reshape = Box<dyn Fn(usize, usize, &mut [f32])>;
 
 /// What a layer of a step was asked and gave.
 pub struct Layer<'a> {
@@ -106,6 +113,8 @@ impl Bench {
             shift: 0,
             rope,
             indifferent: false,
+            rows_are: None,
+            reshape: None,
             steps: 0,
             sequences,
         }
@@ -139,6 +148,19 @@ impl Bench {
 
     /// Appends `new[i]` tokens to sequence i, attends, and has every layer checked.
     pub fn step(&mut self, new: &[usize], mut check: impl FnMut(&mut Self, &Layer<'_>)) {
+        self.append(new, |bench, step, asked| {
+            let attended = bench.subject.layer(&step);
+            check(bench, &Layer { step, asked, attended });
+        });
+    }
+
+    /// The same, and nothing attends.
+    pub fn fill(&mut self, new: &[usize]) {
+        self.append(new, |bench, step, _| bench.subject.write(&step));
+    }
+
+    /// Appends tokens and calls `work` for every layer, once its rows are remembered.
+    fn append(&mut self, new: &[usize], mut work: impl FnMut(&mut Self, LayerStep<'_>, &[usize])) {
         let asked: Vec<usize> = (0..new.len()).filter(|&i| new[i] > 0).collect();
         if asked.is_empty() {
             return;
@@ -151,7 +173,7 @@ impl Bench {
                 0 => RowKind::Generated,
                 _ => RowKind::Prompt,
             };
-            NewTokens { seq: id, n: new[i], kind }
+            NewTokens { seq: id, n: new[i], kind: self.rows_are.unwrap_or(kind) }
         };
         let tokens: Vec<_> = asked.iter().map(new_tokens).collect();
         let mut step = self.cache.prepare(&tokens).unwrap();
@@ -173,9 +195,8 @@ impl Bench {
             let head_dim = self.group.head_dim();
             let step =
                 LayerStep { call: &call, step: &step, seqs: &seqs, head_dim, qkv: &qkv, cols };
-            let attended = self.subject.layer(&step);
             self.remember(layer, new, &qkv, cols);
-            check(self, &Layer { step, asked: &asked, attended });
+            work(self, step, &asked);
         }
         for (seq, new) in self.sequences.iter_mut().zip(new) {
             seq.tokens += new;
@@ -193,7 +214,7 @@ impl Bench {
     /// Query, key and value heads of the new tokens, as the subject rounds them.
     fn rows(&self, layer: usize, new: &[usize], cols: usize) -> Vec<f32> {
         let mut rows = Vec::new();
-        for (seq, new) in self.sequences.iter().zip(new) {
+        for (i, (seq, new)) in self.sequences.iter().zip(new).enumerate() {
             for token in seq.tokens..seq.tokens + new {
                 let mut random =
                     Random::new((layer as u64) << 50 ^ (token as u64) << 20 ^ seq.seed);
@@ -201,6 +222,9 @@ impl Bench {
                 rows.extend((0..cols).map(|_| random.float()));
                 if self.indifferent {
                     rows[first..][..self.heads * self.group.head_dim()].fill(0.0);
+                }
+                if let Some(reshape) = &self.reshape {
+                    reshape(i, token, &mut rows[first..]);
                 }
             }
         }

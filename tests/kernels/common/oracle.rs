@@ -1,10 +1,12 @@
 //! Attention in float64, one number at a time, straight from ARCHITECTURE, rule 1.
 
+use super::sealed_half::SealedHalf;
 use kvfold::backend::{KvGroup, Rope};
 use kvfold::codec::feedback::Feedback;
 use kvfold::codec::{KvFormat, Side, TILE_TOKENS};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// One query head, and what it sees of a stream.
 pub struct Query<'a> {
@@ -41,55 +43,80 @@ pub struct Stream {
     pub front: usize,
     /// Positions that the tokens of each of them are moved by.
     pub shifts: Vec<i32>,
-    /// Pages after a round trip through the codec: whole pages never change.
-    sealed: RefCell<HashMap<(Side, usize), Vec<f32>>>,
+    /// Sealed halves of pages by their first token: whole pages never change.
+    sealed: RefCell<HashMap<(Side, usize), Rc<SealedHalf>>>,
 }
 
 impl Stream {
-    /// The key or value at kept index `t` as a query reads it, and whether that is sealed.
-    fn row(&self, side: Side, t: usize, query: &Query<'_>) -> (Vec<f32>, bool) {
+    /// The page that holds kept index `t`, by its first token, if the query reads it sealed.
+    pub fn sealed_page(&self, t: usize, query: &Query<'_>) -> Option<usize> {
         let group = query.group;
-        let rows = if side == Side::Key { &self.keys } else { &self.values };
         let sinks = if group.format.seals() { group.sinks } else { 0 };
-        let sealed = group.format.seals() && t >= sinks && {
-            let (i, page) = (query.index.saturating_sub(sinks), (t - sinks) / TILE_TOKENS);
-            let recent = (i / TILE_TOKENS).saturating_sub(group.hot_window / TILE_TOKENS);
-            page < recent.max(self.front)
-        };
-        if !sealed {
-            return (rows[t].clone(), false);
-        }
-        let first = sinks + (t - sinks) / TILE_TOKENS * TILE_TOKENS;
-        let mut cache = self.sealed.borrow_mut();
-        let page = cache.entry((side, first)).or_insert_with(|| {
-            let page = rows[first..first + TILE_TOKENS].concat();
-            let KvFormat { key, value, .. } = query.format;
-            let codec = if side == Side::Key { key } else { value };
-            let mut bytes = vec![0; codec.tile().tile_bytes(group.head_dim())];
-            let mut back = vec![0f32; page.len()];
-            codec.encode(query.feedback, side, &page, group.head_dim(), &mut bytes);
-            codec.tile().decode(side, &bytes, group.head_dim(), &mut back);
-            back
-        });
-        (page[(t - first) * group.head_dim()..][..group.head_dim()].to_vec(), true)
+        let page = t.checked_sub(sinks)? / TILE_TOKENS;
+        let i = query.index.saturating_sub(sinks) / TILE_TOKENS;
+        let recent = i.saturating_sub(group.hot_window / TILE_TOKENS);
+        let sealed = group.format.seals() && page < recent.max(self.front);
+        sealed.then_some(sinks + page * TILE_TOKENS)
     }
 
-    fn shift_of(&self, t: usize, query: &Query<'_>) -> i32 {
+    /// The keys or values of the page whose first token is `first`, sealed.
+    pub fn sealed_half(&self, side: Side, first: usize, query: &Query<'_>) -> Rc<SealedHalf> {
+        let seal = || {
+            let page = self.rows(side)[first..first + TILE_TOKENS].concat();
+            let KvFormat { key, value, .. } = query.format;
+            let codec = if side == Side::Key { key } else { value };
+            let d = query.group.head_dim();
+            Rc::new(SealedHalf::new(codec, query.feedback, side, &page, d))
+        };
+        self.sealed.borrow_mut().entry((side, first)).or_insert_with(seal).clone()
+    }
+
+    /// Has the scales of a sealed page off by a factor, as a kernel that errs may have them.
+    pub fn scale_page(&self, side: Side, first: usize, query: &Query<'_>, factor: f32) {
+        if let Some(half) = self.sealed_half(side, first, query).with_scales_times(factor) {
+            self.sealed.borrow_mut().insert((side, first), Rc::new(half));
+        }
+    }
+
+    /// Keys or values by kept index.
+    pub fn rows(&self, side: Side) -> &[Vec<f32>] {
+        if side == Side::Key { &self.keys } else { &self.values }
+    }
+
+    /// The key or value at kept index `t` as a query reads it.
+    fn row(&self, side: Side, t: usize, query: &Query<'_>) -> Vec<f32> {
+        let d = query.group.head_dim();
+        match self.sealed_page(t, query) {
+            Some(first) => {
+                self.sealed_half(side, first, query).rows[(t - first) * d..][..d].to_vec()
+            }
+            None => self.rows(side)[t].clone(),
+        }
+    }
+
+    /// Kept indices of the tokens that a query sees.
+    pub fn seen(&self, query: &Query<'_>) -> impl Iterator<Item = usize> {
+        let first = query.window.map_or(0, |w| (query.index + 1).saturating_sub(w));
+        let end = if query.causal { query.index + 1 } else { self.keys.len() };
+        (first..end).filter(|t| !self.dead.contains(t))
+    }
+
+    /// Positions by which the token at `t` is seen moved.
+    pub fn shift_of(&self, t: usize, query: &Query<'_>) -> i32 {
         let sinks = if query.group.format.seals() { query.group.sinks } else { 0 };
         let page = t.checked_sub(sinks).map(|i| i / TILE_TOKENS);
-        page.and_then(|page| self.shifts.get(page)).copied().unwrap_or(0)
+        let shift = page.and_then(|page| self.shifts.get(page)).copied().unwrap_or(0);
+        shift + if self.sealed_page(t, query).is_some() { query.shift } else { 0 }
     }
 
     /// Softmax numerators of the tokens that a query sees, by kept index; their sum and the
     /// largest logit.
     fn softmax(&self, query: &Query<'_>) -> (Vec<(usize, f64)>, f64, f64) {
-        let first = query.window.map_or(0, |w| (query.index + 1).saturating_sub(w));
-        let end = if query.causal { query.index + 1 } else { self.keys.len() };
         let mut weights = Vec::new();
-        for t in (first..end).filter(|t| !self.dead.contains(t)) {
-            let (key, sealed) = self.row(Side::Key, t, query);
+        for t in self.seen(query) {
+            let key = self.row(Side::Key, t, query);
             let mut key: Vec<f64> = key.iter().map(|&x| f64::from(x)).collect();
-            let shift = self.shift_of(t, query) + if sealed { query.shift } else { 0 };
+            let shift = self.shift_of(t, query);
             if shift != 0 {
                 rotate(&mut key, query.rope, f64::from(shift));
             }
@@ -107,7 +134,7 @@ impl Stream {
         let (weights, total, max) = self.softmax(query);
         let mut out = vec![0f64; query.group.head_dim()];
         for (t, weight) in weights {
-            let (value, _) = self.row(Side::Value, t, query);
+            let value = self.row(Side::Value, t, query);
             for (o, v) in out.iter_mut().zip(value) {
                 *o += weight / total * f64::from(v);
             }
@@ -124,7 +151,7 @@ impl Stream {
     }
 }
 
-fn rotate(head: &mut [f64], rope: &Rope, position: f64) {
+pub fn rotate(head: &mut [f64], rope: &Rope, position: f64) {
     let (low, high) = head.split_at_mut(rope.inv_freq.len());
     for ((a, b), freq) in low.iter_mut().zip(high).zip(&rope.inv_freq) {
         let (sin, cos) = (position * freq).sin_cos();
