@@ -2,7 +2,7 @@
 //! the smallest numbers of 16 bits, and values of a huge range carry those of low-bit pages
 //! to the largest. Neither may cost precision, nor change a bit of what stands beside.
 
-use crate::common::bench::{Bench, Layer};
+use crate::common::bench::{Bench, Layer, Reshape};
 use crate::common::errors::Errors;
 use crate::common::oracle::rotate;
 use crate::common::plan::{group, rope};
@@ -63,7 +63,7 @@ struct Values {
 }
 
 /// Makes sinks with values of 0, for rows of one KV head.
-fn sinks(d: usize, values: Vec<Values>) -> Box<dyn Fn(usize, usize, &mut [f32])> {
+fn sinks(d: usize, values: Vec<Values>) -> Reshape {
     let [lean, moved] = [0, SHIFT].map(|shift| direction(d, shift));
     Box::new(move |seq, token, row| {
         let queries = row.len() - 2 * d;

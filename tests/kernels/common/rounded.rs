@@ -42,13 +42,16 @@ pub fn attend(stream: &Stream, query: &Query<'_>, element: Codec, rows: RowKind)
     normed.map(|x| to(element, x)).collect() // write, write_rows
 }
 
+/// What a query is turned for: a shift, and whether the page is sealed.
+type Page = (i32, bool);
+
 struct Kernel<'a> {
     stream: &'a Stream,
     query: &'a Query<'a>,
     element: Codec,
     decode: bool,
     /// The query as pages with a shift want it, sealed ones or others.
-    turned: RefCell<HashMap<(i32, bool), Rc<[f64]>>>,
+    turned: RefCell<HashMap<Page, Rc<[f64]>>>,
 }
 
 impl Kernel<'_> {
