@@ -63,6 +63,13 @@ DEVICE uint32_t shuffle(uint32_t x, uint32_t lane) { return __shfl_sync(~0u, x, 
 DEVICE uint32_t warp_ballot(bool p) { return __ballot_sync(~0u, p); }                     // warp
 DEVICE bool warp_any(bool p) { return __any_sync(~0u, p); }                               // warp
 
+// lane_id(), asked anew each time: what is made of it holds no register through loops.
+DEVICE uint32_t lane_id_anew() {
+    uint32_t lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+
 DEVICE uint32_t atomic_add(uint32_t* p, uint32_t x) { return atomicAdd(p, x); }
 // In shared memory.
 DEVICE uint32_t atomic_add_shared(uint32_t* p, uint32_t x) { return atomicAdd(p, x); }

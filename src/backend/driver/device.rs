@@ -1,10 +1,11 @@
 //! A handle to a device.
 
-use super::raw::{DeviceInfo, Driver, MemoryInfo};
+use super::raw::{DeviceInfo, Driver, Launch, MemoryInfo};
 use crate::error::{Error, Result};
+use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A device: a cheap handle, shared by what was allocated on it.
 #[derive(Clone)]
@@ -12,6 +13,8 @@ pub struct Device(Arc<Shared<dyn Driver>>);
 
 struct Shared<D: ?Sized> {
     changes: AtomicU64,
+    /// What the driver said of kernels: by name, threads and bytes of shared memory.
+    resident: Mutex<HashMap<(String, u32, u32), u32>>,
     driver: D,
 }
 
@@ -71,7 +74,7 @@ impl Device {
 
     /// A device of any driver.
     pub fn new(driver: impl Driver + 'static) -> Self {
-        Self(Arc::new(Shared { changes: AtomicU64::new(0), driver }))
+        Self(Arc::new(Shared { changes: AtomicU64::new(0), resident: Mutex::default(), driver }))
     }
 
     /// What the device is.
@@ -88,6 +91,26 @@ impl Device {
     /// as long as it stays the same, addresses mean what they meant.
     pub fn changes(&self) -> u64 {
         self.0.changes.load(Ordering::Relaxed)
+    }
+
+    /// Blocks of a kernel that the whole device holds at once, if they are launched with this
+    /// shape, whose grid counts for nothing: as the driver knows it, which is asked once.
+    ///
+    /// # Errors
+    /// There is no such kernel, or not even one block fits.
+    pub fn resident_blocks(&self, kernel: &str, shape: Launch) -> Result<u32> {
+        let key = (kernel.to_owned(), shape.threads, shape.shared_bytes);
+        let mut known = self.0.resident.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocks = match known.get(&key) {
+            Some(blocks) => *blocks,
+            None => {
+                let (_, threads, shared) = key;
+                let blocks = self.driver().resident_blocks(kernel, threads, shared)?;
+                known.insert(key, blocks);
+                blocks
+            }
+        };
+        Ok(blocks * self.info().multiprocessors)
     }
 
     pub(super) fn allocate(&self, bytes: u64) -> Result<u64> {

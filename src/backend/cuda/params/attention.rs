@@ -72,23 +72,48 @@ mirror! {
 mirror! {
     /// A share of decode attention: some pages of one stream for some columns. A
     /// column is a (query, head) pair of one KV head: `query · group + head`.
-    AttendItem, 32 bytes {
-        /// The sequence.
-        0 seq: u32,
+    AttendItem, 80 bytes {
+        /// First row of the sequence.
+        0 first_row: u32,
         /// The KV head.
         4 kv_head: u32,
-        /// Index in `streams`.
-        8 stream: u32,
-        /// First column.
-        12 column: u32,
         /// First kept page.
-        16 first_page: u32,
+        8 first_page: u32,
         /// Kept pages.
-        20 n_pages: u32,
+        12 n_pages: u32,
         /// Part of column 0; column c goes to `part + c · n_splits`.
-        24 part: u32,
+        16 part: u32,
         /// Of the entry; 1: results go straight to `out`.
-        28 n_splits: u32,
+        20 n_splits: u32,
+        /// In `runs`: the first that has some of the pages.
+        24 first_run: u32,
+        /// Runs up to the last one that has some.
+        28 n_runs: u32,
+        /// The arena of the first run.
+        32 first_arena: u32,
+        /// The stream's first entry in `table`.
+        36 first_entry: u32,
+        /// Its first word in `masks`.
+        40 first_mask: u32,
+        /// First column.
+        44 column: u32,
+        /// Columns.
+        48 count: u32,
+        /// Query heads a KV head.
+        52 group: u32,
+        /// Kept index of the sequence's first query.
+        56 base: u32,
+        /// Pages of the stream that every query reads sealed.
+        60 sealed_bound: u32,
+        /// Kept index of the last token that the first column sees; −1 with a causal mask:
+        /// each sees its own.
+        64 first_query: i32,
+        /// Pages below are read sealed by the first column.
+        68 first_sealed: u32,
+        /// As `first_query`, of the last column.
+        72 last_query: i32,
+        /// As `first_sealed`, of the last column.
+        76 last_sealed: u32,
     }
 }
 
@@ -122,7 +147,7 @@ mirror! {
 
 mirror! {
     /// Attention over one layer.
-    AttendParams, 176 bytes {
+    AttendParams, 184 bytes {
         /// `T [rows][q_stride]`, heads · d in the first columns.
         0 q: u64,
         /// `T [rows][heads · d]`.
@@ -179,7 +204,8 @@ mirror! {
         164 scale: f32,
         /// 1: a query sees no token behind its own; 0: it sees all that are kept.
         168 causal: u32,
-        /// 0.
-        172 reserved: u32,
+        /// The most pages of a stream whose splits have 8, 16 and 32 pages; those of longer
+        /// ones have 64.
+        172 split_ends: [u32; 3],
     }
 }
