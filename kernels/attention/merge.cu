@@ -2,9 +2,9 @@
 // their base-2 log-sum-exps. A warp joins one column (query, head); the grid is
 // (sequence · KV head, columns / 4). Floor: every part is read once.
 //
-// A lane has the weight of each 32nd split. Which lane that is, and so the order in which
-// weights and parts add up, depends on the split's number in the stream: splits before it
-// that others of the batch see and this column does not would add nothing, and move nothing.
+// A lane has the weight of each 32nd split, and lanes that are furthest apart add up first.
+// So splits in front that only other columns of the batch see, which weigh nothing here, shift
+// all others by as many lanes and leave every two together that were: no bit depends on them.
 #include "attention/element.cuh"
 #include "attention/plan.cuh"
 #include "attention/record.cuh"
@@ -24,13 +24,13 @@ DEVICE Four load_four(const float* p) {
 }
 
 // Splits of the stream that a row of a sequence sees.
-DEVICE Splits splits_of_row(const AttendParams& p, const KvSeq& seq, uint32_t kv_head, uint32_t row) {
+DEVICE uint32_t splits_of_row(const AttendParams& p, const KvSeq& seq, uint32_t kv_head, uint32_t row) {
     uint32_t stream = seq.first_stream;
     if (seq.flags & SEQ_RAGGED) stream += p.layer * p.kv_heads + kv_head;
     uint32_t kept = load(&reinterpret_cast<const KvStream*>(p.streams)[stream].kept);
     uint32_t k = 0;
     while (row >= rows_up_to(p, kept, seq.q_len, most_pages(p, k))) ++k;
-    return segment_of(p, kept, seq.q_len, k).splits;
+    return segment_of(p, kept, seq.q_len, k).splits.count;
 }
 
 template <class T, int D> DEVICE void merge(const AttendParams& p) {
@@ -50,43 +50,39 @@ template <class T, int D> DEVICE void merge(const AttendParams& p) {
     uint32_t column = blockIdx.y * 4 + warp_id();
     // One split needs no merge, and none is what prefill does.
     if (entry.n_splits <= 1 || overflow || column >= seq.q_len * group) return;
-    Splits splits = splits_of_row(p, seq, kv_head, column / group);
-    uint32_t end = splits.first + splits.count;
+    uint32_t n = splits_of_row(p, seq, kv_head, column / group);
 
-    // Of split s of the stream, not of the plan.
-    uint32_t part = entry.first_part + column * entry.n_splits - splits.first;
-    auto lse = [&](uint32_t s) { return load(reinterpret_cast<const float*>(p.part_lse) + uint32_t(part + s)); };
-    uint32_t begin = splits.first / 32 * 32;
+    size_t first = entry.first_part + column * entry.n_splits;
+    const float* lses = reinterpret_cast<const float*>(p.part_lse) + first;
     float top = -INFINITY;
-    for (uint32_t s = begin + lane_id(); s < end; s += 32) {
-        if (s >= splits.first) top = max_of(top, lse(s));
-    }
+    for (uint32_t s = lane_id(); s < n; s += 32) top = max_of(top, load(&lses[s]));
     UNROLL
     for (uint32_t mask = 16; mask > 0; mask /= 2) top = max_of(top, shuffle_xor(top, mask));
     float base = top == -INFINITY ? 0.0f : top;
 
     uint32_t half = lane_id() / LANES, channel = lane_id() % LANES * MINE;
     float sum[MINE] = {}, total = 0.0f;
-    for (uint32_t from = begin; from < end; from += 32) {
-        uint32_t s = from + lane_id();
-        float weight = s >= splits.first && s < end ? exp2_fast(lse(s) - base) : 0.0f;
-        total += weight;
-        for (uint32_t at = 0; at < 32 && from + at < end; at += TURNS * ROWS) {
-            Four parts[TURNS][FOURS];
+    const float* outs = reinterpret_cast<const float*>(p.part_out) + (first + half) * D + channel;
+    float weight = 0.0f;
+    for (uint32_t s = 0; s < n; s += TURNS * ROWS) {
+        if (s % 32 == 0) {
+            uint32_t mine = s + lane_id();
+            weight = mine < n ? exp2_fast(load(&lses[mine]) - base) : 0.0f;
+            total += weight;
+        }
+        Four parts[TURNS][FOURS];
+        UNROLL
+        for (uint32_t i = 0; i < TURNS; ++i) {
+            uint32_t its = s + i * ROWS;
             UNROLL
-            for (uint32_t i = 0; i < TURNS; ++i) {
-                uint32_t its = from + at + i * ROWS + half;
-                bool there = its >= splits.first && its < end;
-                const float* from_part = reinterpret_cast<const float*>(p.part_out) + size_t(uint32_t(part + its)) * D + channel;
-                UNROLL
-                for (uint32_t f = 0; f < FOURS; ++f) parts[i][f] = there ? load_four(from_part + 4 * f) : Four{};
-            }
+            for (uint32_t f = 0; f < FOURS; ++f)
+                parts[i][f] = its + half < n ? load_four(outs + size_t(its) * D + 4 * f) : Four{};
+        }
+        UNROLL
+        for (uint32_t i = 0; i < TURNS; ++i) {
+            float its = shuffle(weight, s % 32 + i * ROWS + half);
             UNROLL
-            for (uint32_t i = 0; i < TURNS; ++i) {
-                float its = shuffle(weight, at + i * ROWS + half);
-                UNROLL
-                for (uint32_t c = 0; c < MINE; ++c) sum[c] = fma_fast(its, parts[i][c / 4].x[c % 4], sum[c]);
-            }
+            for (uint32_t c = 0; c < MINE; ++c) sum[c] = fma_fast(its, parts[i][c / 4].x[c % 4], sum[c]);
         }
     }
     UNROLL
