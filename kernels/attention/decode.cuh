@@ -90,16 +90,19 @@ constexpr int decode_blocks(int d, int nt, uint32_t sealed, bool rotated) {
 
 // What one warp works on, in shared memory: registers are dear.
 struct alignas(16) WarpContext {
-    uint8_t walk[72]; // a Walk
-    uint32_t run;      // of the stream, counted on through the passes
-    uint32_t halves;   // 1: the item has 16-bit tiles for it, of a rotated format
+    uint8_t walk[72]; // a Walk, and before it what is read of its run
+    uint32_t run;     // of the item's, counted on through the passes
+    uint32_t halves;  // 1: the item has 16-bit tiles for it, of a rotated format
+    uint32_t reserved[8];
 };
 
 // What a block works on, in shared memory.
 struct alignas(128) Context {
-    AttendItem item;
+    union {
+        AttendItem item;
+        Columns columns; // of the item, which begins with them
+    };
     AttendItem next; // arrives while `item` is worked on
-    Columns columns; // of the item
     uint32_t index;  // of `next`, which is one if there are so many
     uint32_t n_items;
     WarpContext warps[4];
@@ -112,14 +115,11 @@ struct alignas(128) Context {
         const AttendItem* from = reinterpret_cast<const AttendItem*>(p.items) + number;
         cp_async16(reinterpret_cast<Vec16*>(&next) + lane, reinterpret_cast<const Vec16*>(from) + lane);
     }
-
-    // Makes the next item the one at hand. By one thread.
-    DEVICE void take() {
-        item = next;
-        columns = {{item.first_query, item.first_sealed}, {item.last_query, item.last_sealed}, item.column,
-                   item.count, item.group, item.base, item.sealed_bound};
-    }
 };
+static_assert(offsetof(AttendItem, last_query) == offsetof(Columns, last) &&
+                  offsetof(AttendItem, column) == offsetof(Columns, column) &&
+                  offsetof(AttendItem, sealed_bound) == offsetof(Columns, sealed_bound),
+              "an item begins with its columns");
 static_assert(sizeof(Context) == 640, "as src/backend/cuda/attend/launch.rs and decode_blocks have it");
 
 template <class T, int D, int NT, class Pages> struct Decode {
@@ -160,7 +160,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
             cp_async_wait<0>();
             sync_block(); // the next item is there, and everything else in shared memory free
             if (context.index >= context.n_items) return;
-            if (threadIdx.x == 0) context.take();
+            if (threadIdx.x == 0) context.item = context.next;
             sync_block();
             if (warp_id() == 0) {
                 uint32_t next = context.index + gridDim.x;

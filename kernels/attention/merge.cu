@@ -64,19 +64,13 @@ template <class T, int D> DEVICE void merge(const AttendParams& p) {
     float sum[MINE] = {}, total = 0.0f;
     const float* outs = reinterpret_cast<const float*>(p.part_out) + (first + half) * D + channel;
     float weight = 0.0f;
-    for (uint32_t s = 0; s < n; s += TURNS * ROWS) {
-        if (s % 32 == 0) {
-            uint32_t mine = s + lane_id();
-            weight = mine < n ? exp2_fast(load(&lses[mine]) - base) : 0.0f;
-            total += weight;
-        }
+    auto turn = [&](uint32_t s, bool all) {
         Four parts[TURNS][FOURS];
         UNROLL
         for (uint32_t i = 0; i < TURNS; ++i) {
-            uint32_t its = s + i * ROWS;
             UNROLL
             for (uint32_t f = 0; f < FOURS; ++f)
-                parts[i][f] = its + half < n ? load_four(outs + size_t(its) * D + 4 * f) : Four{};
+                parts[i][f] = all || s + i * ROWS + half < n ? load_four(outs + i * ROWS * D + 4 * f) : Four{};
         }
         UNROLL
         for (uint32_t i = 0; i < TURNS; ++i) {
@@ -84,6 +78,17 @@ template <class T, int D> DEVICE void merge(const AttendParams& p) {
             UNROLL
             for (uint32_t c = 0; c < MINE; ++c) sum[c] = fma_fast(its, parts[i][c / 4].x[c % 4], sum[c]);
         }
+    };
+    NO_UNROLL
+    for (uint32_t s = 0; s < n; s += TURNS * ROWS) {
+        if (s % 32 == 0) {
+            uint32_t mine = s + lane_id();
+            weight = mine < n ? exp2_fast(load(&lses[mine]) - base) : 0.0f;
+            total += weight;
+        }
+        if (s + TURNS * ROWS <= n) turn(s, true);
+        else turn(s, false);
+        outs += TURNS * ROWS * D;
     }
     UNROLL
     for (uint32_t mask = 16; mask > 0; mask /= 2) total += shuffle_xor(total, mask);

@@ -143,10 +143,10 @@ DEVICE void write_items(const AttendParams& p, uint32_t kv_head, const Lengths& 
             uint32_t most = min_of(p.tile_columns, segment.to * group - column);
             Columns c = columns_of(p, stream, of.q_len, column, most);
             AttendItem item = {
-                of.first_row,   kv_head,        first_page,      splits.pages,       first_part + split,
-                n_splits,       runs.first,     runs.count,      runs.arena,         stream.first_entry,
-                stream.first_mask, c.column,    c.count,         c.group,            c.base,
-                c.sealed_bound, c.first.query,  c.first.sealed,  c.last.query,       c.last.sealed,
+                c.first.query, c.first.sealed, c.last.query,      c.last.sealed,      c.column,
+                c.count,       c.group,        c.base,            c.sealed_bound,     of.first_row,
+                kv_head,       first_page,     splits.pages,      first_part + split, n_splits,
+                runs.first,    runs.count,     runs.arena,        stream.first_entry, stream.first_mask,
             };
             static_assert(sizeof(AttendItem) % 16 == 0, "written 16 bytes at a time");
             const Vec16* from = reinterpret_cast<const Vec16*>(&item);

@@ -47,6 +47,16 @@ struct KvSeq {
 // column is a (query, head) pair of one KV head: query · group + head. It says all that a
 // block needs before it reads runs, so that one read brings it.
 struct AttendItem {
+    // The columns, as Columns (attention/columns.cuh) has them.
+    int32_t first_query;
+    uint32_t first_sealed;
+    int32_t last_query;
+    uint32_t last_sealed;
+    uint32_t column; // the first
+    uint32_t count;
+    uint32_t group;
+    uint32_t base;
+    uint32_t sealed_bound;
     uint32_t first_row; // of the sequence
     uint32_t kv_head;
     uint32_t first_page; // kept pages [first_page, first_page + n_pages)
@@ -58,16 +68,6 @@ struct AttendItem {
     uint32_t first_arena; // of the first run
     uint32_t first_entry; // of the stream, as in KvStream
     uint32_t first_mask;
-    // The columns, as Columns (attention/columns.cuh) has them.
-    uint32_t column; // the first
-    uint32_t count;
-    uint32_t group;
-    uint32_t base;
-    uint32_t sealed_bound;
-    int32_t first_query;
-    uint32_t first_sealed;
-    int32_t last_query;
-    uint32_t last_sealed;
 };
 
 // All items of one (sequence, KV head), at seq · kv_heads + kv_head.

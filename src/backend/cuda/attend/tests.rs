@@ -64,6 +64,15 @@ fn decode_is_launched_as_its_header_says() {
 }
 
 #[test]
+#[should_panic(expected = "a kernel with more")]
+fn a_launch_with_other_shared_memory_is_found() {
+    let header = include_str!("../../../../kernels/attention/decode.cuh");
+    let launch = launch::decode(128, "kivi2".parse().unwrap(), 8);
+    let more = launch.shared(launch.shared_bytes + 128);
+    agrees("a kernel with more", more, &stated(header, "decode_kivi2", 128, 8));
+}
+
+#[test]
 fn prefill_is_launched_as_its_header_says() {
     let header = include_str!("../../../../kernels/attention/prefill.cuh");
     let device = Device::emulated(Default::default());

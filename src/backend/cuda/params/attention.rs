@@ -73,47 +73,46 @@ mirror! {
     /// A share of decode attention: some pages of one stream for some columns. A
     /// column is a (query, head) pair of one KV head: `query · group + head`.
     AttendItem, 80 bytes {
-        /// First row of the sequence.
-        0 first_row: u32,
-        /// The KV head.
-        4 kv_head: u32,
-        /// First kept page.
-        8 first_page: u32,
-        /// Kept pages.
-        12 n_pages: u32,
-        /// Part of column 0; column c goes to `part + c · n_splits`.
-        16 part: u32,
-        /// Of the entry; 1: results go straight to `out`.
-        20 n_splits: u32,
-        /// In `runs`: the first that has some of the pages.
-        24 first_run: u32,
-        /// Runs up to the last one that has some.
-        28 n_runs: u32,
-        /// The arena of the first run.
-        32 first_arena: u32,
-        /// The stream's first entry in `table`.
-        36 first_entry: u32,
-        /// Its first word in `masks`.
-        40 first_mask: u32,
-        /// First column.
-        44 column: u32,
-        /// Columns.
-        48 count: u32,
-        /// Query heads a KV head.
-        52 group: u32,
-        /// Kept index of the sequence's first query.
-        56 base: u32,
-        /// Pages of the stream that every query reads sealed.
-        60 sealed_bound: u32,
-        /// Kept index of the last token that the first column sees; −1 with a causal mask:
-        /// each sees its own.
-        64 first_query: i32,
+        /// Kept index of the last token that the first column sees.
+        0 first_query: i32,
         /// Pages below are read sealed by the first column.
-        68 first_sealed: u32,
+        4 first_sealed: u32,
         /// As `first_query`, of the last column.
-        72 last_query: i32,
+        8 last_query: i32,
         /// As `first_sealed`, of the last column.
-        76 last_sealed: u32,
+        12 last_sealed: u32,
+        /// First column.
+        16 column: u32,
+        /// Columns.
+        20 count: u32,
+        /// Query heads a KV head.
+        24 group: u32,
+        /// Kept index of the sequence's first query.
+        28 base: u32,
+        /// Pages of the stream that every query reads sealed.
+        32 sealed_bound: u32,
+        /// First row of the sequence.
+        36 first_row: u32,
+        /// The KV head.
+        40 kv_head: u32,
+        /// First kept page.
+        44 first_page: u32,
+        /// Kept pages.
+        48 n_pages: u32,
+        /// Part of column 0; column c goes to `part + c · n_splits`.
+        52 part: u32,
+        /// Of the entry; 1: results go straight to `out`.
+        56 n_splits: u32,
+        /// In `runs`: the first that has some of the pages.
+        60 first_run: u32,
+        /// Runs up to the last one that has some.
+        64 n_runs: u32,
+        /// The arena of the first run.
+        68 first_arena: u32,
+        /// The stream's first entry in `table`.
+        72 first_entry: u32,
+        /// Its first word in `masks`.
+        76 first_mask: u32,
     }
 }
 
