@@ -1,7 +1,8 @@
 //! The launchers' numbers against those that the kernels' sources state for
 //! `scripts/sass-check`, and against the launch bounds.
 
-use super::launch;
+use super::splits::SplitEnds;
+use super::{AttentionShape, launch};
 use crate::backend::driver::{Device, Launch};
 use crate::codec::KvFormat;
 use crate::codec::formats::NAMED_FORMATS;
@@ -82,6 +83,42 @@ fn prefill_is_launched_as_its_header_says() {
         for format in NAMED_FORMATS {
             let name = format!("prefill_{}_f16_d{d}", format.stem);
             device.resident_blocks(&name, launch).unwrap();
+        }
+    }
+}
+
+/// What is counted of items is counted for the splits that there are: with 32 KV heads of 64
+/// channels, and 8 of more.
+#[test]
+fn splits_are_as_their_header_says() {
+    let header = include_str!("../../../../kernels/attention/plan.cuh");
+    let lines: Vec<_> = header.lines().filter_map(|line| line.strip_prefix("// sass: ")).collect();
+    for format in NAMED_FORMATS {
+        for (head_dim, kv_heads) in [(64, 32), (128, 8), (256, 8)] {
+            let shape = AttentionShape {
+                head_dim,
+                heads: kv_heads,
+                kv_heads,
+                format: format.name.parse().unwrap(),
+                sinks: 4,
+                hot_window: 128,
+                causal: true,
+                window: None,
+                scale: 1.0,
+            };
+            let [short, middle, long] = SplitEnds::of(&shape).as_params();
+            let ours = format!("8:{short},16:{middle},32:{long},64");
+            // The last line that is about it counts: that of the form, or of all.
+            let pattern = [format!("decode_{}_*", format.stem), "decode_*".into()];
+            let splits = pattern.iter().find_map(|pattern| {
+                let of = |line: &&str| line.split(' ').next() == Some(pattern.as_str());
+                let line = lines.iter().copied().rfind(|line| of(line))?;
+                line.split_once("splits=").map(|(_, splits)| splits)
+            });
+            let lists = splits.unwrap().split(' ');
+            let of_d = format!("d{head_dim}:");
+            let mut its = lists.map(|l| l.strip_prefix(&of_d).unwrap_or(l));
+            assert!(its.any(|list| list == ours), "{} d{head_dim}: {ours}", format.name);
         }
     }
 }
