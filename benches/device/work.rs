@@ -56,7 +56,7 @@ pub struct Timer {
 
 impl Timer {
     pub fn new(device: &Device) -> Result<Self> {
-        let (stream, start, end) = (device.stream()?, device.event()?, device.event()?);
+        let (stream, start, end) = (device.stream()?, device.timed_event()?, device.timed_event()?);
         Ok(Self { device: device.clone(), stream, start, end, turn: 0 })
     }
 

@@ -164,12 +164,12 @@ DEVICE bool all_seen(const AttendParams& p, const TileView& tile, const Columns&
 template <int BLOCKS, int NT>
 DEVICE void mask_scores(const AttendParams& p, const TileView& tile, const Columns& columns,
                         float (&s)[BLOCKS][NT][4]) {
-    uint32_t g = lane_id() / 4;
+    uint32_t lane = lane_id_anew(), g = lane / 4;
     UNROLL
     for (int n = 0; n < NT; ++n) {
         UNROLL
         for (int e = 0; e < 4; ++e) {
-            uint32_t column = 8 * n + 2 * (lane_id() % 4) + e % 2;
+            uint32_t column = 8 * n + 2 * (lane % 4) + e % 2;
             Column c = {-1, 0};
             if (column < columns.count) c = columns.at(p, columns.column + column);
             bool form = form_seen(tile, c);

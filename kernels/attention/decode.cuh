@@ -16,7 +16,6 @@
 #pragma once
 
 #include "attention/hadamard.cuh"
-#include "attention/plan.cuh"
 #include "attention/record.cuh"
 #include "attention/tile_fp8.cuh"
 #include "attention/tile_half.cuh"
@@ -93,9 +92,9 @@ constexpr int decode_blocks(int d, int nt, uint32_t sealed, bool rotated) {
 }
 
 // What one warp works on, in shared memory: registers are dear.
-struct WarpContext {
-    uint8_t walk[96]; // a Walk
-    uint32_t run;     // of the stream, counted on through the passes
+struct alignas(8) WarpContext {
+    uint8_t walk[72]; // a Walk, and before it what is read of its run
+    uint32_t run;     // of the item's, counted on through the passes
     uint32_t halves;  // 1: the item has 16-bit tiles for it, of a rotated format
     uint32_t marked;  // 1: a column may have to be done again
     uint32_t tries;   // how often the item was begun again; the same in all warps
@@ -103,30 +102,30 @@ struct WarpContext {
 };
 
 // What a block works on, in shared memory.
-struct Context {
-    AttendItem item;
-    KvSeq seq;
-    KvStream stream;
-    Columns columns;
-    uint32_t index; // of the item
+struct alignas(128) Context {
+    union {
+        AttendItem item;
+        Columns columns; // of the item, which begins with them
+    };
+    AttendItem next; // arrives while `item` is worked on
+    uint32_t index;  // of `next`, which is one if there are so many
     uint32_t n_items;
-    uint32_t reserved[3];
     WarpContext warps[4];
 
-    // Reads item `index`, if it is one. By one thread.
-    DEVICE void fetch(const AttendParams& p, uint32_t at_most) {
-        if (index >= n_items) return;
-        item = load_struct<AttendItem>(p.items, index);
-        seq = load_struct<KvSeq>(p.seqs, item.seq);
-        stream = load_struct<KvStream>(p.streams, item.stream);
-        // Rows behind the item's share its splits no more.
-        uint32_t k = 0;
-        while (8u << k < item.n_pages) ++k;
-        uint32_t end = rows_up_to(p, stream.kept, seq.q_len, most_pages(k)) * (p.heads / p.kv_heads);
-        columns = columns_of(p, stream, seq.q_len, item.column, min_of(at_most, end - item.column));
+    // Starts the copy of item `number` to `next`, if it is one. By the first warp.
+    DEVICE void ahead(const AttendParams& p, uint32_t number, uint32_t n) {
+        static_assert(sizeof(AttendItem) % 16 == 0, "a lane copies 16 bytes");
+        uint32_t lane = lane_id_anew();
+        if (lane >= sizeof(AttendItem) / 16 || number >= n) return;
+        const AttendItem* from = reinterpret_cast<const AttendItem*>(p.items) + number;
+        cp_async16(reinterpret_cast<Vec16*>(&next) + lane, reinterpret_cast<const Vec16*>(from) + lane);
     }
 };
-static_assert(sizeof(Context) == 640, "as src/backend/cuda/attend.rs and decode_blocks have it, and 128-byte aligned");
+static_assert(offsetof(AttendItem, last_query) == offsetof(Columns, last) &&
+                  offsetof(AttendItem, column) == offsetof(Columns, column) &&
+                  offsetof(AttendItem, sealed_bound) == offsetof(Columns, sealed_bound),
+              "an item begins with its columns");
+static_assert(sizeof(Context) == 640, "as src/backend/cuda/attend/launch.rs and decode_blocks have it");
 
 template <class T, int D, int NT, class Pages> struct Decode {
     static constexpr bool SEALS = !SameType<Pages, NeverSealed>::VALUE;
@@ -153,53 +152,61 @@ template <class T, int D, int NT, class Pages> struct Decode {
     static DEVICE void run(const AttendParams& p) {
         Context& context = *reinterpret_cast<Context*>(shared_memory());
         uint8_t* shared = shared_memory() + sizeof(Context) + warp_id() * WARP_BYTES;
-        if (threadIdx.x == 0) {
-            context.index = blockIdx.x;
-            context.n_items = load(&reinterpret_cast<const AttendPlan*>(p.plan)->n_items);
-            context.fetch(p, COLUMNS);
+        if (warp_id() == 0) {
+            // Whether the first item is one is known as late as what it says.
+            context.ahead(p, blockIdx.x, p.max_items);
+            if (lane_id() == 0) {
+                context.index = blockIdx.x;
+                context.n_items = load(&reinterpret_cast<const AttendPlan*>(p.plan)->n_items);
+            }
         }
         if (lane_id() == 0) context.warps[warp_id()].tries = 0;
-        sync_block();
-        while (context.index < context.n_items) {
-            bool done = Decode{p, context, shared}.one();
-            sync_block(); // everything in shared memory is free again
-            if (threadIdx.x == 0 && done) {
-                context.index += gridDim.x;
-                context.fetch(p, COLUMNS);
-            }
+        while (true) {
+            cp_async_commit();
+            cp_async_wait<0>();
+            sync_block(); // the next item is there, and everything else in shared memory free
+            if (context.index >= context.n_items) return;
+            if (threadIdx.x == 0) context.item = context.next;
             sync_block();
+            if (warp_id() == 0) {
+                uint32_t next = context.index + gridDim.x;
+                sync_warp();
+                context.ahead(p, next, context.n_items);
+                if (lane_id() == 0) context.index = next;
+            }
+            while (!Decode{p, context, shared}.one()) sync_block(); // shared memory is free again
         }
     }
 
-    // All runs; of rotated formats those of 16 bits, then all again, and the sealed ones.
-    // False if it must be done again.
+    // The runs that have pages of the item; of rotated formats those of 16 bits, then all
+    // again, and the sealed ones. False if it must be done again.
     DEVICE bool one() {
         WarpState state;
         if (ROTATED) state.clear();
         else begin(state);
         if (ROTATED && lane_id() == 0) context.warps[warp_id()].halves = 0;
         const uint32_t& at = context.warps[warp_id()].run;
-        for (go_to(0); at < PASSES * context.stream.n_runs; go_to(at + 1)) {
-            bool second = ROTATED && at >= context.stream.n_runs;
-            if (ROTATED && at == context.stream.n_runs) {
+        for (go_to(0); at < PASSES * context.item.n_runs; go_to(at + 1)) {
+            bool second = ROTATED && at >= context.item.n_runs;
+            if (ROTATED && at == context.item.n_runs) {
                 set_aside(state);
                 begin(state);
             }
-            uint32_t first = context.stream.first_run - (second ? context.stream.n_runs : 0);
-            KvRun run = load_struct<KvRun>(p.runs, first + at);
-            if (ROTATED && (run.kind == RUN_SEALED) != second) continue;
-            KvArena arena = load_struct<KvArena>(p.arenas, run.arena);
+            uint32_t first = context.item.first_run - (second ? context.item.n_runs : 0);
+            const Described& run = describe(first + at);
+            uint32_t kind = run.run.kind, rotation = run.run.rotation;
+            if (ROTATED && (kind == RUN_SEALED) != second) continue;
             if constexpr (SEALS) {
-                if (run.kind == RUN_SEALED) {
-                    const auto& walk = tiles<Pages::TOKENS>(run, arena);
-                    if (walk.count > 0) sealed_run<Pages>(walk, run.rotation, state);
+                if (kind == RUN_SEALED) {
+                    const auto& walk = tiles<Pages::TOKENS>(run);
+                    if (walk.count > 0) sealed_run<Pages>(walk, rotation, state);
                     continue;
                 }
             }
-            const auto& walk = tiles<Half::TOKENS>(run, arena);
+            const auto& walk = tiles<Half::TOKENS>(run);
             if (walk.count == 0) continue;
             if (ROTATED && lane_id() == 0) context.warps[warp_id()].halves = 1;
-            half_run(walk, run.rotation, state);
+            half_run(walk, rotation, state);
         }
         if (again(state)) return false;
         finish();
@@ -212,15 +219,45 @@ template <class T, int D, int NT, class Pages> struct Decode {
         sync_warp();
     }
 
+    // What is read of a run.
+    struct Described {
+        KvRun run;
+        KvArena arena;
+    };
+
+    // Describes a run where its walk will be, each word by a lane. The arena is read at once,
+    // as if it were that of the item's first run, which mostly is the only one.
+    DEVICE const Described& describe(uint32_t run) {
+        constexpr uint32_t RUN = sizeof(KvRun) / 8, ALL = sizeof(Described) / 8; // words
+        static_assert(sizeof(Described) <= sizeof(WarpContext::walk), "a description fits");
+        uint64_t* words = reinterpret_cast<uint64_t*>(context.warps[warp_id()].walk);
+        const Described& described = *reinterpret_cast<const Described*>(words);
+        uint32_t lane = lane_id_anew(), arena = context.item.first_arena;
+        auto arena_word = [&](uint32_t arena) {
+            return reinterpret_cast<const uint64_t*>(p.arenas + uint64_t(arena) * sizeof(KvArena)) + lane - RUN;
+        };
+        const uint64_t* run_word = reinterpret_cast<const uint64_t*>(p.runs + uint64_t(run) * sizeof(KvRun)) + lane;
+        sync_warp(); // the last walk is done with
+        if (lane < ALL) words[lane] = load(lane < RUN ? run_word : arena_word(arena));
+        sync_warp();
+        if (described.run.arena != arena) {
+            if (lane >= RUN && lane < ALL) words[lane] = load(arena_word(described.run.arena));
+            sync_warp();
+        }
+        return described;
+    }
+
     // This warp's tiles of a run, in shared memory.
-    template <uint32_t ROWS> DEVICE const Walk<ROWS>& tiles(const KvRun& run, const KvArena& arena) {
+    template <uint32_t ROWS> DEVICE const Walk<ROWS>& tiles(const Described& described) {
         static_assert(sizeof(Walk<ROWS>) <= sizeof(WarpContext::walk), "a walk fits");
         Walk<ROWS>& walk = *reinterpret_cast<Walk<ROWS>*>(context.warps[warp_id()].walk);
-        sync_warp(); // the last walk is done with
+        sync_warp(); // all lanes know what they want of the description
         if (lane_id() == 0) {
+            KvRun run = described.run;
+            KvArena arena = described.arena;
             uint32_t stream = p.layer * p.kv_heads + context.item.kv_head;
-            walk = walk_of<ROWS>(p, context.stream, run, arena, stream, context.item,
-                                 context.columns, WARPS);
+            KvStream its = {0, 0, context.item.first_entry, context.item.first_mask, 0, 0};
+            walk = walk_of<ROWS>(p, its, run, arena, stream, context.item, context.columns, WARPS);
         }
         sync_warp();
         return walk;
@@ -229,7 +266,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
     // 16-bit pages.
     DEVICE void half_run(const Walk<16>& walk, uint32_t rotation, WarpState& state) {
         Queries<D, NT> q;
-        load_queries<T, T, D, NT>(p, context.columns, context.seq.first_row, context.item.kv_head,
+        load_queries<T, T, D, NT>(p, context.columns, context.item.first_row, context.item.kv_head,
                                   rotation, q);
         pipeline<HALF_STAGES, Half::BYTES>(
             walk, shared,
@@ -258,7 +295,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
         using Keys = typename Form::Keys;
         using Values = typename Form::Values;
         Queries<D, NT> q;
-        load_queries<T, F16, D, NT, Keys::ORDER>(p, context.columns, context.seq.first_row,
+        load_queries<T, F16, D, NT, Keys::ORDER>(p, context.columns, context.item.first_row,
                                                  context.item.kv_head, rotation, q);
         if constexpr (ROTATED) rotate_queries<D, NT>(q);
         typename Values::template Extra<NT> extra;
@@ -488,7 +525,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
         float lse = sum > 0.0f ? base + log2_fast(sum) : -INFINITY;
 
         uint32_t c = item.column + column;
-        uint32_t row = context.seq.first_row + c / columns.group;
+        uint32_t row = context.item.first_row + c / columns.group;
         uint32_t head = item.kv_head * columns.group + c % columns.group;
         size_t at = size_t(row) * p.heads + head, part = item.part + size_t(c) * item.n_splits;
         bool whole = item.n_splits == 1;

@@ -7,20 +7,26 @@
 #include "common/kernel.cuh"
 #include "common/params/attention.h"
 
-// Pages of one split of a stream of `pages` pages: at most 64 splits up to
-// 262,144 tokens. scripts/sass-check counts items of these lengths, and gpu-predict their
-// trips to L2, each waiting for the one before: item; sequence and stream; a run and its
-// arena, three times; queries; block numbers. Rotated forms look at each run twice.
-// sass: decode_* splits=8:256,16:1024,32:2048,64; trips=10
-// sass: decode_kf*_* trips=13
-DEVICE uint32_t split_pages(uint32_t pages) {
-    return pages <= 256 ? 8 : pages <= 1024 ? 16 : pages <= 2048 ? 32 : 64;
-}
-
-// The most pages of a stream whose splits have 8 << k pages, k < SPLIT_LENGTHS.
+// Splits have 8 << k pages, k < SPLIT_LENGTHS: how long streams are then, says the host
+// (src/backend/cuda/attend/splits.rs). scripts/sass-check counts items of these lengths, here
+// with 32 KV heads of 64 channels, or 8 of more, and gpu-predict their trips to L2, each
+// waiting for the one before: a run and its arena; queries; block numbers. Rotated forms look
+// at a run twice.
+// sass: decode_* trips=3; splits=8:256,16:1024,32:2048,64
+// sass: decode_kf*_* trips=4
+// sass: decode_fp8_* splits=d64:8:32,16:1024,32:2048,64 d128:8:256,16:1024,32:2048,64 d256:8:256,16:1024,32:2048,64
+// sass: decode_kivi4_* splits=d64:8:32,16:1024,32:2048,64 d128:8:256,16:1024,32:2048,64 d256:8:256,16:1024,32:2048,64
+// sass: decode_kivi42_* splits=d64:8:32,16:64,32:2048,64 d128:8:128,16:1024,32:2048,64 d256:8:256,16:1024,32:2048,64
+// sass: decode_kivi2_* splits=d64:8:32,16:64,32:2048,64 d128:8:128,16:1024,32:2048,64 d256:8:256,16:1024,32:2048,64
+// sass: decode_kf4_* splits=d64:8:32,16:64,32:2048,64 d128:8:128,16:1024,32:2048,64 d256:8:256,16:1024,32:2048,64
+// sass: decode_kf3_* splits=d64:8:32,16:64,32:2048,64 d128:8:128,16:1024,32:2048,64 d256:8:256,16:1024,32:2048,64
+// sass: decode_kf32_* splits=d64:8:32,16:64,32:2048,64 d128:8:128,16:1024,32:2048,64 d256:8:256,16:1024,32:2048,64
+// sass: decode_kf2_* splits=d64:8:32,16:64,32:2048,64 d128:8:128,16:1024,32:2048,64 d256:8:256,16:1024,32:2048,64
 constexpr uint32_t SPLIT_LENGTHS = 4;
-DEVICE uint32_t most_pages(uint32_t k) {
-    return k == 0 ? 256 : k == 1 ? 1024 : k == 2 ? 2048 : KV_NONE;
+
+// The most pages of a stream whose splits have 8 << k pages.
+DEVICE uint32_t most_pages(const AttendParams& p, uint32_t k) {
+    return k == 0 ? p.split_ends[0] : k == 1 ? p.split_ends[1] : k == 2 ? p.split_ends[2] : KV_NONE;
 }
 
 // What the queries of one sequence need of a stream.
@@ -30,17 +36,17 @@ struct Splits {
     uint32_t pages; // of each
 };
 
-DEVICE Splits splits_of(uint32_t kept, uint32_t q_len, uint32_t sinks, uint32_t window) {
-    uint32_t tokens = kept > sinks ? kept - sinks : 0;
+// In splits of 8 << k pages.
+DEVICE Splits splits_of(const AttendParams& p, uint32_t kept, uint32_t q_len, uint32_t k) {
+    uint32_t tokens = kept > p.sinks ? kept - p.sinks : 0;
     uint32_t pages = max_of(div_ceil(tokens, 64), 1u);
-    uint32_t length = split_pages(pages);
     uint32_t first = 0;
-    if (window != KV_NONE && kept > q_len + window) {
+    if (p.window != KV_NONE && kept > q_len + p.window) {
         // The first query sees the tokens from kept − q_len − window + 1 on.
-        uint32_t start = kept - q_len - window + 1;
-        first = start > sinks ? (start - sinks) / 64 / length : 0;
+        uint32_t start = kept - q_len - p.window + 1;
+        first = start > p.sinks ? (start - p.sinks) / 64 >> (3 + k) : 0;
     }
-    return {first, div_ceil(pages, length) - first, length};
+    return {first, ((pages - 1) >> (3 + k)) + 1 - first, 8u << k};
 }
 
 // Rows of a sequence, from its first on, that see streams of at most `pages` pages.
@@ -59,9 +65,9 @@ struct Segment {
 };
 
 DEVICE Segment segment_of(const AttendParams& p, uint32_t kept, uint32_t q_len, uint32_t k) {
-    uint32_t from = k == 0 ? 0 : rows_up_to(p, kept, q_len, most_pages(k - 1));
-    uint32_t to = rows_up_to(p, kept, q_len, most_pages(k));
+    uint32_t from = k == 0 ? 0 : rows_up_to(p, kept, q_len, most_pages(p, k - 1));
+    uint32_t to = rows_up_to(p, kept, q_len, most_pages(p, k));
     if (from == to) return {from, to, {}};
     uint32_t its = p.causal ? kept - (q_len - to) : kept; // the stream of its last row
-    return {from, to, splits_of(its, to - from, p.sinks, p.window)};
+    return {from, to, splits_of(p, its, to - from, k)};
 }

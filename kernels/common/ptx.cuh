@@ -65,6 +65,13 @@ DEVICE uint32_t warp_min(uint32_t x) { return __reduce_min_sync(~0u, x); }      
 DEVICE uint32_t warp_max(uint32_t x) { return __reduce_max_sync(~0u, x); }                  // warp
 DEVICE bool warp_any(bool p) { return __any_sync(~0u, p); }                               // warp
 
+// lane_id(), asked anew each time: what is made of it holds no register through loops.
+DEVICE uint32_t lane_id_anew() {
+    uint32_t lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+
 DEVICE uint32_t atomic_add(uint32_t* p, uint32_t x) { return atomicAdd(p, x); }
 // In shared memory.
 DEVICE uint32_t atomic_add_shared(uint32_t* p, uint32_t x) { return atomicAdd(p, x); }

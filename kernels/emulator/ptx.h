@@ -88,6 +88,7 @@ DEVICE bool warp_any(bool p, KvSite site = KvSite::here()) {
     return operands.result != 0;
 }
 
+DEVICE uint32_t lane_id_anew() { return lane_id(); }
 DEVICE uint32_t atomic_add(uint32_t* p, uint32_t x, KvSite site = KvSite::here()) {
     kvfold::emulator::check_global(p, sizeof *p, alignof(uint32_t), "atomic_add", site);
     kvfold::emulator::perhaps_yield();

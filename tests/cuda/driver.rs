@@ -94,7 +94,7 @@ fn memory_streams_events_and_launches() {
         assert_eq!(b.to_vec(&stream).unwrap(), [0, 1, 2, 3]);
         a.fill(9, &stream).unwrap();
 
-        let (start, end) = (device.event().unwrap(), device.event().unwrap());
+        let (start, end) = (device.timed_event().unwrap(), device.timed_event().unwrap());
         stream.record(&start).unwrap();
         let params = [a.address(), 3];
         let launch = |kernel: &str, shape: Launch| {
@@ -108,6 +108,9 @@ fn memory_streams_events_and_launches() {
         stream.record(&end).unwrap();
         stream.wait(&end).unwrap();
         assert_eq!(end.elapsed_since(&start).unwrap(), Duration::from_micros(1500));
+        let order = device.event().unwrap();
+        stream.record(&order).unwrap();
+        assert!(order.elapsed_since(&start).is_err() && end.elapsed_since(&order).is_err());
         assert_eq!(a.to_vec(&stream).unwrap(), [12, 12, 12, 9]);
 
         let told = |r: kvfold::Result<()>| r.unwrap_err().to_string();
@@ -121,7 +124,46 @@ fn memory_streams_events_and_launches() {
 
         // In whatever order they go, the context goes last: the fake driver aborts
         // if anything is left in it.
-        drop((device, a, end, stream, start, b));
+        drop((device, a, end, order, stream, start, b));
+    });
+}
+
+/// The driver is asked once a kernel and shape, and told first how much shared memory there
+/// will be, and that it matters more than a first-level cache.
+#[test]
+fn resident_blocks_are_asked_for_once() {
+    with_fake_driver("resident_blocks_are_asked_for_once", "13000 1 90 0", || {
+        const ASKED: &str = "cuOccupancyMaxActiveBlocksPerMultiprocessor";
+        let device = Device::cuda(0).unwrap();
+        let blocks = |kernel: &str, threads, shared_kb: u32| {
+            device.resident_blocks(kernel, Launch::new(1, threads).shared(shared_kb << 10))
+        };
+        calls();
+        // Three multiprocessors of 2,048 threads and 228 KB, of which a block takes one more.
+        assert_eq!(blocks("add_one", 1024, 0).unwrap(), 3 * 2);
+        assert_eq!(calls(), ASKED, "it has no shared memory to prefer");
+        assert_eq!(blocks("add_one", 128, 100).unwrap(), 3 * 2);
+        assert_eq!(
+            calls(),
+            format!("cuFuncSetAttribute(8,102400) cuFuncSetAttribute(9,100) {ASKED}")
+        );
+        assert_eq!(blocks("add_one", 128, 64).unwrap(), 3 * 3);
+        assert_eq!(calls(), ASKED, "it may have that already");
+        assert_eq!(blocks("add_one", 128, 100).unwrap(), 3 * 2);
+        assert_eq!(calls(), "");
+
+        let told = |r: kvfold::Result<u32>| r.unwrap_err().to_string();
+        let error = told(blocks("subtract_one", 128, 0));
+        assert!(error.contains("subtract_one: the build has no such kernel"), "{error}");
+        let error = told(blocks("add_one", 4096, 0));
+        assert!(error.contains("add_one") && error.contains("none with 4096 threads"), "{error}");
+        refuse(&format!("{ASKED} 1"));
+        let error = told(blocks("add_one", 64, 0));
+        assert!(error.contains("count the blocks of add_one"), "{error}");
+        assert_eq!(blocks("add_one", 64, 0).unwrap(), 3 * 32, "asked anew");
+        refuse("cuFuncSetAttribute 1");
+        let error = told(blocks("add_one", 64, 120));
+        assert!(error.contains("give add_one 122880 bytes of shared memory"), "{error}");
     });
 }
 

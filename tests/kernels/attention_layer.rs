@@ -2,7 +2,7 @@
 
 use half::f16;
 use kvfold::backend::cuda::attend::{Attention, AttentionCall, AttentionShape, Limits};
-use kvfold::backend::cuda::params::{KvArena, KvRun, KvSeq, KvStream, NONE, RUN_HOT};
+use kvfold::backend::cuda::params::{KvArena, KvRun, KvSeq, KvStream, NONE, RUN_HOT, SEQ_PROMPT};
 use kvfold::backend::driver::Device;
 use kvfold::codec::KvFormat;
 
@@ -118,4 +118,92 @@ fn limits_are_checked_and_kept() {
         let nothing = AttentionCall { n_seqs: 0, ..call };
         attention.attend(&nothing, &mut workspace, &stream).unwrap();
     }
+}
+
+/// The plan of many sequences is made by several blocks, each for itself: every sequence has
+/// the bits that it has in a call of its own.
+#[test]
+fn many_sequences_are_planned_as_each_alone() {
+    const PAGES: usize = 18;
+    const SEQS: usize = 45; // 90 (sequence, KV head) pairs; a block plans 32
+    let device = Device::emulated(Default::default());
+    let stream = device.stream().unwrap();
+    let attention = Attention::new(&device, shape()).unwrap();
+    let mut state = 7u32;
+    let mut random = |most: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as usize % most
+    };
+    let mut numbers = |n: usize| -> Vec<f16> {
+        (0..n).map(|_| f16::from_f32(random(256) as f32 / 64.0 - 2.0)).collect()
+    };
+    let memory = device.upload(&numbers(PAGES * 2 * 64 * 64 * 2), &stream).unwrap();
+    let arena = KvArena {
+        base: memory.address(),
+        block_bytes: 2 * 2 * 64 * 64 * 2,
+        page_bytes: 2 * 64 * 64 * 2,
+        key_bytes: 64 * 64 * 2,
+        page_tokens: 64,
+        ..KvArena::default()
+    };
+    let (mut seqs, mut streams, mut runs, mut rows) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for i in 0..SEQS {
+        // Every fifth is a prompt, every seventh has nothing to do.
+        let flags = if i % 5 == 3 { SEQ_PROMPT } else { 0 };
+        let q_len = if i % 7 == 6 { 0 } else { 1 + i as u32 % 3 };
+        let kept = 3 + (i as u32 * 331) % 1147;
+        let run =
+            KvRun { kind: RUN_HOT, n_tokens: kept, live: NONE, rotation: NONE, ..KvRun::default() };
+        let first_entry = i as u32 % 7;
+        runs.push(run);
+        streams.push(KvStream {
+            first_run: i as u32,
+            n_runs: 1,
+            first_entry,
+            kept,
+            ..KvStream::default()
+        });
+        seqs.push(KvSeq { first_row: rows, q_len, first_stream: i as u32, flags });
+        rows += q_len;
+    }
+    let rows = rows as usize;
+    let table: Vec<u32> = (0..PAGES as u32 + 7).map(|i| i * 7 % PAGES as u32).collect();
+    let q = device.upload(&numbers(rows * 256), &stream).unwrap();
+    let arenas = device.upload(&[arena], &stream).unwrap();
+    let runs = device.upload(&runs, &stream).unwrap();
+    let streams = device.upload(&streams, &stream).unwrap();
+    let table = device.upload(&table, &stream).unwrap();
+    let attend = |seqs: &[KvSeq]| {
+        let mut out = device.alloc::<f16>(rows * 256).unwrap();
+        out.fill(0, &stream).unwrap();
+        let on_device = device.upload(seqs, &stream).unwrap();
+        let most = |flags| seqs.iter().filter(|s| s.flags == flags).map(|s| s.q_len as usize).max();
+        let call = AttentionCall {
+            q: q.address(),
+            q_stride: 256,
+            out: out.address(),
+            seqs: on_device.address(),
+            n_seqs: seqs.len(),
+            max_generated: most(0).unwrap_or(0),
+            max_prompt: most(SEQ_PROMPT).unwrap_or(0),
+            streams: streams.address(),
+            runs: runs.address(),
+            table: table.address(),
+            arenas: arenas.address(),
+            ..AttentionCall::default()
+        };
+        let limits = Limits { seqs: seqs.len(), generated_rows: rows, tokens: 1150 };
+        let mut scratch = attention.scratch(limits).unwrap();
+        // SAFETY: the arrays are consistent and live.
+        unsafe { attention.attend(&call, &mut scratch, &stream).unwrap() };
+        assert!(!attention.overflowed(&scratch, &stream).unwrap());
+        out.to_vec(&stream).unwrap().into_iter().map(f16::to_bits).collect::<Vec<_>>()
+    };
+    let together = attend(&seqs);
+    for (i, seq) in seqs.iter().enumerate() {
+        let its = 256 * seq.first_row as usize..256 * (seq.first_row + seq.q_len) as usize;
+        let alone = attend(std::slice::from_ref(seq));
+        assert!(alone[its.clone()] == together[its], "sequence {i}: {seq:?}");
+    }
+    assert!(together.chunks(256).all(|row| row.iter().any(|x| *x != 0)), "all rows are written");
 }

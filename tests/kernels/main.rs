@@ -5,6 +5,7 @@
 mod attention_conformance;
 mod attention_invariance;
 mod attention_layer;
+mod attention_splits;
 mod cache_kernels;
 mod common;
 mod dense_kernels;

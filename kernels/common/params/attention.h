@@ -44,16 +44,30 @@ struct KvSeq {
 };
 
 // A share of decode attention: some pages of one stream for some columns. A
-// column is a (query, head) pair of one KV head: query · group + head.
+// column is a (query, head) pair of one KV head: query · group + head. It says all that a
+// block needs before it reads runs, so that one read brings it.
 struct AttendItem {
-    uint32_t seq;
+    // The columns, as Columns (attention/columns.cuh) has them.
+    int32_t first_query;
+    uint32_t first_sealed;
+    int32_t last_query;
+    uint32_t last_sealed;
+    uint32_t column; // the first
+    uint32_t count;
+    uint32_t group;
+    uint32_t base;
+    uint32_t sealed_bound;
+    uint32_t first_row; // of the sequence
     uint32_t kv_head;
-    uint32_t stream;     // index in `streams`
-    uint32_t column;     // first column
     uint32_t first_page; // kept pages [first_page, first_page + n_pages)
     uint32_t n_pages;
-    uint32_t part;     // of column 0; column c goes to part + c · n_splits
-    uint32_t n_splits; // of the entry; 1: results go straight to `out`
+    uint32_t part;        // of column 0; column c goes to part + c · n_splits
+    uint32_t n_splits;    // of the entry; 1: results go straight to `out`
+    uint32_t first_run;   // in `runs`: the first that has some of the pages
+    uint32_t n_runs;      // up to the last one that has some
+    uint32_t first_arena; // of the first run
+    uint32_t first_entry; // of the stream, as in KvStream
+    uint32_t first_mask;
 };
 
 // All items of one (sequence, KV head), at seq · kv_heads + kv_head.
@@ -101,5 +115,7 @@ struct AttendParams {
     uint32_t max_parts;
     float scale; // of q·k for base-2 logits: softmax scale · log2(e)
     uint32_t causal; // 1: a query sees no token behind its own; 0: it sees all that are kept
-    uint32_t reserved;
+    // The most pages of a stream whose splits have 8, 16 and 32 pages; those of longer ones
+    // have 64.
+    uint32_t split_ends[3];
 };

@@ -11,10 +11,15 @@
 //! those of prompts go to `prefill_*`. What a sequence's rows are stands in its entry
 //! ([`SEQ_PROMPT`]), and how many there are chooses nothing: a token
 //! that is verified has the bits of one that is decoded. How a stream is split depends on
-//! that stream alone, up to the row that reads it, so a result does not depend on the
-//! batch either.
+//! its length alone, up to the row that reads it, and on the shape, so a result does not
+//! depend on the batch either.
 //!
 //! [`SEQ_PROMPT`]: super::params::SEQ_PROMPT
+
+mod launch;
+mod splits;
+#[cfg(test)]
+mod tests;
 
 use super::forms::{decode_stem, form_of};
 use super::params::{AttendEntry, AttendItem, AttendParams, AttendPlan, NONE};
@@ -22,8 +27,9 @@ use super::subnormal::{self, Number};
 use crate::backend::driver::{Device, DeviceBuffer, DeviceStream, Launch};
 use crate::backend::kv::check_mask;
 use crate::backend::{Geometry, Kernels};
-use crate::codec::{Codec, KvFormat};
+use crate::codec::KvFormat;
 use crate::error::{Error, Result};
+use splits::SplitEnds;
 
 /// What does not change from call to call.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,6 +147,9 @@ pub struct Attention {
     prefill: String,
     merge: String,
     tile_columns: usize,
+    splits: SplitEnds,
+    /// Of as many blocks as the device holds at once.
+    decode_launch: Launch,
 }
 
 impl Attention {
@@ -149,7 +158,8 @@ impl Attention {
     ///
     /// # Errors
     /// [`Error::Unsupported`] that names a head dim, group or format for which there
-    /// is no kernel; [`Error::Config`] for a field out of range; what the device reports.
+    /// is no kernel; [`Error::Config`] for a field out of range; [`Error::Device`] if the
+    /// device cannot hold a block of its kernels, and what else it reports.
     pub fn new(device: &Device, shape: AttentionShape) -> Result<Self> {
         let mut attention = Self::with_number(device, shape, Number::Subnormal)?;
         if attention.shape.format.seals() && subnormal::number(device)? == Number::Normal {
@@ -186,15 +196,20 @@ impl Attention {
         }
         check_mask(shape.causal, shape.window)?;
         let form = form_of(*format)?;
-        let (decode, form) = (decode_stem(form, number), form.stem);
+        let (stem, form) = (decode_stem(form, number), form.stem);
         let element = format.hot();
         // A wider tile serves two columns of 8 with one read of the pages; at 256
         // channels its accumulators would not fit the registers.
         let tile_columns = if group > 8 && head_dim < 256 { 16 } else { 8 };
+        let decode = format!("decode_{stem}_{element}_d{head_dim}_n{tile_columns}");
+        let block = launch::decode(head_dim, shape.format, tile_columns);
+        let blocks = device.resident_blocks(&decode, block)?;
         Ok(Self {
             device: device.clone(),
             number,
-            decode: format!("decode_{decode}_{element}_d{head_dim}_n{tile_columns}"),
+            decode,
+            decode_launch: Launch { grid: [blocks, 1, 1], ..block },
+            splits: SplitEnds::of(&shape),
             prefill: format!("prefill_{form}_{element}_d{head_dim}"),
             merge: format!("attend_merge_{element}_d{head_dim}"),
             shape,
@@ -223,11 +238,11 @@ impl Attention {
     /// [`Error::DeviceOutOfMemory`]; [`Error::Misuse`] for limits beyond 32 bits.
     pub fn scratch(&self, limits: Limits) -> Result<AttendScratch> {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
-        let splits = max_splits(limits.tokens);
+        let splits = self.splits.most(limits.tokens);
         // Each length of splits that rows of a sequence have adds at most one tile that is
         // not full, and no tile is empty.
         let columns = limits.generated_rows * (heads / kv_heads);
-        let lengths = SPLIT_ENDS.into_iter().filter(|&end| end < pages(limits.tokens)).count() + 1;
+        let lengths = self.splits.lengths(limits.tokens);
         let tiles = (columns.div_ceil(self.tile_columns) + limits.seqs * lengths).min(columns);
         let items = tiles * kv_heads * splits;
         let parts = limits.generated_rows * heads * splits;
@@ -321,10 +336,12 @@ impl Attention {
             if call.max_generated > 0 {
                 if parts.plan {
                     scratch.planned = true;
-                    stream.launch("attend_plan", Launch::new(1, 256).shared(4 * 256), &params)?;
+                    stream.launch("attend_plan", launch::plan(entries), &params)?;
                 }
                 if parts.attend {
-                    stream.launch(&self.decode, self.decode_launch(params.max_items), &params)?;
+                    let blocks = self.decode_launch.grid[0].min(params.max_items).max(1);
+                    let decode = Launch { grid: [blocks, 1, 1], ..self.decode_launch };
+                    stream.launch(&self.decode, decode, &params)?;
                 }
                 if parts.merge {
                     let merge = Launch::grid([entries, columns.div_ceil(4) as u32, 1], 128);
@@ -332,7 +349,10 @@ impl Attention {
                 }
             }
             if call.max_prompt > 0 && parts.attend {
-                stream.launch(&self.prefill, self.prefill_launch(call), &params)?;
+                let tiles = launch::prefill_tiles(shape.head_dim, call.max_prompt * group);
+                let grid = [tiles as u32, shape.kv_heads as u32, call.n_seqs as u32];
+                let prefill = Launch { grid, ..launch::prefill(shape.head_dim) };
+                stream.launch(&self.prefill, prefill, &params)?;
             }
         }
         Ok(())
@@ -397,74 +417,8 @@ impl Attention {
             tile_columns: self.tile_columns as u32,
             scale: shape.scale * std::f32::consts::LOG2_E,
             causal: shape.causal.into(),
+            split_ends: self.splits.as_params(),
             ..AttendParams::default()
         }
     }
-
-    /// Blocks that fill the device and take items in turn.
-    fn decode_launch(&self, max_items: u32) -> Launch {
-        let d = self.shape.head_dim;
-        let warps = if d == 256 { 2 } else { 4 };
-        let shared = DECODE_CONTEXT + warps * warp_bytes(&self.shape) + self.aside_bytes();
-        let per_multiprocessor = (self.device.info().shared_bytes as usize / shared).clamp(1, 4);
-        let blocks = self.device.info().multiprocessors * per_multiprocessor as u32;
-        Launch::new(blocks.min(max_items).max(1), 32 * warps as u32).shared(shared as u32)
-    }
-
-    /// Shared memory for a state that is set aside: `decode_aside_bytes` there.
-    fn aside_bytes(&self) -> usize {
-        let AttentionShape { head_dim, format, .. } = &self.shape;
-        let state = self.tile_columns * (head_dim + 2) * size_of::<f32>();
-        if format.value.rotated() { state } else { 0 }
-    }
-
-    /// A block for each tile of rows; those beyond a sequence's end leave at once.
-    fn prefill_launch(&self, call: &AttentionCall) -> Launch {
-        let AttentionShape { heads, kv_heads, head_dim: d, .. } = self.shape;
-        let (rows, stages) = if d == 256 { (64, 2) } else { (128, 3) };
-        let tiles = (call.max_prompt * (heads / kv_heads)).div_ceil(rows);
-        let shared = PREFILL_CONTEXT + (rows + 64 * stages) * 2 * d;
-        let grid = [tiles as u32, kv_heads as u32, call.n_seqs as u32];
-        Launch::grid(grid, 128).shared(shared as u32)
-    }
-}
-
-/// Bytes of the `Context` of kernels/attention/decode.cuh.
-const DECODE_CONTEXT: usize = 640;
-
-/// Bytes of the `PrefillContext` of kernels/attention/prefill.cuh, which has the
-/// other numbers of a launch too.
-const PREFILL_CONTEXT: usize = 256;
-
-/// Shared memory of a decode warp: `decode_warp_bytes` of kernels/attention/decode.cuh.
-fn warp_bytes(shape: &AttentionShape) -> usize {
-    let (d, format) = (shape.head_dim, &shape.format);
-    let half = 64 * d;
-    let tile = |codec: Codec| match codec {
-        Codec::Fp8 => 32 * d,
-        codec => codec.tile().tile_bytes(d),
-    };
-    let sealed = if format.seals() { tile(format.key) + tile(format.value) } else { 0 };
-    let two = 2 * half.max(sealed);
-    let three = two.max(3 * if sealed > 0 { sealed } else { half });
-    if three <= 24 << 10 { three } else { two }
-}
-
-/// The most pages of streams whose splits have 8, 16 and 32 pages; those of longer ones
-/// have 64: `most_pages` of kernels/attention/plan.cuh.
-const SPLIT_ENDS: [usize; 3] = [256, 1024, 2048];
-
-/// Pages of a stream, at the most.
-fn pages(tokens: usize) -> usize {
-    tokens.div_ceil(64).max(1)
-}
-
-/// Splits of the longest stream: `splits_of` of kernels/attention/plan.cuh.
-fn max_splits(tokens: usize) -> usize {
-    let pages = pages(tokens);
-    let splits = |pages: usize| {
-        pages.div_ceil(8 << SPLIT_ENDS.into_iter().filter(|&end| end < pages).count())
-    };
-    // A shorter stream may have more of them.
-    SPLIT_ENDS.into_iter().filter(|&p| p < pages).chain([pages]).map(splits).max().unwrap_or(1)
 }

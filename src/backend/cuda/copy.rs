@@ -10,8 +10,6 @@ use crate::error::{Error, Result};
 const THREADS: u32 = 256;
 /// Vectors of 16 bytes that a thread has in flight.
 const DEPTH: u64 = 4;
-/// Blocks of threads that a multiprocessor holds at once, about.
-const OCCUPANCY: u32 = 8;
 
 /// Copies blocks; its list is reused. For one stream.
 pub struct Copier {
@@ -92,7 +90,8 @@ impl Copier {
             reserved: 0,
         };
         // Enough blocks to fill the device, no more than there is work.
-        let fill = (OCCUPANCY * stream.device().info().multiprocessors).div_ceil(n_copies.max(1));
+        let resident = stream.device().resident_blocks("copy", Launch::new(1, THREADS))?;
+        let fill = resident.div_ceil(n_copies.max(1));
         let work = (largest / 16).div_ceil(u64::from(THREADS) * DEPTH);
         let shape = Launch::grid([n_copies, fill.min(work.min(65_535) as u32), 1], THREADS);
         // SAFETY: the blocks were checked against the arenas, which are exclusive here.

@@ -1,10 +1,11 @@
 //! A handle to a device.
 
-use super::raw::{DeviceInfo, Driver, MemoryInfo};
+use super::raw::{DeviceInfo, Driver, Launch, MemoryInfo};
 use crate::error::{Error, Result};
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A device: a cheap handle, shared by what was allocated on it.
 #[derive(Clone)]
@@ -13,6 +14,8 @@ pub struct Device(Arc<Shared<dyn Driver>>);
 struct Shared<D: ?Sized> {
     changes: AtomicU64,
     takes_subnormals: OnceLock<bool>,
+    /// What the driver said of kernels: by name, threads and bytes of shared memory.
+    resident: Mutex<HashMap<(String, u32, u32), u32>>,
     driver: D,
 }
 
@@ -72,8 +75,12 @@ impl Device {
 
     /// A device of any driver.
     pub fn new(driver: impl Driver + 'static) -> Self {
-        let (changes, takes_subnormals) = (AtomicU64::new(0), OnceLock::new());
-        Self(Arc::new(Shared { changes, takes_subnormals, driver }))
+        Self(Arc::new(Shared {
+            changes: AtomicU64::new(0),
+            takes_subnormals: OnceLock::new(),
+            resident: Mutex::default(),
+            driver,
+        }))
     }
 
     /// What the device is.
@@ -96,6 +103,26 @@ impl Device {
     /// (`backend/cuda/subnormal.rs`).
     pub(in crate::backend) fn takes_subnormals(&self) -> &OnceLock<bool> {
         &self.0.takes_subnormals
+    }
+
+    /// Blocks of a kernel that the whole device holds at once, if they are launched with this
+    /// shape, whose grid counts for nothing: as the driver knows it, which is asked once.
+    ///
+    /// # Errors
+    /// There is no such kernel, or not even one block fits.
+    pub fn resident_blocks(&self, kernel: &str, shape: Launch) -> Result<u32> {
+        let key = (kernel.to_owned(), shape.threads, shape.shared_bytes);
+        let mut known = self.0.resident.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocks = match known.get(&key) {
+            Some(blocks) => *blocks,
+            None => {
+                let (_, threads, shared) = key;
+                let blocks = self.driver().resident_blocks(kernel, threads, shared)?;
+                known.insert(key, blocks);
+                blocks
+            }
+        };
+        Ok(blocks * self.info().multiprocessors)
     }
 
     pub(super) fn allocate(&self, bytes: u64) -> Result<u64> {

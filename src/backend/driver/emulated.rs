@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use emulator::Emulator;
 use pinned::Pinned;
 use std::alloc::Layout;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,6 +82,8 @@ struct State {
     used: u64,
     /// Launches at the time of recording, by event.
     events: HashMap<u64, Option<u64>>,
+    /// Those that measure.
+    timed: HashSet<u64>,
     /// By stream.
     captures: HashMap<u64, Capture>,
     graphs: HashMap<u64, Arc<Vec<StreamOp>>>,
@@ -94,6 +96,7 @@ impl State {
             memory: HashMap::new(),
             used: 0,
             events: HashMap::new(),
+            timed: HashSet::new(),
             captures: HashMap::new(),
             graphs: HashMap::new(),
             pinned: Pinned::new(emulator),
@@ -253,6 +256,24 @@ impl Driver for EmulatedDriver {
         unsafe { self.submit(StreamOp::Launch { kernel, shape, params }, stream) }
     }
 
+    /// As many as the kernel's launch bounds promise, and as fit the shared memory: registers
+    /// are nobody's here.
+    fn resident_blocks(&self, kernel: &str, threads: u32, shared_bytes: u32) -> Result<u32> {
+        let doing = || format!("count the blocks of {kernel} that fit a multiprocessor");
+        let declared = emulator::declared(kernel);
+        let declared = declared.ok_or_else(|| Error::device(doing(), "no such kernel"))?;
+        if threads != declared.threads || shared_bytes > self.info.shared_bytes {
+            let what = format!(
+                "none with {threads} threads, of {}, and {shared_bytes} shared bytes, of {}",
+                declared.threads, self.info.shared_bytes
+            );
+            return Err(Error::device(doing(), what));
+        }
+        // A block takes one kilobyte more than it asks for, as on real devices.
+        let fit = (self.info.shared_bytes + (1 << 10)) / (shared_bytes + (1 << 10));
+        Ok(declared.blocks.min(fit))
+    }
+
     fn create_stream(&self) -> Result<RawStream> {
         Ok(RawStream(self.handle()))
     }
@@ -278,15 +299,20 @@ impl Driver for EmulatedDriver {
         Ok(())
     }
 
-    fn create_event(&self) -> Result<RawEvent> {
+    fn create_event(&self, timed: bool) -> Result<RawEvent> {
         let event = self.handle();
-        self.state().events.insert(event, None);
+        let mut state = self.state();
+        state.events.insert(event, None);
+        if timed {
+            state.timed.insert(event);
+        }
         Ok(RawEvent(event))
     }
 
     unsafe fn destroy_event(&self, event: RawEvent) {
         let mut state = self.state();
         state.events.remove(&event.0);
+        state.timed.remove(&event.0);
         state.pinned.forget(event);
     }
 
@@ -311,6 +337,9 @@ impl Driver for EmulatedDriver {
         let mut state = self.state();
         state.not_capturing("measure time")?;
         state.pinned.land_event(end);
+        if ![start, end].iter().all(|event| state.timed.contains(&event.0)) {
+            return Err(Error::device("measure time", "an event is not timed"));
+        }
         let at = |event: RawEvent| {
             let recorded = state.events.get(&event.0).copied().flatten();
             recorded.ok_or_else(|| Error::device("measure time", "an event was never recorded"))

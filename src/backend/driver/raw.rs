@@ -134,6 +134,10 @@ pub trait Driver: Send + Sync {
         stream: RawStream,
     ) -> Result<()>;
 
+    /// Blocks of a kernel that one multiprocessor holds at once, when they are launched with
+    /// as many threads and bytes of dynamic shared memory: at least 1.
+    fn resident_blocks(&self, kernel: &str, threads: u32, shared_bytes: u32) -> Result<u32>;
+
     /// A new stream, independent of all others.
     fn create_stream(&self) -> Result<RawStream>;
     /// Releases a stream; its work is completed all the same.
@@ -150,8 +154,8 @@ pub trait Driver: Send + Sync {
     /// Waits until all work of all streams is done.
     fn synchronize_all(&self) -> Result<()>;
 
-    /// A new event.
-    fn create_event(&self) -> Result<RawEvent>;
+    /// A new event. Only one that is `timed` measures; one that does not costs less.
+    fn create_event(&self, timed: bool) -> Result<RawEvent>;
     /// Releases an event.
     ///
     /// # Safety
@@ -167,7 +171,7 @@ pub trait Driver: Send + Sync {
     /// # Safety
     /// See the trait.
     unsafe fn wait(&self, stream: RawStream, event: RawEvent) -> Result<()>;
-    /// The time between two recorded events; waits for the later one.
+    /// The time between two recorded events that are timed; waits for the later one.
     ///
     /// # Safety
     /// See the trait.

@@ -97,8 +97,8 @@ pub struct DeviceEvent {
 }
 
 impl DeviceEvent {
-    fn new(device: &Device) -> Result<Self> {
-        Ok(Self { device: device.clone(), raw: device.driver().create_event()? })
+    fn new(device: &Device, timed: bool) -> Result<Self> {
+        Ok(Self { device: device.clone(), raw: device.driver().create_event(timed)? })
     }
 
     /// Whether what it marks is done, seen from the host; also if it marks nothing yet.
@@ -119,7 +119,8 @@ impl DeviceEvent {
         unsafe { self.device.driver().await_event(self.raw) }
     }
 
-    /// The time from `start` to this event, both recorded; waits for this one.
+    /// The time from `start` to this event, both [timed](Device::timed_event) and recorded;
+    /// waits for this one.
     /// On the emulated device a launch counts as one nanosecond.
     pub fn elapsed_since(&self, start: &DeviceEvent) -> Result<Duration> {
         self.device.expect(&start.device, "measure time")?;
@@ -151,8 +152,13 @@ impl Device {
         unsafe { DeviceStream::borrow(self, RawStream(stream as u64)) }
     }
 
-    /// A new event.
+    /// A new event, which orders work and measures nothing.
     pub fn event(&self) -> Result<DeviceEvent> {
-        DeviceEvent::new(self)
+        DeviceEvent::new(self, false)
+    }
+
+    /// A new event that measures, too.
+    pub fn timed_event(&self) -> Result<DeviceEvent> {
+        DeviceEvent::new(self, true)
     }
 }

@@ -131,7 +131,7 @@ fn events_measure() {
     for device in devices() {
         let stream = device.stream().unwrap();
         let copy = Copy::new(&device, &stream);
-        let (start, end) = (device.event().unwrap(), device.event().unwrap());
+        let (start, end) = (device.timed_event().unwrap(), device.timed_event().unwrap());
         assert!(end.elapsed_since(&start).is_err(), "nothing was recorded");
         stream.record(&start).unwrap();
         for _ in 0..2 {
@@ -145,6 +145,33 @@ fn events_measure() {
         match device.info().name.starts_with("emulated") {
             true => assert_eq!(elapsed, Duration::from_nanos(2)),
             false => assert!(elapsed > Duration::ZERO),
+        }
+        let order = device.event().unwrap();
+        stream.record(&order).unwrap();
+        assert!(order.elapsed_since(&start).is_err(), "it has no time");
+        assert!(end.elapsed_since(&order).is_err(), "it has no time");
+    }
+}
+
+#[test]
+fn resident_blocks_are_counted() {
+    for device in devices() {
+        let blocks = |kernel: &str, threads, shared: u32| {
+            device.resident_blocks(kernel, Launch::new(1, threads).shared(shared))
+        };
+        let (alone, beside) =
+            (blocks("copy", 256, 0).unwrap(), blocks("copy", 256, 80 << 10).unwrap());
+        let multiprocessors = device.info().multiprocessors;
+        assert!(alone >= 4 * multiprocessors && alone.is_multiple_of(multiprocessors));
+        assert!(beside >= multiprocessors && beside < alone);
+        assert!(blocks("no_such_kernel", 256, 0).is_err());
+        assert!(blocks("copy", 256, device.info().shared_bytes + 1).is_err());
+        if device.info().name.starts_with("emulated") {
+            // What the kernel's launch bounds promise, and 164 KB of shared memory.
+            assert_eq!((alone, beside), (4 * multiprocessors, 2 * multiprocessors));
+            assert!(
+                blocks("copy", 128, 0).unwrap_err().to_string().contains("128 threads, of 256")
+            );
         }
     }
 }

@@ -76,8 +76,9 @@ static std::map<uint64_t, Memory> created;
     IN_CONTEXT;                                                                                    \
     if (Result status = noted(__func__)) return status
 
-static Result noted(const char* name) {
-    calls += calls.empty() ? name : std::string(" ") + name;
+// `with`: what it was called with, if that is told.
+static Result noted(const char* name, const std::string& with = "") {
+    calls += (calls.empty() ? "" : " ") + (name + with);
     if (refused_name != name) return SUCCESS;
     refused_name.clear();
     return refused_status;
@@ -175,8 +176,20 @@ Result cuModuleGetFunction(Handle* function, Handle, const char* name) {
 }
 Result cuFuncSetAttribute(Handle, int attribute, int value) {
     IN_CONTEXT;
-    if (attribute != 8) return INVALID_VALUE;
-    return shared_limit = value, SUCCESS;
+    std::string with = "(" + std::to_string(attribute) + "," + std::to_string(value) + ")";
+    if (Result status = noted(__func__, with)) return status;
+    switch (attribute) {
+    case 8: shared_limit = value; return SUCCESS;
+    case 9: return value < -1 || value > 100 ? INVALID_VALUE : SUCCESS; // percent of shared memory
+    default: return INVALID_VALUE;
+    }
+}
+// Registers are enough for any number.
+Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Handle, int threads, size_t shared) {
+    NOTED;
+    if (threads <= 0 || shared > shared_limit) return INVALID_VALUE;
+    int by_threads = 2048 / threads, by_shared = (228 << 10) / (shared + 1024);
+    return *blocks = by_threads < by_shared ? by_threads : by_shared, SUCCESS;
 }
 Result cuLaunchKernel(Handle, unsigned x, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned shared, Handle stream,
                       void** params, void** extra) {
@@ -246,13 +259,14 @@ Result cuStreamWaitEvent(Handle, Handle, unsigned) {
     IN_CONTEXT;
     return SUCCESS;
 }
-Result cuEventCreate(Handle* event, unsigned) {
+Result cuEventCreate(Handle* event, unsigned flags) {
     IN_CONTEXT;
-    return *event = new int, SUCCESS;
+    if (flags != 0 && flags != 2) return INVALID_VALUE; // 2: without a time
+    return *event = new unsigned(flags), SUCCESS;
 }
 Result cuEventDestroy_v2(Handle event) {
     IN_CONTEXT;
-    return delete static_cast<int*>(event), SUCCESS;
+    return delete static_cast<unsigned*>(event), SUCCESS;
 }
 Result cuEventRecord(Handle, Handle) {
     IN_CONTEXT;
@@ -266,8 +280,9 @@ Result cuEventQuery(Handle) {
     NOTED;
     return SUCCESS;
 }
-Result cuEventElapsedTime(float* milliseconds, Handle, Handle) {
+Result cuEventElapsedTime(float* milliseconds, Handle start, Handle end) {
     IN_CONTEXT;
+    if (*static_cast<unsigned*>(start) || *static_cast<unsigned*>(end)) return 400; // they have no times
     return *milliseconds = 1.5f, SUCCESS;
 }
 

@@ -72,23 +72,47 @@ mirror! {
 mirror! {
     /// A share of decode attention: some pages of one stream for some columns. A
     /// column is a (query, head) pair of one KV head: `query · group + head`.
-    AttendItem, 32 bytes {
-        /// The sequence.
-        0 seq: u32,
-        /// The KV head.
-        4 kv_head: u32,
-        /// Index in `streams`.
-        8 stream: u32,
+    AttendItem, 80 bytes {
+        /// Kept index of the last token that the first column sees.
+        0 first_query: i32,
+        /// Pages below are read sealed by the first column.
+        4 first_sealed: u32,
+        /// As `first_query`, of the last column.
+        8 last_query: i32,
+        /// As `first_sealed`, of the last column.
+        12 last_sealed: u32,
         /// First column.
-        12 column: u32,
+        16 column: u32,
+        /// Columns.
+        20 count: u32,
+        /// Query heads a KV head.
+        24 group: u32,
+        /// Kept index of the sequence's first query.
+        28 base: u32,
+        /// Pages of the stream that every query reads sealed.
+        32 sealed_bound: u32,
+        /// First row of the sequence.
+        36 first_row: u32,
+        /// The KV head.
+        40 kv_head: u32,
         /// First kept page.
-        16 first_page: u32,
+        44 first_page: u32,
         /// Kept pages.
-        20 n_pages: u32,
+        48 n_pages: u32,
         /// Part of column 0; column c goes to `part + c · n_splits`.
-        24 part: u32,
+        52 part: u32,
         /// Of the entry; 1: results go straight to `out`.
-        28 n_splits: u32,
+        56 n_splits: u32,
+        /// In `runs`: the first that has some of the pages.
+        60 first_run: u32,
+        /// Runs up to the last one that has some.
+        64 n_runs: u32,
+        /// The arena of the first run.
+        68 first_arena: u32,
+        /// The stream's first entry in `table`.
+        72 first_entry: u32,
+        /// Its first word in `masks`.
+        76 first_mask: u32,
     }
 }
 
@@ -122,7 +146,7 @@ mirror! {
 
 mirror! {
     /// Attention over one layer.
-    AttendParams, 176 bytes {
+    AttendParams, 184 bytes {
         /// `T [rows][q_stride]`, heads · d in the first columns.
         0 q: u64,
         /// `T [rows][heads · d]`.
@@ -179,7 +203,8 @@ mirror! {
         164 scale: f32,
         /// 1: a query sees no token behind its own; 0: it sees all that are kept.
         168 causal: u32,
-        /// 0.
-        172 reserved: u32,
+        /// The most pages of a stream whose splits have 8, 16 and 32 pages; those of longer
+        /// ones have 64.
+        172 split_ends: [u32; 3],
     }
 }

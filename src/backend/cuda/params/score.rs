@@ -12,29 +12,29 @@ pub const SCORE_MAX: u32 = 2;
 
 mirror! {
     /// A score pass over one layer ([`crate::backend::score_pass`]).
-    ScoreParams, 232 bytes {
+    ScoreParams, 240 bytes {
         /// The call; its `lse` is read.
         0 attend: AttendParams,
         /// `u64 [n_seqs][kv_heads]`: where the scores of a stream begin.
-        176 starts: u64,
+        184 starts: u64,
         /// `f32`, `[kept]` a stream.
-        184 scores: u64,
+        192 scores: u64,
         /// `ScoreTop [chunks][rows][columns]`.
-        192 parts: u64,
+        200 parts: u64,
         /// `ScoreTop [rows][columns]`, columns = per_head ? heads : kv_heads.
-        200 tops: u64,
+        208 tops: u64,
         /// A `SCORE_` constant.
-        208 reduce: u32,
+        216 reduce: u32,
         /// Queries of each sequence that count, from its end.
-        212 last: u32,
+        220 last: u32,
         /// Rows of `q`, for tops.
-        216 rows: u32,
+        224 rows: u32,
         /// Shares of each stream's pages, for tops.
-        220 chunks: u32,
+        228 chunks: u32,
         /// Tops of 0: each KV head, 1: each query head.
-        224 per_head: u32,
+        232 per_head: u32,
         /// 0.
-        228 reserved: u32,
+        236 reserved: u32,
     }
 }
 

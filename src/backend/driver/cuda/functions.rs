@@ -5,7 +5,7 @@ use super::context::Context;
 use super::probe;
 use crate::backend::driver::{DeviceInfo, embedded};
 use crate::error::{Error, Result};
-use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::sys::{self, CUfunction_attribute, CUresult};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -27,6 +27,21 @@ struct Function {
     raw: sys::CUfunction,
     /// Dynamic shared memory that it may have now.
     shared_bytes: u32,
+    /// Whether the driver knows that it has any.
+    prefers_shared: bool,
+}
+
+impl Function {
+    /// Whether it may be launched with so much, as it is.
+    fn takes(&self, shared_bytes: u32) -> bool {
+        shared_bytes <= self.shared_bytes && (shared_bytes == 0 || self.prefers_shared)
+    }
+
+    /// Sets one of its attributes. Its context is current.
+    fn set(&self, doing: &str, attribute: CUfunction_attribute, value: i32) -> Result<()> {
+        // SAFETY: the function is of a live module of the current context.
+        check(doing, unsafe { sys::cuFuncSetAttribute(self.raw, attribute, value) })
+    }
 }
 
 // SAFETY: modules and functions may be used from any thread.
@@ -57,7 +72,7 @@ impl KernelFunctions {
     ) -> Result<sys::CUfunction> {
         let found = self.found.read().unwrap_or_else(PoisonError::into_inner).get(name).copied();
         match found {
-            Some(function) if shared_bytes <= function.shared_bytes => return Ok(function.raw),
+            Some(function) if function.takes(shared_bytes) => return Ok(function.raw),
             _ if shared_bytes > info.shared_bytes => {
                 return Err(Error::device(
                     format!("launch {name}"),
@@ -72,16 +87,23 @@ impl KernelFunctions {
         let mut all = self.found.write().unwrap_or_else(PoisonError::into_inner);
         let mut function = match all.get(name) {
             Some(function) => *function,
-            None => Function { raw: self.find(name, info)?, shared_bytes: SHARED_BYTES },
+            None => {
+                let raw = self.find(name, info)?;
+                Function { raw, shared_bytes: SHARED_BYTES, prefers_shared: false }
+            }
         };
+        let doing = || format!("give {name} {shared_bytes} bytes of shared memory");
         if shared_bytes > function.shared_bytes {
-            let attribute =
-                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function is of a live module of the current context.
-            let status =
-                unsafe { sys::cuFuncSetAttribute(function.raw, attribute, shared_bytes as i32) };
-            check(&format!("give {name} {shared_bytes} bytes of shared memory"), status)?;
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set(&doing(), most, shared_bytes as i32)?;
             function.shared_bytes = shared_bytes;
+        }
+        if shared_bytes > 0 && !function.prefers_shared {
+            // What kernels read twice they keep in shared memory: as many blocks as fit it are
+            // worth more than a first-level cache, whatever the driver would have chosen.
+            let share = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            function.set(&doing(), share, 100)?;
+            function.prefers_shared = true;
         }
         all.insert(name.to_owned(), function);
         Ok(function.raw)

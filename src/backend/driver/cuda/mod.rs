@@ -203,6 +203,26 @@ impl Driver for CudaDriver {
         }
     }
 
+    fn resident_blocks(&self, kernel: &str, threads: u32, shared_bytes: u32) -> Result<u32> {
+        let _current = self.context.enter()?;
+        let function = self.functions.get(kernel, shared_bytes, &self.info)?;
+        let doing = || format!("count the blocks of {kernel} that fit a multiprocessor");
+        let mut blocks = 0;
+        // SAFETY: the function is of this context.
+        let status = unsafe {
+            let (threads, shared) = (threads as i32, shared_bytes as usize);
+            sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, threads, shared)
+        };
+        check(&doing(), status)?;
+        match blocks {
+            1.. => Ok(blocks as u32),
+            _ => {
+                let what = format!("none with {threads} threads and {shared_bytes} shared bytes");
+                Err(Error::device(doing(), what))
+            }
+        }
+    }
+
     fn create_stream(&self) -> Result<RawStream> {
         let _current = self.context.enter()?;
         let mut stream = std::ptr::null_mut();
@@ -230,11 +250,15 @@ impl Driver for CudaDriver {
         check("wait for the device", unsafe { sys::cuCtxSynchronize() })
     }
 
-    fn create_event(&self) -> Result<RawEvent> {
+    fn create_event(&self, timed: bool) -> Result<RawEvent> {
         let _current = self.context.enter()?;
         let mut event = std::ptr::null_mut();
-        // SAFETY: the context is current; 0 asks for an event with a time.
-        check("create an event", unsafe { sys::cuEventCreate(&mut event, 0) })?;
+        let flags = match timed {
+            true => sys::CUevent_flags::CU_EVENT_DEFAULT,
+            false => sys::CUevent_flags::CU_EVENT_DISABLE_TIMING,
+        };
+        // SAFETY: the context is current.
+        check("create an event", unsafe { sys::cuEventCreate(&mut event, flags as u32) })?;
         Ok(RawEvent(event as u64))
     }
 

@@ -7,7 +7,7 @@
 use super::trace::Trace;
 use crate::backend::driver::Launch;
 use crate::error::{Error, Result};
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -34,6 +34,36 @@ unsafe extern "C" {
     fn kvfold_emulator_commit(address: *mut c_void, bytes: u64) -> c_int;
     fn kvfold_emulator_decommit(address: *mut c_void, bytes: u64) -> c_int;
     fn kvfold_emulator_release(address: *mut c_void, bytes: u64) -> c_int;
+    fn kvfold_emulator_kernel(index: u32, kernel: *mut Declared) -> c_int;
+}
+
+/// What a kernel's source says of it: `KvfoldEmulatorKernel` of kernels/emulator/emulator.h.
+#[repr(C)]
+pub(super) struct Declared {
+    name: *const c_char,
+    params_bytes: u64,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Blocks that fit a multiprocessor at once, at least.
+    pub blocks: u32,
+}
+
+/// What the source of the kernel called `name` says, if there is one.
+pub(super) fn declared(name: &str) -> Option<Declared> {
+    let mut kernel = Declared { name: std::ptr::null(), params_bytes: 0, threads: 0, blocks: 0 };
+    // SAFETY: any index may be asked for; past the last one nothing is written.
+    let more =
+        |index: &u32, kernel: &mut Declared| unsafe { kvfold_emulator_kernel(*index, kernel) } == 0;
+    for index in 0.. {
+        if !more(&index, &mut kernel) {
+            break;
+        }
+        // SAFETY: names are string literals.
+        if unsafe { CStr::from_ptr(kernel.name) }.to_bytes() == name.as_bytes() {
+            return Some(kernel);
+        }
+    }
+    None
 }
 
 /// What addresses in traces are multiples of, and the gap behind each range at least.
