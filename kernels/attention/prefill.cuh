@@ -265,7 +265,7 @@ template <class T, int D, class Pages> struct Prefill {
     DEVICE void weigh(uint32_t k, float (&s)[MT][8][4], RowState<D, MT>& state) {
         TileView view = context.walk.view(k);
         if (!all_seen(p, view, context.columns, 64)) mask_rows<MT>(p, view, context.columns, first_row(), s);
-        softmax_rows<D, MT>(s, state, p.scale);
+        softmax_rows<D, MT, SEALS>(s, state, p.scale);
     }
 
     // state.out += weights · V for the values in `tile`.

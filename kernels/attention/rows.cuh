@@ -191,10 +191,11 @@ DEVICE void mask_rows(const AttendParams& p, const TileView& tile, const Columns
     }
 }
 
-// Turns scores q·k into weights relative to the running maximum; what was summed
-// so far shrinks accordingly. `scale` is positive. Rows that see nothing of the
-// tile keep their state bit for bit.
-template <int D, int MT>
+// Turns scores q·k into weights; what was summed so far shrinks accordingly. `scale` is
+// positive. Rows that see nothing of the tile keep their state bit for bit. SEALS, whether
+// the kernel reads sealed pages too, only decides how a shrinking is noticed: either way
+// costs the other kernels two spilled registers.
+template <int D, int MT, bool SEALS>
 DEVICE void softmax_rows(float (&s)[MT][8][4], RowState<D, MT>& state, float scale) {
     float factor[MT][2];
     bool shrinks = false;
@@ -209,9 +210,9 @@ DEVICE void softmax_rows(float (&s)[MT][8][4], RowState<D, MT>& state, float sca
             top = fmaxf(top, shuffle_xor(top, 2));
             float base = fmaxf(base_of(top * scale), state.base[m][h]);
             factor[m][h] = exp2_fast(state.base[m][h] - base);
-            shrinks |= base != state.base[m][h];
+            shrinks |= SEALS ? base != state.base[m][h] : factor[m][h] != 1.0f;
             state.base[m][h] = base;
-            float sum = 0.0f;
+            float sum = state.sum[m][h] * factor[m][h];
             UNROLL
             for (int n = 0; n < 8; ++n) {
                 UNROLL
@@ -221,7 +222,7 @@ DEVICE void softmax_rows(float (&s)[MT][8][4], RowState<D, MT>& state, float sca
                     sum += x;
                 }
             }
-            state.sum[m][h] = fma_fast(state.sum[m][h], factor[m][h], sum);
+            state.sum[m][h] = sum;
         }
     }
     if (!warp_any(shrinks)) return;
