@@ -212,7 +212,7 @@ DEVICE void softmax_rows(float (&s)[MT][8][4], RowState<D, MT>& state, float sca
             factor[m][h] = exp2_fast(state.base[m][h] - base);
             shrinks |= SEALS ? base != state.base[m][h] : factor[m][h] != 1.0f;
             state.base[m][h] = base;
-            float sum = state.sum[m][h] * factor[m][h];
+            float sum = 0.0f;
             UNROLL
             for (int n = 0; n < 8; ++n) {
                 UNROLL
@@ -222,7 +222,7 @@ DEVICE void softmax_rows(float (&s)[MT][8][4], RowState<D, MT>& state, float sca
                     sum += x;
                 }
             }
-            state.sum[m][h] = sum;
+            state.sum[m][h] = fma_fast(state.sum[m][h], factor[m][h], sum);
         }
     }
     if (!warp_any(shrinks)) return;

@@ -66,9 +66,9 @@ DEVICE bool softmax_step(float (&s)[BLOCKS][NT][4], float scale, State<D, NT>& s
             for (uint32_t mask = 4; mask < 32; mask *= 2) top = fmaxf(top, shuffle_xor(top, mask));
             float base = fmaxf(base_of(top * scale), state.base[n][e]);
             factor[n][e] = exp2_fast(state.base[n][e] - base);
-            shrinks |= base != state.base[n][e];
+            shrinks |= factor[n][e] != 1.0f;
             state.base[n][e] = base;
-            float sum = 0.0f;
+            float sum = state.sum[n][e] * factor[n][e];
             UNROLL
             for (int b = 0; b < BLOCKS; ++b) {
                 UNROLL
@@ -77,7 +77,7 @@ DEVICE bool softmax_step(float (&s)[BLOCKS][NT][4], float scale, State<D, NT>& s
                     sum += s[b][n][e + h];
                 }
             }
-            state.sum[n][e] = fma_fast(state.sum[n][e], factor[n][e], sum);
+            state.sum[n][e] = sum;
         }
     }
     shrinks = warp_any(shrinks);
