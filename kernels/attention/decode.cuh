@@ -161,20 +161,23 @@ template <class T, int D, int NT, class Pages> struct Decode {
             }
         }
         if (lane_id() == 0) context.warps[warp_id()].tries = 0;
+        bool done = true;
         while (true) {
             cp_async_commit();
             cp_async_wait<0>();
             sync_block(); // the next item is there, and everything else in shared memory free
-            if (context.index >= context.n_items) return;
-            if (threadIdx.x == 0) context.item = context.next;
-            sync_block();
-            if (warp_id() == 0) {
-                uint32_t next = context.index + gridDim.x;
-                sync_warp();
-                context.ahead(p, next, context.n_items);
-                if (lane_id() == 0) context.index = next;
+            if (done) {
+                if (context.index >= context.n_items) return;
+                if (threadIdx.x == 0) context.item = context.next;
+                sync_block();
+                if (warp_id() == 0) {
+                    uint32_t next = context.index + gridDim.x;
+                    sync_warp();
+                    context.ahead(p, next, context.n_items);
+                    if (lane_id() == 0) context.index = next;
+                }
             }
-            while (!Decode{p, context, shared}.one()) sync_block(); // shared memory is free again
+            done = Decode{p, context, shared}.one();
         }
     }
 
@@ -265,6 +268,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
 
     // 16-bit pages.
     DEVICE void half_run(const Walk<16>& walk, uint32_t rotation, WarpState& state) {
+        uint32_t lane = lane_id_anew(); // what tiles make of it is of no use to sealed runs
         Queries<D, NT> q;
         load_queries<T, T, D, NT>(p, context.columns, context.item.first_row, context.item.kv_head,
                                   rotation, q);
@@ -281,11 +285,11 @@ template <class T, int D, int NT, class Pages> struct Decode {
             },
             [&](const uint8_t* stage, uint32_t k) {
                 float s[1][NT][4], factor[NT][2];
-                Half::template scores<NT>(stage, q.b, s);
+                Half::template scores<NT>(stage, lane, q.b, s);
                 TileView view = walk.view(k);
                 if (!all_seen(p, view, context.columns, Half::TOKENS)) mask_scores(p, view, context.columns, s);
                 softmax_step(s, p.scale, state, factor);
-                Half::template accumulate<NT>(stage, s, state);
+                Half::template accumulate<NT>(stage, lane, s, state);
             });
     }
 
@@ -426,7 +430,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
     DEVICE void begin(WarpState& state) const {
         state.clear();
         if (!Pages::FOLDS || context.warps[warp_id()].tries == 0) return;
-        uint32_t t = lane_id() % 4;
+        uint32_t t = lane_id_anew() % 4;
         UNROLL
         for (int n = 0; n < NT; ++n) {
             UNROLL
@@ -463,7 +467,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
 
     // Every warp finds the same, a column a lane, and the first sets the bases.
     DEVICE bool begin_again(WarpContext& warp) {
-        uint32_t c = lane_id(), tries = warp.tries;
+        uint32_t c = lane_id_anew(), tries = warp.tries;
         float x = 0.0f;
         NO_UNROLL
         for (uint32_t i = 0; c < context.columns.count && i < WARPS * D; i += 32)

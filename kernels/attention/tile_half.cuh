@@ -46,11 +46,11 @@ template <class T, int D> struct HalfTile {
         }
     }
 
-    // Products of the 16 tokens with the queries.
+    // Products of the 16 tokens with the queries, by lane `lane`.
     template <int NT>
-    static DEVICE void scores(const uint8_t* shared, const uint32_t (&q)[D / 16][NT][2],
+    static DEVICE void scores(const uint8_t* shared, uint32_t lane, const uint32_t (&q)[D / 16][NT][2],
                               float (&s)[1][NT][4]) {
-        uint32_t lane = lane_id(), row = lane % 16;
+        uint32_t row = lane % 16;
         UNROLL
         for (int n = 0; n < NT; ++n) {
             UNROLL
@@ -67,11 +67,11 @@ template <class T, int D> struct HalfTile {
 
     // Adds the weighted values.
     template <int NT>
-    static DEVICE void accumulate(const uint8_t* shared, const float (&p)[1][NT][4],
+    static DEVICE void accumulate(const uint8_t* shared, uint32_t lane, const float (&p)[1][NT][4],
                                   State<D, NT>& state) {
         uint32_t b[NT][2];
         weights_operand<T, NT>(p[0], b);
-        uint32_t lane = lane_id(), row = lane % 8 + lane / 16 * 8;
+        uint32_t row = lane % 8 + lane / 16 * 8;
         const uint8_t* values = shared + TOKENS * ROW + row * ROW;
         UNROLL
         for (int j = 0; j < D / 16; ++j) {

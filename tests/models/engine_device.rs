@@ -41,9 +41,10 @@ fn config(kv: &str) -> EngineConfig {
     EngineConfig::default().with_kv(kv).with_hot_window(64).with_prefill_chunk(96)
 }
 
-/// 150 tokens, so that pages of 64 are sealed with a hot window of 64.
+/// 150 tokens, so that pages of 64 are sealed with a hot window of 64. Behind them, and what
+/// the model says to them, no two tokens are so near that the roundings of a device matter.
 fn prompt() -> Vec<u32> {
-    (0..150).map(|i| 3 + i * 37 % 250).collect()
+    (0..150).map(|i| 3 + i * 43 % 250).collect()
 }
 
 fn tokens(engine: &Engine, sampling: &SamplingParams) -> Vec<u32> {
