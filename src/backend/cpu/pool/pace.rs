@@ -4,12 +4,11 @@
 //! milliseconds, a hundred times what the item takes. How many helpers are worth that depends
 //! on who else runs and on how the system shares cores, so it is tried: while threads are
 //! found to miss their cores, the crew works with some number of helpers for a while, then
-//! with another for a moment. What a level has got done is remembered over several of its
-//! turns, for a turn of others more or less sways one of them; the best level is kept.
+//! with another for a moment, and keeps the one that gets more done twice in a row.
 //!
 //! ```text
 //! quiet ─ misses ─▶ stay at a level ─▶ probe the next one, up and down in turns ─┐
-//!   ▲                    ▲ four times as long, if it is no better                │
+//!   ▲                    ▲ four times as long, if the probe was no better        │
 //!   └─ none missed ──────┴────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -39,9 +38,8 @@ const SAMPLES: u32 = 16;
 const KNOWN: u32 = 4;
 /// A phase has so many calls that count: long ones need more time.
 const CALLS: u32 = 32;
-/// Of a level, so much of its last time counts, and at least so much must be known of it.
-const MEMORY: f64 = 0.24;
-const ENOUGH: f64 = 0.06;
+/// So many probes in a row must be better: a turn of others more or less sways one.
+const WINS: u32 = 2;
 /// Kinds of calls that are told apart.
 const KINDS: usize = 256;
 
@@ -64,42 +62,25 @@ struct Trial {
     levels: Vec<usize>,
     /// The best one so far.
     kept: usize,
-    /// What each of them got done.
-    known: Vec<Done>,
+    /// What it got done in the time of its calls.
+    kept_rate: f64,
     /// The one that is tried now, if another.
     probed: Option<usize>,
     /// Whether the next probe is of fewer helpers.
     down: bool,
+    /// Probes of that level that were better, in a row.
+    wins: u32,
     stay: Duration,
     until: Instant,
     last: Instant,
-    /// What was done in this phase, and in how many calls.
-    done: Done,
+    /// What the calls of this phase that count were worth, took, and how many they were.
+    work: f64,
+    time: f64,
     calls: u32,
     /// What a call of each kind is worth, and how many it was taken from.
     worth: HashMap<Kind, (f64, u32)>,
     /// Whether a thread missed its core since the last decision.
     missed: bool,
-}
-
-/// What calls that count were worth, and the seconds that they took.
-#[derive(Clone, Copy, Default)]
-struct Done {
-    work: f64,
-    time: f64,
-}
-
-impl Done {
-    /// Adds what came later; what is long ago counts less and less.
-    fn add(&mut self, later: Done) {
-        let kept = (MEMORY / self.time.max(MEMORY)).min(1.0);
-        self.work = self.work * kept + later.work;
-        self.time = self.time * kept + later.time;
-    }
-
-    fn rate(&self) -> f64 {
-        self.work / self.time.max(1e-9)
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -115,15 +96,17 @@ impl Pace {
         levels.sort_by(|a, b| b.cmp(a));
         levels.dedup();
         let trial = Trial {
-            known: vec![Done::default(); levels.len()],
             levels,
             kept: 0,
+            kept_rate: 0.0,
             probed: None,
             down: true,
+            wins: 0,
             stay: PROBE,
             until: now,
             last: now,
-            done: Done::default(),
+            work: 0.0,
+            time: 0.0,
             calls: 0,
             worth: HashMap::new(),
             missed: false,
@@ -183,8 +166,7 @@ impl Trial {
     }
 
     fn begin(&mut self, now: Instant) {
-        (self.probed, self.down, self.stay) = (None, true, PROBE);
-        self.known.fill(Done::default());
+        (self.probed, self.down, self.wins, self.stay) = (None, true, 0, PROBE);
         self.worth.clear();
         self.last = now;
         self.phase(now, PROBE);
@@ -192,7 +174,7 @@ impl Trial {
 
     fn phase(&mut self, now: Instant, length: Duration) {
         (self.until, self.missed) = (now + length, false);
-        (self.done, self.calls) = (Done::default(), 0);
+        (self.work, self.time, self.calls) = (0.0, 0.0, 0);
     }
 
     /// Time without work does not count.
@@ -215,51 +197,42 @@ impl Trial {
             (*worth, *samples) = (worth.min(took), *samples + 1);
         }
         if *samples > KNOWN {
-            self.done.work += *worth;
-            self.done.time += took;
+            self.work += *worth;
+            self.time += took;
             self.calls += 1;
         }
         now < self.until || self.calls < CALLS || self.decide(now)
     }
 
     fn decide(&mut self, now: Instant) -> bool {
-        let probed = self.probed.take();
-        let level = probed.unwrap_or(self.kept);
-        if !self.missed && level < self.kept {
-            // The machine may be quiet again: what was is of no use.
-            self.known[level] = Done { work: 0.0, time: 0.0 };
-        }
-        self.known[level].add(self.done);
-        let Some(level) = probed else {
-            if self.kept == 0 && !self.missed {
-                return false;
+        let rate = self.work / self.time.max(1e-9);
+        match self.probed.take() {
+            None if self.kept == 0 && !self.missed => return false,
+            None => {
+                self.kept_rate = rate;
+                self.probed = self.neighbour();
+                self.phase(now, PROBE);
             }
-            self.probed = self.neighbour();
-            self.phase(now, PROBE);
-            return true;
-        };
-        let tried = !self.missed || self.known[level].time > ENOUGH;
-        match self.is_better(level) {
-            // Once more, soon.
-            true if !tried => self.stay = PROBE,
-            true => (self.kept, self.stay) = (level, PROBE),
-            false => {
-                self.down = !self.down;
-                self.stay = (self.stay * 4).min(STAY);
+            Some(level) => {
+                let threads = |level: usize| 1.0 + self.levels[level] as f64;
+                let needed = match level > self.kept {
+                    true => FEWER,
+                    false => 1.0 + MORE * (threads(level) / threads(self.kept) - 1.0),
+                };
+                if rate > self.kept_rate * needed {
+                    self.wins += 1;
+                    self.stay = PROBE;
+                    if self.wins == WINS {
+                        (self.kept, self.wins) = (level, 0);
+                    }
+                } else {
+                    (self.down, self.wins) = (!self.down, 0);
+                    self.stay = (self.stay * 4).min(STAY);
+                }
+                self.phase(now, self.stay);
             }
         }
-        self.phase(now, self.stay);
         true
-    }
-
-    /// Whether a level is better than the one that is kept.
-    fn is_better(&self, level: usize) -> bool {
-        let threads = |level: usize| 1.0 + self.levels[level] as f64;
-        let needed = match level > self.kept {
-            true => FEWER,
-            false => 1.0 + MORE * (threads(level) / threads(self.kept) - 1.0),
-        };
-        self.known[level].rate() > self.known[self.kept].rate() * needed
     }
 
     /// The level that is tried next.
