@@ -4,6 +4,7 @@ use crate::ask::Ask;
 use crate::attention::{AttentionWork, Case, Part};
 use crate::kv::{KvShape, Order, kind_of};
 use crate::roofs;
+use crate::room;
 use crate::work::{Sampled, Timer, Work};
 use anyhow::{Context, Result, bail, ensure};
 use half::f16;
@@ -92,7 +93,7 @@ fn run(ask: &Ask, device: &Device, measure: &mut Measure<'_>) -> Result<()> {
             RowKind::Prompt => &[Part::Step],
         };
         for &part in parts {
-            let outcome = match crate::lacking(case.memory(layers), device)? {
+            let outcome = match room::lacking(case.memory(layers), device)? {
                 Some(why) => Err(why),
                 None => match measure(&case, part, layers) {
                     Ok(measured) => Ok(measured),

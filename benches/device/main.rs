@@ -34,6 +34,7 @@ mod pattern;
 mod random;
 mod report;
 mod roofs;
+mod room;
 mod row;
 mod seal;
 mod shape;
@@ -194,16 +195,6 @@ fn filter() -> Option<String> {
 fn obstacle(cell: &Cell, device: &Device) -> Result<Option<String>> {
     match &cell.lacks {
         Some(why) => Ok(Some(why.clone())),
-        None => lacking(cell.memory, device),
+        None => room::lacking(cell.memory, device),
     }
-}
-
-/// Why a cell that needs so many bytes does not fit this card.
-fn lacking(memory: u64, device: &Device) -> Result<Option<String>> {
-    /// What the driver and the cell's small buffers take besides.
-    const SPARE: u64 = 512 << 20;
-    let free = device.memory()?.free;
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    let fits = memory + SPARE <= free;
-    Ok((!fits).then(|| format!("it needs {:.1} GiB, {:.1} are free", gib(memory), gib(free))))
 }
