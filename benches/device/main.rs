@@ -70,7 +70,7 @@ fn run() -> Result<()> {
         return Ok(());
     }
     if asked("--shape") {
-        return shape(&Ask::parse(std::env::args().skip(1))?);
+        return any_shape(&Ask::parse(std::env::args().skip(1))?);
     }
     let device = Device::cuda(0);
     if asked("--info") {
@@ -119,7 +119,7 @@ fn emulated() -> Device {
 }
 
 /// Attention of any shape.
-fn shape(ask: &Ask) -> Result<()> {
+fn any_shape(ask: &Ask) -> Result<()> {
     if ask.emulated {
         return csv::check(ask, &emulated());
     }

@@ -209,7 +209,7 @@ impl Attention {
             number,
             decode,
             decode_launch: Launch { grid: [blocks, 1, 1], ..block },
-            splits: SplitEnds::of(&shape),
+            splits: SplitEnds::of(head_dim, shape.kv_heads, shape.format),
             prefill: format!("prefill_{form}_{element}_d{head_dim}"),
             merge: format!("attend_merge_{element}_d{head_dim}"),
             shape,

@@ -16,8 +16,7 @@
 //! | 8 | 256, 1024, 2048 | 128, 1024, 2048 | 128, 256, 2048 |
 //! | 32 | 256, 1024, 2048 | 32, 1024, 2048 | 32, 64, 2048 |
 
-use super::AttentionShape;
-use crate::codec::Codec;
+use crate::codec::{Codec, KvFormat};
 
 /// Bytes of a split that make the cost of an item bearable.
 const BYTES: usize = 80 << 10;
@@ -38,8 +37,7 @@ pub(super) struct SplitEnds([usize; 3]);
 
 impl SplitEnds {
     /// Those of a shape: nothing else counts, so that a stream's length says all.
-    pub(super) fn of(shape: &AttentionShape) -> Self {
-        let AttentionShape { head_dim, kv_heads, format, .. } = *shape;
+    pub(super) fn of(head_dim: usize, kv_heads: usize, format: KvFormat) -> Self {
         let tile = |codec: Codec| codec.tile().tile_bytes(head_dim);
         let page = tile(format.key) + tile(format.value);
         let mut ends = ENDS;
@@ -84,18 +82,7 @@ mod tests {
     use super::*;
 
     fn ends(format: &str, head_dim: usize, kv_heads: usize) -> [usize; 3] {
-        let shape = AttentionShape {
-            head_dim,
-            heads: kv_heads,
-            kv_heads,
-            format: format.parse().unwrap(),
-            sinks: 4,
-            hot_window: 128,
-            causal: true,
-            window: None,
-            scale: 1.0,
-        };
-        SplitEnds::of(&shape).0
+        SplitEnds::of(head_dim, kv_heads, format.parse().unwrap()).0
     }
 
     /// Pages of the splits of a stream of so many pages.

@@ -1,8 +1,8 @@
 //! The launchers' numbers against those that the kernels' sources state for
 //! `scripts/sass-check`, and against the launch bounds.
 
+use super::launch;
 use super::splits::SplitEnds;
-use super::{AttentionShape, launch};
 use crate::backend::driver::{Device, Launch};
 use crate::codec::KvFormat;
 use crate::codec::formats::NAMED_FORMATS;
@@ -95,18 +95,8 @@ fn splits_are_as_their_header_says() {
     let lines: Vec<_> = header.lines().filter_map(|line| line.strip_prefix("// sass: ")).collect();
     for format in NAMED_FORMATS {
         for (head_dim, kv_heads) in [(64, 32), (128, 8), (256, 8)] {
-            let shape = AttentionShape {
-                head_dim,
-                heads: kv_heads,
-                kv_heads,
-                format: format.name.parse().unwrap(),
-                sinks: 4,
-                hot_window: 128,
-                causal: true,
-                window: None,
-                scale: 1.0,
-            };
-            let [short, middle, long] = SplitEnds::of(&shape).as_params();
+            let ends = SplitEnds::of(head_dim, kv_heads, format.name.parse().unwrap());
+            let [short, middle, long] = ends.as_params();
             let ours = format!("8:{short},16:{middle},32:{long},64");
             // The last line that is about it counts: that of the form, or of all.
             let pattern = [format!("decode_{}_*", format.stem), "decode_*".into()];
