@@ -20,6 +20,18 @@ fn shape() -> AttentionShape {
     }
 }
 
+/// 16-bit pages of two streams of 64 channels, from an address on.
+fn arena_at(base: u64) -> KvArena {
+    KvArena {
+        base,
+        block_bytes: 2 * 2 * 64 * 64 * 2,
+        page_bytes: 2 * 64 * 64 * 2,
+        key_bytes: 64 * 64 * 2,
+        page_tokens: 64,
+        ..KvArena::default()
+    }
+}
+
 #[test]
 fn shapes_without_a_kernel_are_named() {
     type Spoil = fn(&mut AttentionShape);
@@ -58,14 +70,7 @@ fn limits_are_checked_and_kept() {
     // A stream of 1,100 tokens has three splits; a workspace for 64 holds one.
     let pages = vec![f16::ZERO; 18 * 2 * 64 * 64 * 2];
     let memory = device.upload(&pages, &stream).unwrap();
-    let arena = KvArena {
-        base: memory.address(),
-        block_bytes: 2 * 2 * 64 * 64 * 2,
-        page_bytes: 2 * 64 * 64 * 2,
-        key_bytes: 64 * 64 * 2,
-        page_tokens: 64,
-        ..KvArena::default()
-    };
+    let arena = arena_at(memory.address());
     let run =
         KvRun { kind: RUN_HOT, n_tokens: 1100, live: NONE, rotation: NONE, ..KvRun::default() };
     let kv_stream = KvStream { n_runs: 1, kept: 1100, ..KvStream::default() };
@@ -138,14 +143,7 @@ fn many_sequences_are_planned_as_each_alone() {
         (0..n).map(|_| f16::from_f32(random(256) as f32 / 64.0 - 2.0)).collect()
     };
     let memory = device.upload(&numbers(PAGES * 2 * 64 * 64 * 2), &stream).unwrap();
-    let arena = KvArena {
-        base: memory.address(),
-        block_bytes: 2 * 2 * 64 * 64 * 2,
-        page_bytes: 2 * 64 * 64 * 2,
-        key_bytes: 64 * 64 * 2,
-        page_tokens: 64,
-        ..KvArena::default()
-    };
+    let arena = arena_at(memory.address());
     let (mut seqs, mut streams, mut runs, mut rows) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for i in 0..SEQS {
         // Every fifth is a prompt, every seventh has nothing to do.
