@@ -139,7 +139,7 @@ template <class T, int D, int NT, class Pages> struct Decode {
     using Half = HalfTile<T, D>;
     using WarpState = State<D, NT>;
 
-    // Shared memory of a warp: mirrored in src/backend/cuda/attend.rs.
+    // Shared memory of a warp: mirrored in src/backend/cuda/attend/launch.rs.
     static constexpr uint32_t WARP_BYTES = decode_warp_bytes(Half::BYTES, Pages::BYTES);
     static constexpr int HALF_STAGES = WARP_BYTES / Half::BYTES;
 

@@ -65,7 +65,7 @@ struct PrefillContext {
 constexpr uint32_t PREFILL_CONTEXT = 256; // bytes of it
 static_assert(sizeof(PrefillContext) <= PREFILL_CONTEXT, "the context fits");
 
-// Mirrored in src/backend/cuda/attend.rs: the launcher needs them.
+// Mirrored in src/backend/cuda/attend/launch.rs: the launcher needs them.
 constexpr int PREFILL_THREADS = 128;
 constexpr int prefill_blocks_of_16(int d) { return d == 256 ? 1 : 2; } // MT
 constexpr int prefill_rows(int d) { return 64 * prefill_blocks_of_16(d); }
