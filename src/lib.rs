@@ -27,5 +27,6 @@ pub mod model;
 pub mod printable;
 pub mod rag;
 pub mod sample;
+mod ticks;
 
 pub use error::{Error, Result};

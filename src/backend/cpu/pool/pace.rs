@@ -1,19 +1,23 @@
 //! How many workers help on a machine that others use, too.
 //!
 //! A worker that loses its core in the middle of an item holds its caller up for
-//! milliseconds, a hundred times what the item takes. How many helpers are worth that depends
-//! on who else runs and on how the system shares cores, so it is tried: while threads are
-//! found to miss their cores, the crew works with some number of helpers for a while, then
-//! with another for a moment, and keeps the one that gets more done twice in a row.
+//! milliseconds, a hundred times what the item takes. So while threads are found to miss their
+//! cores, the system is asked what others take, and no more threads work than what they leave
+//! is enough for: trying more would cost more than it could bring. How many of these are worth
+//! it depends on how the system shares cores, and on what it does not tell (a quota, another
+//! virtual machine), so it is tried: the crew works with some number of helpers for a while,
+//! then with another for a moment, and keeps the one that gets more done twice in a row.
 //!
 //! ```text
 //! quiet ─ misses ─▶ stay at a level ─▶ probe the next one, up and down in turns ─┐
 //!   ▲                    ▲ four times as long, if the probe was no better        │
-//!   └─ none missed ──────┴────────────────────────────────────────────────────────┘
+//!   └─ none missed, ─────┴────────────────────────────────────────────────────────┘
+//!      nothing taken
 //! ```
 //!
 //! On a quiet machine nothing is measured.
 
+use crate::ticks::Ticks;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,6 +34,12 @@ const STAY: Duration = Duration::from_millis(2000);
 const MORE: f64 = 0.15;
 /// What a probe of fewer has to get done: as much with fewer leaves cores to others.
 const FEWER: f64 = 0.99;
+/// Between two looks at what others take: some of the system's ticks, of 10 ms.
+const LOOK: Duration = Duration::from_millis(200);
+/// A thread is worth it with this part of a core; less than to begin with, so that a machine
+/// between the two does not swing.
+const ENOUGH: f64 = 0.5;
+const ENOUGH_FOR_MORE: f64 = 0.75;
 /// Without work for so long, there was none to do.
 const GAP: Duration = Duration::from_millis(2);
 /// Calls of a kind whose shortest says what one of them is worth, and how many must be known
@@ -60,6 +70,10 @@ pub(super) struct Pace {
 struct Trial {
     /// Numbers of helpers, from all to none.
     levels: Vec<usize>,
+    /// The first of them that what others take leaves cores for.
+    open: usize,
+    /// What others had taken until then.
+    seen: (Instant, Option<Ticks>),
     /// The best one so far.
     kept: usize,
     /// What it got done in the time of its calls.
@@ -97,6 +111,8 @@ impl Pace {
         levels.dedup();
         let trial = Trial {
             levels,
+            open: 0,
+            seen: (now, None),
             kept: 0,
             kept_rate: 0.0,
             probed: None,
@@ -137,7 +153,7 @@ impl Pace {
         }
         misses.1 += 1;
         if misses.1 >= MISSES {
-            lock(&self.trial).begin(now);
+            lock(&self.trial).begin(now, Ticks::now());
             self.watching.store(true, Ordering::Relaxed);
         }
     }
@@ -153,8 +169,12 @@ impl Pace {
 
     /// A job of a kind that began at `begun` is done.
     pub(super) fn end(&self, kind: Kind, begun: Instant) {
+        let now = Instant::now();
         let mut trial = lock(&self.trial);
-        let goes_on = trial.did(kind, begun, Instant::now());
+        if now - trial.seen.0 > LOOK {
+            trial.look(now, Ticks::now());
+        }
+        let goes_on = trial.did(kind, begun, now);
         self.helpers.store(trial.helpers(), Ordering::Relaxed);
         self.watching.store(goes_on, Ordering::Relaxed);
     }
@@ -165,11 +185,37 @@ impl Trial {
         self.levels[self.probed.unwrap_or(self.kept)]
     }
 
-    fn begin(&mut self, now: Instant) {
+    fn begin(&mut self, now: Instant, ticks: Option<Ticks>) {
+        self.seen = (now, ticks);
         (self.probed, self.down, self.wins, self.stay) = (None, true, 0, PROBE);
         self.worth.clear();
         self.last = now;
         self.phase(now, PROBE);
+    }
+
+    /// Sees what others took since the last look, and moves to the level that it leaves open
+    /// if that is another than before.
+    fn look(&mut self, now: Instant, ticks: Option<Ticks>) {
+        let (_, before) = std::mem::replace(&mut self.seen, (now, ticks));
+        let free = before.zip(ticks).and_then(|(before, ticks)| {
+            Some((1.0 - ticks.others_since(&before)?) * ticks.cores as f64)
+        });
+        let open = free.map_or(0, |free| self.open_with(free));
+        if open != self.open {
+            (self.open, self.kept, self.probed) = (open, open, None);
+            (self.wins, self.stay) = (0, PROBE);
+            self.phase(now, PROBE);
+        }
+    }
+
+    /// The first level that `free` cores are enough for.
+    fn open_with(&self, free: f64) -> usize {
+        let is_open = |level: usize| {
+            let enough = if level < self.open { ENOUGH_FOR_MORE } else { ENOUGH };
+            free >= self.levels[level] as f64 + enough
+        };
+        let last = self.levels.len() - 1;
+        (0..last).find(|&level| is_open(level)).unwrap_or(last)
     }
 
     fn phase(&mut self, now: Instant, length: Duration) {
@@ -238,11 +284,11 @@ impl Trial {
     /// The level that is tried next.
     fn neighbour(&mut self) -> Option<usize> {
         let last = self.levels.len() - 1;
-        if self.kept == 0 || self.kept == last {
-            self.down = self.kept == 0;
+        if self.kept == self.open || self.kept == last {
+            self.down = self.kept == self.open;
         }
         let next = if self.down { self.kept + 1 } else { self.kept.checked_sub(1)? };
-        (next <= last).then_some(next)
+        (self.open..=last).contains(&next).then_some(next)
     }
 }
 
@@ -254,7 +300,7 @@ mod tests {
     fn settles(workers: usize, speed: impl Fn(usize) -> f64, seconds: f64) -> (usize, f64) {
         let pace = Pace::new(workers);
         let mut now = Instant::now();
-        lock(&pace.trial).begin(now);
+        lock(&pace.trial).begin(now, None);
         let (start, mut done) = (now, 0.0);
         while (now - start).as_secs_f64() < seconds {
             let mut trial = lock(&pace.trial);
@@ -312,6 +358,43 @@ mod tests {
         };
         assert_eq!(run(true, 1.5), (0, true));
         assert_eq!(run(false, 5.0), (1, false));
+    }
+
+    #[test]
+    fn no_more_work_than_others_leave_cores_for() {
+        let pace = Pace::new(3);
+        let now = Instant::now();
+        let mut trial = lock(&pace.trial);
+        // Ticks of four cores, of which others take some.
+        let ticks = |all, busy| Some(Ticks { cores: 4, all, busy, own: 0 });
+        let (mut all, mut busy) = (1000, 400);
+        trial.begin(now, ticks(all, busy));
+        for (others, helpers) in [
+            (0.0, 3),
+            (0.4, 3),
+            (0.6, 2),
+            (0.4, 2),
+            (0.2, 3),
+            (2.0, 1),
+            (3.3, 0),
+            (4.0, 0),
+            (0.0, 3),
+        ] {
+            (all, busy) = (all + 400, busy + (100.0 * others) as u64);
+            trial.look(now, ticks(all, busy));
+            assert_eq!(trial.helpers(), helpers, "{others}");
+            // Nor are more tried.
+            trial.missed = true;
+            for _ in 0..20 {
+                trial.decide(now);
+                assert!(trial.helpers() <= helpers, "{others}");
+            }
+        }
+        // Where the system does not tell, all may help.
+        trial.look(now, ticks(all + 400, busy + 400));
+        assert_eq!(trial.helpers(), 0);
+        trial.look(now, None);
+        assert_eq!(trial.helpers(), 3);
     }
 
     #[test]
