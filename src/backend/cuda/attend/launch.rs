@@ -4,7 +4,7 @@
 use crate::backend::driver::Launch;
 use crate::codec::{Codec, KvFormat};
 
-/// Bytes of the `Context` of kernels/attention/decode.cuh.
+/// Bytes of the `Context` of kernels/attention/decode_room.cuh.
 const DECODE_CONTEXT: usize = 640;
 
 /// Bytes of the `PrefillContext` of kernels/attention/prefill.cuh, which has the
@@ -30,7 +30,7 @@ pub(super) fn decode(head_dim: usize, format: KvFormat, columns: usize) -> Launc
     Launch::new(1, 32 * warps as u32).shared(shared as u32)
 }
 
-/// Shared memory of a decode warp: `decode_warp_bytes` of kernels/attention/decode.cuh.
+/// Shared memory of a decode warp: `decode_warp_bytes` of kernels/attention/decode_room.cuh.
 fn warp_bytes(d: usize, format: KvFormat) -> usize {
     let half = 64 * d;
     let tile = |codec: Codec| match codec {
