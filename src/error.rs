@@ -167,6 +167,13 @@ pub enum Error {
     #[error("document index: {}", Printable(.0))]
     Index(String),
 
+    /// The request was not done in the time that it was given.
+    #[error("not done {} s after the request came, its deadline: set a later one, or ask for less", .deadline.as_secs_f64())]
+    DeadlineExceeded {
+        /// The time that it had, from its coming on.
+        deadline: std::time::Duration,
+    },
+
     /// The work was cancelled by its owner.
     #[error("cancelled")]
     Cancelled,

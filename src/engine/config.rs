@@ -36,6 +36,9 @@ pub struct EngineConfig {
     pub kv_budget: Option<u64>,
     /// Requests that run side by side, if the budget holds them.
     pub max_batch: usize,
+    /// What a step may take in which somebody generates, in milliseconds: prompts beside it
+    /// get as many rows as that leaves. 0: prompts come in whole chunks.
+    pub step_ms: u64,
 }
 
 impl Default for EngineConfig {
@@ -48,6 +51,7 @@ impl Default for EngineConfig {
             prefill_chunk: 512,
             kv_budget: None,
             max_batch: 64,
+            step_ms: 100,
         }
     }
 }
@@ -86,6 +90,12 @@ impl EngineConfig {
     /// Sets how many requests run side by side.
     pub fn with_max_batch(mut self, requests: usize) -> Self {
         self.max_batch = requests;
+        self
+    }
+
+    /// Sets what a step may take, in milliseconds, while somebody generates.
+    pub fn with_step_ms(mut self, milliseconds: u64) -> Self {
+        self.step_ms = milliseconds;
         self
     }
 

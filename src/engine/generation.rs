@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::Tokenizer;
 use crate::sample::Sampler;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A request that runs.
 pub(super) struct Generation {
@@ -24,17 +24,20 @@ pub(super) struct Generation {
     history: Vec<u32>,
     /// Tokens drawn, those on their way included.
     drawn: usize,
+    preemptions: usize,
+    queue_time: Duration,
     start: Instant,
     first_token: Option<Instant>,
     peak_bytes: u64,
 }
 
 impl Generation {
-    /// Begins a sequence for a request.
+    /// Begins a sequence for a request that came at `came`.
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn new(request: Request, slot: u32, runner: &mut Runner) -> Result<Self> {
+    pub fn new(request: Request, came: Instant, slot: u32, runner: &mut Runner) -> Result<Self> {
+        let start = Instant::now();
         let sampler = Sampler::new(request.sampling.clone())?;
         let text = TextStream::new(&request.stop)?;
         Ok(Self {
@@ -46,7 +49,9 @@ impl Generation {
             history: request.prompt.clone(),
             request,
             drawn: 0,
-            start: Instant::now(),
+            preemptions: 0,
+            queue_time: start - came,
+            start,
             first_token: None,
             peak_bytes: 0,
         })
@@ -55,6 +60,28 @@ impl Generation {
     /// The prompt.
     pub fn prompt(&self) -> &[u32] {
         &self.request.prompt
+    }
+
+    /// Makes room: its sequence is gone. All its tokens have come.
+    pub fn suspend(&mut self, runner: &mut Runner) {
+        self.preemptions += 1;
+        // Its sequence exists and no step of it is in the books' hands.
+        let _ = runner.free(self.seq);
+    }
+
+    /// Begins again, with a new sequence.
+    pub fn resume(&mut self, slot: u32, runner: &mut Runner) {
+        (self.seq, self.slot) = (runner.create(), slot);
+    }
+
+    /// Whether a token was drawn.
+    pub fn has_begun(&self) -> bool {
+        self.drawn > 0
+    }
+
+    /// The tokens received.
+    pub fn answer(&self) -> &[u32] {
+        &self.history[self.request.prompt.len()..]
     }
 
     /// How the next token is chosen, after those received and one for each on its way.
@@ -116,6 +143,8 @@ impl Generation {
         let stats = Stats {
             prompt_tokens,
             generated_tokens: self.history.len() - prompt_tokens,
+            queue_time: self.queue_time,
+            preemptions: self.preemptions,
             time_to_first_token: first - self.start,
             decode_time: end - first,
             kv_bytes: runner.cache().bytes_of(self.seq).unwrap_or(0),

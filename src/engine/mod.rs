@@ -19,10 +19,14 @@ mod device;
 mod generation;
 mod loaded;
 mod memory;
+mod queue;
 mod request;
 mod runner;
 mod scheduler;
 mod service;
+#[cfg(test)]
+mod simulation;
+mod tempo;
 pub mod text;
 
 pub use config::{AUTO, EngineConfig};
@@ -31,7 +35,7 @@ pub use loaded::{LoadOptions, LoadedModel};
 pub use memory::{MemoryPlan, cache_bytes, resident_weights};
 pub use request::{Event, FinishReason, Generated, Request, RequestStream, Stats};
 pub use runner::{Runner, Share, Want};
-pub use scheduler::{BatchLimits, Demand, RequestId, Scheduler, Work};
+pub use scheduler::{Admission, BatchLimits, Demand, RequestId, Scheduler, Work};
 
 use crate::error::{Error, Result};
 use service::Service;

@@ -21,13 +21,20 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Go on after an end-of-sequence token (for benchmarks).
     pub ignore_eos: bool,
+    /// Higher ones come first, and those that came later and are lower make room when memory
+    /// is short: they are computed anew, with the same tokens. Ten seconds of waiting are
+    /// worth a level. 0 is usual.
+    pub priority: i32,
+    /// The time that it has, from [`Engine::submit`](super::Engine::submit) to its last token.
+    pub deadline: Option<Duration>,
 }
 
 impl Request {
     /// A greedy request.
     pub fn new(prompt: Vec<u32>, max_tokens: usize) -> Self {
         let sampling = SamplingParams::default();
-        Self { prompt, max_tokens, sampling, stop: Vec::new(), ignore_eos: false }
+        let (stop, ignore_eos, priority, deadline) = (Vec::new(), false, 0, None);
+        Self { prompt, max_tokens, sampling, stop, ignore_eos, priority, deadline }
     }
 
     /// Sets how tokens are chosen.
@@ -45,6 +52,18 @@ impl Request {
     /// Goes on after an end-of-sequence token.
     pub fn with_ignore_eos(mut self, ignore: bool) -> Self {
         self.ignore_eos = ignore;
+        self
+    }
+
+    /// Sets the priority.
+    pub fn with_priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sets the time that it has.
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
         self
     }
 
@@ -83,6 +102,10 @@ pub struct Stats {
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub generated_tokens: usize,
+    /// How long the request waited before it ran.
+    pub queue_time: Duration,
+    /// How often it made room for another and was computed anew.
+    pub preemptions: usize,
     /// From the start of the work to the first token.
     pub time_to_first_token: Duration,
     /// From the first token to the last.
@@ -113,12 +136,13 @@ impl Stats {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The prompt fits and is being computed.
+    /// The prompt fits and is being computed. Comes once.
     Admitted {
         /// Tokens of the prompt that were already in the cache.
         cached_tokens: usize,
     },
-    /// A part of the prompt has been computed, or given to a device that computes it.
+    /// A part of the prompt has been computed, or given to a device that computes it. A
+    /// request that made room before its first token begins again.
     Prefill {
         /// Tokens of the prompt that are done, this part included.
         done: usize,

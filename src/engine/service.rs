@@ -3,12 +3,17 @@
 use super::generation::Generation;
 use super::request::{Event, Request};
 use super::runner::{Runner, Share, Want};
-use super::scheduler::{BatchLimits, Demand, RequestId, Scheduler, Work};
+use super::scheduler::{Admission, BatchLimits, Demand, RequestId, Scheduler, Work};
+use super::tempo::Tempo;
 use crate::backend::RowToken;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a request waits until it comes before new ones of the next higher priority.
+const AGEING: Duration = Duration::from_secs(10);
 
 /// Where the events of a request go; an error says that nobody listens any more.
 pub(super) type Sink = Box<dyn FnMut(Event) -> std::result::Result<(), ()> + Send>;
@@ -19,6 +24,8 @@ struct Client {
     generation: Option<Generation>,
     sink: Sink,
     cancel: Arc<AtomicBool>,
+    came: Instant,
+    deadline: Option<Duration>,
 }
 
 /// Runs requests side by side on one runner.
@@ -31,6 +38,10 @@ pub(super) struct Service {
     slots: Vec<u32>,
     n_slots: u32,
     ahead: usize,
+    tempo: Tempo,
+    /// Since when steps have begun whose time was not told to `tempo`.
+    since: Option<Instant>,
+    start: Instant,
 }
 
 impl Service {
@@ -38,7 +49,9 @@ impl Service {
     pub fn new(runner: &Runner) -> Self {
         let ahead = usize::from(runner.capabilities().enqueues);
         let config = runner.config();
-        let limits = BatchLimits { rows: config.prefill_chunk, running: config.max_batch, ahead };
+        let (rows, running) = (config.prefill_chunk, config.max_batch);
+        let target = (config.step_ms > 0).then(|| Duration::from_millis(config.step_ms));
+        let limits = BatchLimits { rows, running, ahead, ageing: AGEING };
         Self {
             scheduler: Scheduler::new(limits),
             clients: BTreeMap::new(),
@@ -46,6 +59,9 @@ impl Service {
             slots: Vec::new(),
             n_slots: 0,
             ahead,
+            tempo: Tempo::new(target, rows),
+            since: None,
+            start: Instant::now(),
         }
     }
 
@@ -61,9 +77,13 @@ impl Service {
             let _ = sink(Event::Failed(error));
             return;
         }
-        let demand = Demand { prompt: request.prompt.len(), max_tokens: request.max_tokens };
-        let id = self.scheduler.push(demand);
-        let client = Client { request: Some(request), generation: None, sink, cancel };
+        let came = Instant::now();
+        let demand =
+            Demand::new(request.prompt.len(), request.max_tokens).with_priority(request.priority);
+        let id = self.scheduler.push(demand, came - self.start);
+        let deadline = request.deadline;
+        let client =
+            Client { request: Some(request), generation: None, sink, cancel, came, deadline };
         self.clients.insert(id, client);
     }
 
@@ -74,11 +94,13 @@ impl Service {
 
     /// Goes on by a step, at most: admits, computes, hands out tokens.
     pub fn turn(&mut self, runner: &mut Runner) {
-        self.drop_cancelled(runner);
+        self.drop_late(runner);
         self.admit(runner);
-        let works = self.scheduler.plan();
+        let works = self.scheduler.plan(self.tempo.rows(self.scheduler.generates()));
         let planned = !works.is_empty();
         if planned {
+            self.since.get_or_insert_with(Instant::now);
+            self.tempo.began(works.iter().map(|(_, work)| work.rows_of_prompts()).sum());
             self.compute(works, runner);
         }
         if self.flights.len() > if planned { self.ahead } else { 0 } {
@@ -90,21 +112,50 @@ impl Service {
         }
     }
 
-    fn drop_cancelled(&mut self, runner: &mut Runner) {
-        let gone = |client: &Client| client.cancel.load(Ordering::Relaxed);
-        let gone: Vec<_> =
-            self.clients.iter().filter(|(_, c)| gone(c)).map(|(id, _)| *id).collect();
-        for id in gone {
-            self.end(id, Event::Failed(Error::Cancelled), runner);
+    /// Ends those that were cancelled, or are late.
+    fn drop_late(&mut self, runner: &mut Runner) {
+        let error = |client: &Client| match client.deadline {
+            _ if client.cancel.load(Ordering::Relaxed) => Some(Error::Cancelled),
+            Some(deadline) if client.came.elapsed() > deadline => {
+                Some(Error::DeadlineExceeded { deadline })
+            }
+            _ => None,
+        };
+        let late: Vec<_> =
+            self.clients.iter().filter_map(|(id, client)| Some((*id, error(client)?))).collect();
+        for (id, error) in late {
+            self.end(id, Event::Failed(error), runner);
         }
     }
 
     fn admit(&mut self, runner: &mut Runner) {
-        while let Some((id, may)) = self.scheduler.admit(runner.cache()) {
-            let begun = may.and_then(|()| self.begin(id, runner));
+        loop {
+            let cost = |tokens| self.tempo.recompute(tokens);
+            let (id, begun) = match self.scheduler.admit(runner.cache(), cost) {
+                None => return,
+                Some(Admission::Preempt(id)) => {
+                    self.suspend(id, runner);
+                    continue;
+                }
+                Some(Admission::Refuse(id, error)) => (id, Err(error)),
+                Some(Admission::Run(id)) => (id, self.begin(id, runner)),
+            };
             if let Err(error) = begun {
                 self.end(id, Event::Failed(error), runner);
             }
+        }
+    }
+
+    /// Takes a request's memory. Its tokens that are on their way come first; one may be its
+    /// last.
+    fn suspend(&mut self, id: RequestId, runner: &mut Runner) {
+        while !self.flights.is_empty() {
+            self.receive(runner);
+        }
+        let generation = self.clients.get_mut(&id).and_then(|client| client.generation.as_mut());
+        if let Some(generation) = generation {
+            self.slots.push(generation.slot);
+            generation.suspend(runner);
         }
     }
 
@@ -114,8 +165,13 @@ impl Service {
             self.n_slots - 1
         });
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
-        let Some(request) = client.request.take() else { return Ok(()) };
-        client.generation = Some(Generation::new(request, slot, runner)?);
+        let Some(request) = client.request.take() else {
+            if let Some(generation) = &mut client.generation {
+                generation.resume(slot, runner);
+            }
+            return Ok(());
+        };
+        client.generation = Some(Generation::new(request, client.came, slot, runner)?);
         (client.sink)(Event::Admitted { cached_tokens: 0 }).map_err(|()| Error::Cancelled)
     }
 
@@ -132,13 +188,25 @@ impl Service {
                     Share::generated(seq, tokens, Want::Token(generation.choose()))
                 }
                 Work::Prompt(range) => {
-                    let last = range.end == generation.prompt().len();
+                    let first = !generation.has_begun();
+                    let last = first && range.end == generation.prompt().len();
                     let want = match last {
                         true => Want::Token(generation.choose()),
                         false => Want::Nothing,
                     };
                     draws.extend(last.then_some(*id));
                     Share::prompt(seq, &generation.prompt()[range.clone()], want)
+                }
+                Work::Again(range) => {
+                    let given = &generation.answer()[range.clone()];
+                    let tokens = given.iter().map(|id| RowToken::Given(*id)).collect();
+                    let last = range.end == generation.answer().len();
+                    let want = match last {
+                        true => Want::Token(generation.choose()),
+                        false => Want::Nothing,
+                    };
+                    draws.extend(last.then_some(*id));
+                    Share::generated(seq, tokens, want)
                 }
             });
         }
@@ -152,7 +220,7 @@ impl Service {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             let Some(generation) = client.generation.as_mut() else { continue };
             generation.measure(runner.peak_of(generation.seq));
-            if let Work::Prompt(range) = work {
+            if let (Work::Prompt(range), None) = (work, generation.answer().first()) {
                 let event = Event::Prefill { done: range.end, total: generation.prompt().len() };
                 // Who does not listen any more is met at the first token.
                 let _ = (client.sink)(event);
@@ -162,7 +230,13 @@ impl Service {
 
     fn receive(&mut self, runner: &mut Runner) {
         let Some(ids) = self.flights.pop_front() else { return };
-        let tokens = match runner.receive() {
+        let received = runner.receive();
+        if let Some(since) = self.since.take() {
+            self.tempo.took(since.elapsed());
+            // The next step is under way.
+            self.since = (!self.flights.is_empty()).then(Instant::now);
+        }
+        let tokens = match received {
             Ok(tokens) => tokens,
             Err(error) => return self.fail(ids, error, runner),
         };
