@@ -472,12 +472,12 @@ mod tests {
 
     #[test]
     fn the_cheapest_that_is_enough_makes_room_and_goes_on_where_it_was() {
-        let books = books(6);
+        let books = books(5);
         let mut s = scheduler(100, 8, 0);
         let [a, b, c] = [demand(100, 28), demand(70, 58), demand(60, 4)].map(|d| s.push(d, NOW));
         assert_eq!(admitted(&mut s, &books), [0, 1, 2]);
         run_until(&mut s, b, 20);
-        // b has the fewest tokens of those of two pages, but one of c's is not enough.
+        // c is the cheapest, but its page is not enough; b is the next.
         let urgent = s.push(demand(100, 28).with_priority(1), NOW);
 
         let first = s.admit(&books, |tokens| tokens as f64);

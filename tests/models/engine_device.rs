@@ -433,3 +433,58 @@ fn steps_that_cannot_be_captured_give_the_same_bits() {
     };
     assert!(logits(false) == logits(true));
 }
+
+/// Products of Q8_0 do not depend on the batch.
+fn quantised_on_cpu() -> LoadedModel {
+    LoadedModel::open(golden("smollm2"), WeightPolicy::Auto).unwrap()
+}
+
+/// A request whose memory another one takes is computed anew, its drawn tokens as generated
+/// rows, and ends as if nothing had been.
+#[test]
+fn who_makes_room_goes_on_with_the_same_tokens() {
+    let never = AtomicBool::new(false);
+    let drawn = SamplingParams::default().with_temperature(0.8).with_seed(7);
+    let request = |n| {
+        let request = Request::new(prompt(), n).with_ignore_eos(true);
+        request.with_sampling(drawn.clone())
+    };
+    let loads: [(fn() -> LoadedModel, usize); 2] = [(quantised_on_cpu, 250), (|| on_device(1), 50)];
+    for (load, n) in loads {
+        for kv in ["f16", "kivi4"] {
+            let mut runner = Runner::new(load(), config(kv)).unwrap();
+            let alone = generate(&mut runner, request(n), &never).unwrap();
+            let other = generate(&mut runner, request(8), &never).unwrap();
+            let budget = runner.cache().bytes_within(prompt().len() + n, 96);
+            let engine = Engine::start(load(), config(kv).with_kv_budget(Some(budget))).unwrap();
+            // The second request may come too late to be in the way.
+            let preempted = (0..10).any(|_| {
+                let mut stream = engine.submit(request(n)).unwrap();
+                let mut ids = Vec::new();
+                while ids.len() < 20 {
+                    match stream.next() {
+                        Some(Event::Token { id, .. }) => ids.push(id),
+                        Some(Event::Failed(_)) | None => panic!("it has ended"),
+                        _ => {}
+                    }
+                }
+                let urgent = engine.submit(request(8).with_priority(1)).unwrap();
+                assert_eq!(Generated::collect(urgent).unwrap().ids, other.ids, "{kv}");
+                let rest = Generated::collect(stream).unwrap();
+                ids.extend(rest.ids);
+                assert_eq!(ids, alone.ids, "{kv}");
+                rest.stats.preemptions > 0
+            });
+            assert!(preempted, "{kv}");
+        }
+    }
+}
+
+#[test]
+fn a_deadline_ends_a_request() {
+    let engine = Engine::start(on_cpu(), config("f16")).unwrap();
+    let late = Request::new(prompt(), 4).with_deadline(std::time::Duration::ZERO);
+    let error = Generated::collect(engine.submit(late).unwrap()).unwrap_err();
+    assert!(error.to_string().starts_with("not done 0 s after"), "{error}");
+    assert_eq!(tokens(&engine, &SamplingParams::default()).len(), 12);
+}

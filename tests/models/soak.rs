@@ -33,7 +33,9 @@ fn requests(random: &mut Random) -> Vec<Request> {
             0 => SamplingParams::default().with_repetition_penalty(1.2),
             _ => SamplingParams::default().with_temperature(1.2).with_seed(random.next()),
         };
-        Request::new(prompt, answer).with_sampling(sampling).with_ignore_eos(true)
+        let request = Request::new(prompt, answer).with_sampling(sampling).with_ignore_eos(true);
+        // Those of higher priority take the room of others.
+        request.with_priority(random.below(3) as i32 - 1)
     };
     (0..16).map(draw).collect()
 }
