@@ -17,6 +17,8 @@ pub(super) struct Generation {
     pub seq: SeqId,
     /// Where its tokens are drawn to.
     pub slot: u32,
+    /// Whether these are its own.
+    runs: bool,
     sampler: Sampler,
     text: TextStream,
     tokenizer: Arc<Tokenizer>,
@@ -43,6 +45,7 @@ impl Generation {
         Ok(Self {
             seq: runner.create(),
             slot,
+            runs: true,
             sampler,
             text,
             tokenizer: runner.model().tokenizer.clone(),
@@ -62,16 +65,21 @@ impl Generation {
         &self.request.prompt
     }
 
-    /// Makes room: its sequence is gone. All its tokens have come.
-    pub fn suspend(&mut self, runner: &mut Runner) {
-        self.preemptions += 1;
+    /// Gives its memory and its slot back, if it has them. To go on later, all its tokens must
+    /// have come.
+    pub fn leave(&mut self, runner: &mut Runner) -> Option<u32> {
+        if !std::mem::take(&mut self.runs) {
+            return None;
+        }
         // Its sequence exists and no step of it is in the books' hands.
         let _ = runner.free(self.seq);
+        Some(self.slot)
     }
 
-    /// Begins again, with a new sequence.
+    /// Begins again after it made room.
     pub fn resume(&mut self, slot: u32, runner: &mut Runner) {
-        (self.seq, self.slot) = (runner.create(), slot);
+        self.preemptions += 1;
+        (self.seq, self.slot, self.runs) = (runner.create(), slot, true);
     }
 
     /// Whether a token was drawn.

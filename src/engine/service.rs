@@ -154,8 +154,7 @@ impl Service {
         }
         let generation = self.clients.get_mut(&id).and_then(|client| client.generation.as_mut());
         if let Some(generation) = generation {
-            self.slots.push(generation.slot);
-            generation.suspend(runner);
+            self.slots.extend(generation.leave(runner));
         }
     }
 
@@ -270,10 +269,8 @@ impl Service {
     fn end(&mut self, id: RequestId, last: Event, runner: &mut Runner) {
         self.scheduler.remove(id);
         let Some(mut client) = self.clients.remove(&id) else { return };
-        if let Some(generation) = client.generation.take() {
-            self.slots.push(generation.slot);
-            // Its sequence exists and no step of it is in the books' hands.
-            let _ = runner.free(generation.seq);
+        if let Some(mut generation) = client.generation.take() {
+            self.slots.extend(generation.leave(runner));
         }
         // Nobody listens to a request whose stream was dropped.
         let _ = (client.sink)(last);
