@@ -3,12 +3,14 @@
 //! An [`Engine`] owns a thread on which one model runs. Handles are cheap to
 //! clone and can be sent anywhere; [`Engine::submit`] gives a stream of
 //! [`Event`]s, and dropping the stream cancels its request at the next chunk or
-//! token. Requests run side by side, as many as the KV budget holds, first come first served.
+//! token. Requests run side by side, as many as the KV budget holds, the most urgent first.
 //!
 //! | file | what |
 //! |---|---|
 //! | `runner.rs` | a batch on a model |
+//! | `queue.rs` | requests that wait, by urgency |
 //! | `scheduler.rs` | queue and books in, batch out |
+//! | `tempo.rs` | how many rows a step may have |
 //! | `generation.rs` | one request's state |
 //! | `service.rs` | the three together; [`generate`] drives one request by hand |
 //! | `request.rs`, `text.rs` | what is asked and answered; text from token bytes |
