@@ -8,7 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | `runner.rs` | a batch on a model |
-//! | `queue.rs` | requests that wait, by urgency |
+//! | `demand.rs`, `queue.rs` | what is known of a request; those that wait, by urgency |
 //! | `scheduler.rs` | queue and books in, batch out |
 //! | `tempo.rs` | how many rows a step may have |
 //! | `generation.rs` | one request's state |
@@ -17,6 +17,7 @@
 //! | `config.rs`, `device.rs`, `memory.rs`, `loaded.rs` | options, devices, bytes, a model ready to run |
 
 mod config;
+mod demand;
 mod device;
 mod generation;
 mod loaded;
@@ -32,12 +33,13 @@ mod tempo;
 pub mod text;
 
 pub use config::{AUTO, EngineConfig};
+pub use demand::{Demand, RequestId};
 pub use device::DeviceChoice;
 pub use loaded::{LoadOptions, LoadedModel};
 pub use memory::{MemoryPlan, cache_bytes, resident_weights};
 pub use request::{Event, FinishReason, Generated, Request, RequestStream, Stats};
 pub use runner::{Runner, Share, Want};
-pub use scheduler::{Admission, BatchLimits, Demand, RequestId, Scheduler, Work};
+pub use scheduler::{Admission, BatchLimits, Scheduler, Work};
 
 use crate::error::{Error, Result};
 use service::Service;

@@ -4,7 +4,7 @@
 //! would that had come p · `ageing` earlier. So whoever waits gets nearer to the front of all
 //! that come later, whatever their priority, and the order is fixed when a request comes.
 
-use super::scheduler::{Demand, RequestId};
+use super::demand::{Demand, RequestId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -17,41 +17,13 @@
 //!   generated rows, so that the rest of its answer has the bits that it would have had
 //!   (ARCHITECTURE, rule 7).
 
+use super::demand::{Demand, RequestId};
 use super::queue::{Place, Queue, Waiting};
 use crate::cache::KvCache;
 use crate::error::Error;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
-
-/// A request of a [`Scheduler`], in the order of arrival.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct RequestId(pub u64);
-
-/// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Demand {
-    /// Tokens of the prompt.
-    pub prompt: usize,
-    /// Tokens of the answer, at most.
-    pub max_tokens: usize,
-    /// Higher ones come first; 0 is usual.
-    pub priority: i32,
-}
-
-impl Demand {
-    /// Of usual priority.
-    pub fn new(prompt: usize, max_tokens: usize) -> Self {
-        Self { prompt, max_tokens, priority: 0 }
-    }
-
-    /// Sets the priority.
-    pub fn with_priority(mut self, priority: i32) -> Self {
-        self.priority = priority;
-        self
-    }
-}
 
 /// What becomes of a request.
 #[derive(Debug)]

@@ -1,9 +1,10 @@
 //! Requests through a runner: admission, batches, tokens to whoever waits for them.
 
+use super::demand::{Demand, RequestId};
 use super::generation::Generation;
 use super::request::{Event, Request};
 use super::runner::{Runner, Share, Want};
-use super::scheduler::{Admission, BatchLimits, Demand, RequestId, Scheduler, Work};
+use super::scheduler::{Admission, BatchLimits, Scheduler, Work};
 use super::tempo::Tempo;
 use crate::backend::RowToken;
 use crate::error::{Error, Result};

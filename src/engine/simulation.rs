@@ -1,7 +1,8 @@
 //! A scheduler driven by made-up traffic, with real books and a clock of its own, without a
 //! model: whoever asks gets all of it, in time, and never more memory than there is.
 
-use super::scheduler::{Admission, BatchLimits, Demand, RequestId, Scheduler, Work};
+use super::demand::{Demand, RequestId};
+use super::scheduler::{Admission, BatchLimits, Scheduler, Work};
 use crate::cache::{CacheConfig, GroupSpec, KvCache, NewTokens, SealedBytes, SeqId};
 use std::collections::BTreeMap;
 use std::time::Duration;
