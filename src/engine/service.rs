@@ -108,6 +108,8 @@ impl Service {
             self.receive(runner);
         }
         if self.is_idle() {
+            self.since = None;
+            self.tempo.forget();
             // An error of the device is the next request's to meet.
             let _ = runner.release();
         }

@@ -70,6 +70,11 @@ impl Tempo {
         }
     }
 
+    /// Steps that have begun are not measured after all.
+    pub fn forget(&mut self) {
+        (self.rows, self.steps) = (0, 0);
+    }
+
     /// Seconds that computing so many tokens anew takes, as far as is known.
     pub fn recompute(&self, tokens: usize) -> f64 {
         tokens as f64 * self.row.unwrap_or(1.0)
@@ -103,6 +108,11 @@ mod tests {
                 .collect();
             assert!(times[10..].iter().all(|time| (0.095..=0.105).contains(time)), "{times:?}");
         }
+        assert!((tempo.recompute(1000) - 0.8).abs() < 0.02);
+        // A pause is no step.
+        tempo.began(64);
+        tempo.forget();
+        tempo.took(Duration::from_secs(100));
         assert!((tempo.recompute(1000) - 0.8).abs() < 0.02);
     }
 
