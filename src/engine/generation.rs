@@ -1,7 +1,7 @@
 //! One request's state: its tokens, its text, what it cost.
 
 use super::request::{Event, FinishReason, Request, Stats};
-use super::runner::Runner;
+use super::runner::{Runner, Want};
 use super::text::TextStream;
 use crate::backend::draw::Choice;
 use crate::cache::SeqId;
@@ -92,8 +92,16 @@ impl Generation {
         &self.history[self.request.prompt.len()..]
     }
 
+    /// The next token, or nothing yet.
+    pub fn want(&mut self, token: bool) -> Want {
+        match token {
+            true => Want::Token(self.choose()),
+            false => Want::Nothing,
+        }
+    }
+
     /// How the next token is chosen, after those received and one for each on its way.
-    pub fn choose(&mut self) -> Choice {
+    fn choose(&mut self) -> Choice {
         // The step takes in one token more than the penalty is told of: the last of the
         // prompt, or the one that was drawn last. Of tokens on their way only that one is
         // not known.

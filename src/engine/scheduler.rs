@@ -92,9 +92,9 @@ struct Running {
 }
 
 impl Running {
-    /// Tokens that would have to be computed anew.
+    /// Tokens that would have to be computed anew: those drawn before it ran would be, again.
     fn computed(&self) -> usize {
-        self.prompt + self.again.max(self.drawn)
+        self.prompt + self.drawn
     }
 
     /// Whether its next step is that of its last token.
@@ -221,11 +221,11 @@ impl Scheduler {
         }
     }
 
-    /// Tokens of a prompt that need not be computed, since the cache has them. For a request
-    /// that was just admitted.
+    /// Tokens of a prompt that need not be computed, since the cache has them: at least one is
+    /// left. For a request that was just admitted.
     pub fn cached(&mut self, id: RequestId, tokens: usize) {
         if let Some(running) = self.running.get_mut(&id) {
-            running.prompt = tokens.min(running.demand.prompt);
+            running.prompt = tokens.min(running.demand.prompt.saturating_sub(1));
         }
     }
 

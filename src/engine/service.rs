@@ -3,7 +3,7 @@
 use super::demand::{Demand, RequestId};
 use super::generation::Generation;
 use super::request::{Event, Request};
-use super::runner::{Runner, Share, Want};
+use super::runner::{Runner, Share};
 use super::scheduler::{Admission, BatchLimits, Scheduler, Work};
 use super::tempo::Tempo;
 use crate::backend::RowToken;
@@ -187,28 +187,21 @@ impl Service {
                 Work::Next => {
                     let tokens = vec![RowToken::Drawn(generation.slot)];
                     draws.push(*id);
-                    Share::generated(seq, tokens, Want::Token(generation.choose()))
+                    Share::generated(seq, tokens, generation.want(true))
                 }
                 Work::Prompt(range) => {
                     let first = !generation.has_begun();
                     let last = first && range.end == generation.prompt().len();
-                    let want = match last {
-                        true => Want::Token(generation.choose()),
-                        false => Want::Nothing,
-                    };
                     draws.extend(last.then_some(*id));
+                    let want = generation.want(last);
                     Share::prompt(seq, &generation.prompt()[range.clone()], want)
                 }
                 Work::Again(range) => {
                     let given = &generation.answer()[range.clone()];
                     let tokens = given.iter().map(|id| RowToken::Given(*id)).collect();
                     let last = range.end == generation.answer().len();
-                    let want = match last {
-                        true => Want::Token(generation.choose()),
-                        false => Want::Nothing,
-                    };
                     draws.extend(last.then_some(*id));
-                    Share::generated(seq, tokens, want)
+                    Share::generated(seq, tokens, generation.want(last))
                 }
             });
         }

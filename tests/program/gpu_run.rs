@@ -118,6 +118,43 @@ impl Bundle {
 }
 
 #[test]
+fn programs_come_out_of_their_archive_and_newer_ones_take_their_place() {
+    let bundle = Bundle::new(&[]);
+    fs::remove_file(bundle.path().join("python3")).unwrap();
+    let pack = || {
+        let make = "import tarfile; archive = tarfile.open('programs.tar.xz', 'w:xz'); \
+                    archive.add('device'); archive.add('kernels'); archive.close()";
+        let made = Command::new("python3").args(["-c", make]).current_dir(bundle.path()).status();
+        assert!(made.unwrap().success());
+    };
+    pack();
+    for program in ["device", "kernels"] {
+        fs::remove_file(bundle.path().join(program)).unwrap();
+    }
+    let (code, said) = bundle.run(&[]);
+    assert!(code == 2 && said.contains("no driver"), "{said}");
+
+    let newer = format!("{DEVICE}# newer\n");
+    bundle.script("device", &newer);
+    pack();
+    bundle.script("device", DEVICE);
+    let archive = bundle.path().join("programs.tar.xz");
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+    fs::File::options().append(true).open(&archive).unwrap().set_modified(later).unwrap();
+    bundle.run(&[]);
+    assert_eq!(fs::read_to_string(bundle.path().join("device")).unwrap(), newer);
+
+    // What is no archive leaves nothing behind.
+    fs::write(&archive, "torn").unwrap();
+    fs::remove_file(bundle.path().join("device")).unwrap();
+    let output = bundle.command(&[]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("programs.tar.xz could not be unpacked"), "{said}");
+    let left = fs::read_dir(bundle.path()).unwrap().flatten();
+    assert!(!left.into_iter().any(|at| at.file_name().to_string_lossy().starts_with("unpack")));
+}
+
+#[test]
 fn without_a_gpu_it_says_so_and_runs_nothing() {
     let (code, said) = Bundle::new(&[]).run(&[]);
     assert_eq!(code, 2, "{said}");
